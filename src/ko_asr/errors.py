@@ -1,27 +1,36 @@
 """Bad input ends in one sentence on standard error and a non-zero exit status, never in a traceback."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
     """Something the user can mend. The message is one sentence: what, where, and what to do."""
 
 
-def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and exit: 0, its own status, 2 on UserError or a system error, 130 on Ctrl-C.
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn what goes wrong in the block into one sentence and an exit: 2, or 130 on Ctrl-C.
 
     OSError (no space, no permission, no such file) is the user's to mend as well; its text already
     names the file.
     """
     try:
-        sys.exit(main() or 0)
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and exit with its status (None is 0), or as ``exit_on_error`` says."""
+    with exit_on_error():
+        sys.exit(main() or 0)

@@ -6,6 +6,7 @@ Feasibility: Graves et al. 2006, section 3: a path needs a blank between equal n
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples a log-mel frame: 10 ms
@@ -47,7 +48,7 @@ def required_frames(tokens: Sequence[int]) -> int:
     >>> required_frames([5, 5, 7]), required_frames([])
     (4, 0)
     """
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
 
 def is_feasible(tokens: Sequence[int], duration: float, subsampling: int = 8, causal: bool = False) -> bool:

@@ -16,11 +16,11 @@ again after decoding. So text goes in and comes out as NFC syllables, and no cus
 needed, which ``restore_from`` would refuse. Conjoining jamo keep onset and coda apart: 엄마 has no repeated
 token, and CTC needs no blank inside it.
 
-The rule for stand-alone (compatibility) jamo such as ㅋㅋ and ㅠㅠ in the two jamo types: a consonant that can
-start a syllable becomes the onset jamo, another consonant (ㄳ) the coda jamo, a vowel the nucleus jamo; lone
-conjoining jamo decode to compatibility jamo again, so 안녕ㅋㅋ and ㅠㅠ survive. What composes is composed: ㅋㅏ
-comes back as 카. Latin letters and digits are tokens of their own; any symbol outside the alphabet is
-``<unk>``, which decodes as " ⁇ ", so normalise first and count unknowns (``unknown_rate``).
+The rule for stand-alone (compatibility) jamo such as ㅋㅋ and ㅠㅠ in the two jamo types: a consonant that
+can start a syllable becomes the onset jamo, another consonant (ㄳ) the coda jamo, a vowel the nucleus jamo;
+lone conjoining jamo decode to compatibility jamo again, so 안녕ㅋㅋ and ㅠㅠ survive. What composes is
+composed: ㅋㅏ comes back as 카. Latin letters and digits are tokens of their own; any symbol outside the
+alphabet is ``<unk>``, which decodes as " ⁇ ", so normalise first and count unknowns.
 """
 
 import contextlib
@@ -126,8 +126,8 @@ def train(kind: str, texts: Iterable[str] | None, out: Path, vocab_size: int | N
 
     ``out`` gets ``tokenizer.model``, ``tokenizer.vocab`` and ``vocab.txt`` (one piece a line), which is what
     NeMo's ``tokenizer.dir`` wants, and ``tokenizer.json``, which says how it was made. ``texts`` may be
-    None for ``jamo`` alone. Deterministic: the same texts give the same bytes. Raises UserError when the text is empty or
-    cannot give the vocabulary asked for.
+    None for ``jamo`` alone. Deterministic: the same texts give the same bytes. Raises UserError when the
+    text is empty or cannot give the vocabulary asked for.
     """
     if kind not in TYPES:
         raise UserError(f"unknown tokenizer type {kind!r}: choose one of {', '.join(TYPES)}")

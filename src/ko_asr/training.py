@@ -1,0 +1,100 @@
+"""What every training run does around NeMo's own classes: checks first, then a quiet, resumable fit."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ko_asr.errors import UserError
+from ko_asr.frames import encoder_frames, mel_frames, required_frames, samples_of
+from ko_asr.manifest import read_manifest
+from ko_asr.tokenizer import load
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def check_data(config: "DictConfig") -> None:
+    """Stop before the slow imports when manifests or tokenizer are missing (UserError says how to get them)."""
+    for dataset in (config.model.train_ds, config.model.validation_ds):
+        manifest = Path(dataset.manifest_filepath)
+        if not manifest.is_file():
+            raise UserError(
+                f"no training data at {manifest}: prepare KsponSpeech with "
+                f"'python recipes/prepare_ksponspeech.py --corpus DIR --out {manifest.parent}', "
+                "or run 'make demo' to see the whole recipe on a synthetic corpus"
+            )
+    load(config.model.tokenizer.dir)
+
+
+def infeasible_share(
+    manifest: str | Path, tokenizer: str | Path, subsampling: int, causal: bool = False
+) -> tuple[float, int]:
+    """(share of utterances that CTC cannot align, utterances) of a manifest under a tokenizer folder.
+
+    NeMo builds its loss with ``zero_infinity=True``: such an utterance trains nothing and says nothing.
+    """
+    processor = load(tokenizer)
+    total = infeasible = 0
+    for entry in read_manifest(manifest):
+        frames = encoder_frames(mel_frames(samples_of(entry["duration"])), subsampling, causal)
+        infeasible += frames < required_frames(processor.encode(entry["text"]))
+        total += 1
+    return infeasible / max(total, 1), total
+
+
+def check_feasibility(config: "DictConfig") -> None:
+    """Print the share of training utterances that CTC cannot align; UserError above ``max_infeasible``."""
+    encoder = config.model.encoder
+    share, total = infeasible_share(
+        config.model.train_ds.manifest_filepath,
+        config.model.tokenizer.dir,
+        encoder.subsampling_factor,
+        encoder.causal_downsampling,
+    )
+    if not total:
+        raise UserError(f"{config.model.train_ds.manifest_filepath} holds no utterance: prepare the corpus again")
+    print(f"CTC feasibility: {share:.2%} of {total} utterances have more tokens than frames", flush=True)
+    if share > config.max_infeasible:
+        raise UserError(
+            f"{share:.1%} of the training utterances have more tokens than the encoder has frames at "
+            f"{encoder.subsampling_factor}x subsampling (limit {config.max_infeasible:.1%}): use a tokenizer "
+            "with longer tokens, or model.encoder.subsampling_factor=4, or raise max_infeasible"
+        )
+
+
+def quiet_nemo() -> None:
+    """Import NeMo with its banners and warnings off; errors still show. ``KO_ASR_VERBOSE=1`` keeps them."""
+    if os.environ.get("KO_ASR_VERBOSE") == "1":
+        return
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("NEMO_ONE_LOGGER_ERROR_HANDLING_STRATEGY", "propagate_exceptions")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.disable(logging.WARNING)
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(nemo_logging.ERROR)
+
+
+def train(config: "DictConfig") -> Path:
+    """Train the model of ``config`` with NeMo and return the path of its .nemo.
+
+    Checks the data first; continues where an interrupted run of the same name stopped. The best checkpoint
+    by validation CER becomes ``experiments/NAME/checkpoints/NAME.nemo``.
+    """
+    check_data(config)
+    check_feasibility(config)
+    quiet_nemo()
+    import lightning.pytorch as pl
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+    from nemo.utils.exp_manager import exp_manager
+    from nemo.utils.trainer_utils import resolve_trainer_cfg
+
+    pl.seed_everything(config.model.train_ds.seed, verbose=False)
+    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer))
+    log_dir = Path(exp_manager(trainer, config.exp_manager))
+    model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
+    model.maybe_init_from_pretrained_checkpoint(config)
+    trainer.fit(model)
+    return log_dir / "checkpoints" / f"{config.name}.nemo"
