@@ -25,13 +25,11 @@ COMPAT_CODAS = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇ�
 COMPAT_JAMO = "".join(chr(c) for c in range(0x3131, 0x3164))
 
 # The names of the letters as South Korean orthography has them (한글 맞춤법 제4항).
-LETTER_NAMES = dict(
-    zip(
-        "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊㅋㅌㅍㅎㄲㄸㅃㅆㅉ",
-        "기역 니은 디귿 리을 미음 비읍 시옷 이응 지읒 치읓 키읔 티읕 피읖 히읗 쌍기역 쌍디귿 쌍비읍 쌍시옷 쌍지읒".split(),
-        strict=True,
-    )
-) | {
+_CONSONANT_NAMES = """
+ㄱ기역 ㄴ니은 ㄷ디귿 ㄹ리을 ㅁ미음 ㅂ비읍 ㅅ시옷 ㅇ이응 ㅈ지읒 ㅊ치읓 ㅋ키읔 ㅌ티읕 ㅍ피읖 ㅎ히읗
+ㄲ쌍기역 ㄸ쌍디귿 ㅃ쌍비읍 ㅆ쌍시옷 ㅉ쌍지읒
+"""
+LETTER_NAMES = {entry[0]: entry[1:] for entry in _CONSONANT_NAMES.split()} | {
     jamo: chr(SYLLABLE_FIRST + (11 * NUCLEUS_COUNT + i) * CODA_COUNT) for i, jamo in enumerate(COMPAT_NUCLEI)
 }
 
