@@ -1,0 +1,83 @@
+"""Transcribe audio files on a Triton server, one line of JSON a file.
+
+    python recipes/transcribe_client.py speech.wav more/*.flac
+    python recipes/transcribe_client.py *.wav --url gpu-box:8001 --concurrency 8
+
+Any format, rate and channel count that libsndfile reads. A line has file, text, confidence, duration
+(seconds) and latency_ms (request to answer); a file that fails has file and error (and code, when the server
+refused it), the others go on, and the exit status is 1.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ko_asr.client import DEFAULT_URL, SAMPLE_RATE, AsrClient, ServerError, read_audio
+from ko_asr.errors import UserError, run_main
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help=f"host:port of Triton's gRPC (default {DEFAULT_URL})"
+    )
+    parser.add_argument("--concurrency", type=int, default=1, help="requests in flight (default 1)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds to wait for one answer (default 60)"
+    )
+    options = parser.parse_args()
+    if options.concurrency < 1 or options.timeout <= 0:
+        parser.error("--concurrency and --timeout must be positive")
+    return options
+
+
+def transcribe(file: str, connect: Callable[[], AsrClient]) -> dict[str, Any]:
+    """The JSON line of one file; errors become a line, too."""
+    try:
+        audio = read_audio(file)
+        started = time.perf_counter()
+        transcript = connect().transcribe(audio)
+    except ServerError as error:
+        return {"file": file, "error": str(error), "code": error.code}
+    except (UserError, OSError) as error:
+        return {"file": file, "error": str(error)}
+    return {
+        "file": file,
+        "text": transcript.text,
+        "confidence": round(transcript.confidence, 4),
+        "duration": round(len(audio) / SAMPLE_RATE, 3),
+        "latency_ms": round(1000 * (time.perf_counter() - started), 1),
+    }
+
+
+def main() -> int:
+    options = parse()
+    local = threading.local()
+
+    def connect() -> AsrClient:
+        if not hasattr(local, "client"):
+            local.client = AsrClient(options.url, options.timeout)
+        return local.client
+
+    with AsrClient(options.url, options.timeout) as client:
+        client.check()
+    failed = 0
+    with ThreadPoolExecutor(options.concurrency) as pool:
+        for line in pool.map(lambda file: transcribe(file, connect), options.files):
+            failed += "error" in line
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+    if failed:
+        print(f"{failed} of {len(options.files)} files failed: see the lines with an error", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_main(main)

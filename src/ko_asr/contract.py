@@ -1,0 +1,99 @@
+"""The contract: one JSON file, written by export, that every other part of serving reads.
+
+It names the tensors, the vocabulary, the frame arithmetic and the limits of one exported model, so that no
+config, client or test repeats them. Each model folder of the repository holds a copy.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ko_asr.ctc import Vocabulary
+from ko_asr.errors import UserError
+
+FILE_NAME = "contract.json"
+FORMAT = 1
+
+ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = "asr", "asr_preprocessor", "asr_encoder", "asr_decoder"
+
+# Tensors of the ensemble (what a client sees) and between its steps.
+AUDIO, RATE, TEXT, CONFIDENCE = "audio", "sample_rate", "text", "confidence"
+FEATURES, LENGTH = "features", "length"
+TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (
+    "token_ids",
+    "token_log_probs",
+    "encoded_length",
+    "log_probs",
+)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one exported model takes, gives and refuses."""
+
+    export_id: str  # the same in every folder of one export: a mixture of two exports is refused
+    model: str  # name of the .nemo
+    model_sha256: str
+    onnx_sha256: str
+    vocabulary: dict[str, Any]  # `ko_asr.ctc.Vocabulary.to_json`
+    blank_id: int
+    mels: int
+    sample_rate: int  # Hz
+    hop: int  # samples a log-mel frame
+    subsampling: int  # log-mel frames an encoder frame
+    min_samples: int  # shorter audio has no features
+    max_samples: int  # longer audio is refused
+    bucket_frames: list[int]  # features are zero-padded to one of these lengths, so that batches form
+    max_batch_size: int
+    target: str = "onnx"
+    versions: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
+    format: int = FORMAT
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds an encoder frame covers."""
+        return self.hop * self.subsampling / self.sample_rate
+
+    def text_vocabulary(self) -> Vocabulary:
+        """The vocabulary as the decoder uses it."""
+        return Vocabulary.from_json(self.vocabulary)
+
+    def bucket(self, frames: int) -> int:
+        """The padded length for ``frames`` log-mel frames: the smallest bucket that holds them."""
+        return next((size for size in self.bucket_frames if size >= frames), frames)
+
+    def dump(self) -> str:
+        """The contract as JSON text."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Contract":
+        """Read the contract of a model folder. Raises UserError when it is missing or of another format."""
+        path = Path(folder) / FILE_NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"no {path}: fill the repository with python export/to_triton.py") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: export the model again") from error
+        if data.get("format") != FORMAT:
+            raise UserError(f"{path} has format {data.get('format')}, not {FORMAT}: export the model again")
+        return cls(**data)
+
+
+def bucket_lengths(max_frames: int, step: int = 32) -> list[int]:
+    """Padded lengths up to ``max_frames``: multiples of ``step`` whose spacing grows to an eighth of the length.
+
+    So padding wastes at most 12.5 % of a long utterance, and a server sees few different shapes.
+
+    >>> bucket_lengths(400)
+    [32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 400]
+    """
+    lengths: list[int] = []
+    current = 0
+    while current < max_frames:
+        current += max(step, current // 8 // step * step)
+        lengths.append(min(current, max_frames))
+    return lengths

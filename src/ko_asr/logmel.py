@@ -1,0 +1,79 @@
+"""Log-mel features in numpy, equal to NeMo's ``FilterbankFeatures`` at inference (dither 0).
+
+The window and the mel filters are NeMo's own arrays, saved by export, so no audio library is needed where
+the server runs. Source of every step: ``nemo/collections/asr/parts/preprocessing/features.py`` (NeMo 3.0).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """The front end of one model: float32 samples [n] in, features [mels, n // hop] out."""
+
+    window: np.ndarray  # float32 [window samples]
+    filters: np.ndarray  # float32 [mels, n_fft // 2 + 1]
+    n_fft: int
+    hop: int
+    preemphasis: float
+    log_guard: float  # added to the mel energies before the logarithm
+    normalize: str  # "per_feature" or "NA"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LogMel":
+        """Read what `save` wrote. Raises OSError or KeyError on another file."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(
+                window=arrays["window"],
+                filters=arrays["filters"],
+                n_fft=int(arrays["n_fft"]),
+                hop=int(arrays["hop"]),
+                preemphasis=float(arrays["preemphasis"]),
+                log_guard=float(arrays["log_guard"]),
+                normalize=str(arrays["normalize"]),
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the front end as one .npz file."""
+        np.savez(path, **vars(self))
+
+    @property
+    def min_samples(self) -> int:
+        """The least audio that gives features: one window, and two frames for the standard deviation."""
+        return max(len(self.window), 2 * self.hop)
+
+    def frames(self, samples: int) -> int:
+        """Valid frames NeMo counts for ``samples``."""
+        return samples // self.hop
+
+    def energies(self, audio: np.ndarray) -> np.ndarray:
+        """Mel power [mels, frames] of float32 ``audio`` [n]: pre-emphasis, centred zero-padded STFT, filters."""
+        frames = self.frames(len(audio))
+        edge = (self.n_fft - len(self.window)) // 2  # torch.stft centres the window in n_fft
+        start = self.n_fft // 2 - edge
+        padded = np.zeros(start + len(audio) + len(self.window), np.float32)
+        padded[start : start + len(audio)] = audio
+        padded[start + 1 : start + len(audio)] -= np.float32(self.preemphasis) * audio[:-1]
+        step = padded.strides[0]
+        windows = np.lib.stride_tricks.as_strided(
+            padded, (frames, len(self.window)), (self.hop * step, step), writeable=False
+        )
+        # The place of the window inside n_fft turns the phase only, and power has none: no need to centre it.
+        spectrum = np.fft.rfft(windows * self.window, self.n_fft, axis=1)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+        return self.filters @ power.T
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """Features float32 [mels, n // hop] of float32 ``audio`` [n], n >= `min_samples`, at 16 kHz, in -1..1."""
+        features = np.log(self.energies(audio) + np.float32(self.log_guard))
+        if self.normalize != "per_feature":
+            return features
+        features -= features.mean(axis=1, keepdims=True)
+        deviation = np.sqrt(np.square(features).sum(axis=1, keepdims=True) / (features.shape[1] - 1))
+        features /= deviation + np.float32(_STD_GUARD)
+        return features

@@ -1,0 +1,224 @@
+"""A Triton model repository, generated from a contract and swapped in whole, model by model.
+
+Configurations are Triton's own protobuf message, printed by protobuf's text format, so no placeholder can
+survive and no key can be misspelt. They hold for NVIDIA's container and for the server from PyPI alike.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from ko_asr import contract as names
+from ko_asr.contract import Contract
+from ko_asr.errors import UserError
+
+VERSION = "1"
+_GROUND_FLOOR = {
+    names.PREPROCESSOR: ("__init__", "contract", "ctc", "errors", "hangul", "logmel"),
+    names.DECODER: ("__init__", "contract", "ctc", "errors", "hangul"),
+}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How many copies of each step run, and with how many threads."""
+
+    instances: int = 2  # encoder sessions; two with one thread each beat one with two on a CPU
+    threads: int = 1  # ONNX Runtime threads of an encoder session
+    preprocessors: int = 2
+    decoders: int = 1
+
+
+def _tensor(name: str, kind: str, dims: list[int], **options: bool) -> dict:
+    return {"name": name, "data_type": getattr(pb, f"TYPE_{kind}"), "dims": dims, **options}
+
+
+def _group(count: int) -> list[pb.ModelInstanceGroup]:
+    return [pb.ModelInstanceGroup(count=count, kind=pb.ModelInstanceGroup.KIND_AUTO)]
+
+
+def _warmup(name: str, batch: int, inputs: dict[str, tuple[str, list[int]]]) -> pb.ModelWarmup:
+    warmup = pb.ModelWarmup(name=name, batch_size=batch)
+    for key, (kind, dims) in inputs.items():
+        entry = warmup.inputs[key]
+        entry.data_type, entry.zero_data = getattr(pb, f"TYPE_{kind}"), True
+        entry.dims.extend(dims)
+    return warmup
+
+
+def preprocessor_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
+    """audio [samples] (+ sample_rate) -> features [mels, bucket], length [1]; ragged, so any lengths batch."""
+    second = {names.AUDIO: ("FP32", [contract.sample_rate])}
+    return pb.ModelConfig(
+        name=names.PREPROCESSOR,
+        backend="python",
+        max_batch_size=contract.max_batch_size,
+        input=[
+            _tensor(names.AUDIO, "FP32", [-1], allow_ragged_batch=True),
+            _tensor(names.RATE, "INT32", [1], optional=True),
+        ],
+        output=[_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])],
+        instance_group=_group(serving.preprocessors),
+        dynamic_batching=pb.ModelDynamicBatching(),
+        model_warmup=[_warmup("one_second", 1, second)],
+    )
+
+
+def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
+    """features [mels, frames], length [1] -> best token of each frame (log_probs on request)."""
+    classes = len(contract.vocabulary["pieces"]) + 1
+    config = pb.ModelConfig(
+        name=names.ENCODER,
+        backend="onnxruntime",
+        default_model_filename="model.onnx",
+        max_batch_size=contract.max_batch_size,
+        input=[_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])],
+        output=[
+            _tensor(names.TOKEN_IDS, "INT32", [-1]),
+            _tensor(names.TOKEN_LOG_PROBS, "FP32", [-1]),
+            _tensor(names.ENCODED_LENGTH, "INT64", [1]),
+            _tensor(names.LOG_PROBS, "FP32", [-1, classes]),
+        ],
+        instance_group=_group(serving.instances),
+        dynamic_batching=pb.ModelDynamicBatching(),
+    )
+    for key in ("intra_op_thread_count", "inter_op_thread_count"):
+        config.parameters[key].string_value = str(serving.threads)
+    for frames in sorted({contract.bucket(100), contract.bucket(1000)}):
+        shapes = {names.FEATURES: ("FP32", [contract.mels, frames]), names.LENGTH: ("INT64", [1])}
+        config.model_warmup.append(_warmup(f"frames_{frames}", 1, shapes))
+    return config
+
+
+def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
+    """token_ids, token_log_probs [frames], encoded_length [1] -> text [1], confidence [1]."""
+    shapes = {
+        names.TOKEN_IDS: ("INT32", [16]),
+        names.TOKEN_LOG_PROBS: ("FP32", [16]),
+        names.ENCODED_LENGTH: ("INT64", [1]),
+    }
+    return pb.ModelConfig(
+        name=names.DECODER,
+        backend="python",
+        max_batch_size=contract.max_batch_size,
+        input=[
+            _tensor(names.TOKEN_IDS, "INT32", [-1], allow_ragged_batch=True),
+            _tensor(names.TOKEN_LOG_PROBS, "FP32", [-1], allow_ragged_batch=True),
+            _tensor(names.ENCODED_LENGTH, "INT64", [1]),
+        ],
+        output=[_tensor(names.TEXT, "STRING", [1]), _tensor(names.CONFIDENCE, "FP32", [1])],
+        instance_group=_group(serving.decoders),
+        dynamic_batching=pb.ModelDynamicBatching(),
+        model_warmup=[_warmup("sixteen_frames", 1, shapes)],
+    )
+
+
+def _step(model: str, inputs: list[str], outputs: list[str]) -> pb.ModelEnsembling.Step:
+    """A step whose tensors keep their names in the ensemble."""
+    return pb.ModelEnsembling.Step(
+        model_name=model,
+        model_version=-1,
+        input_map={name: name for name in inputs},
+        output_map={name: name for name in outputs},
+    )
+
+
+def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
+    """What a client sees: audio (+ sample_rate) -> text, confidence."""
+    frame_tensors = [names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH]
+    steps = [
+        _step(names.PREPROCESSOR, [names.AUDIO, names.RATE], [names.FEATURES, names.LENGTH]),
+        _step(names.ENCODER, [names.FEATURES, names.LENGTH], frame_tensors),
+        _step(names.DECODER, frame_tensors, [names.TEXT, names.CONFIDENCE]),
+    ]
+    return pb.ModelConfig(
+        name=names.ENSEMBLE,
+        platform="ensemble",
+        max_batch_size=contract.max_batch_size,
+        input=[_tensor(names.AUDIO, "FP32", [-1]), _tensor(names.RATE, "INT32", [1], optional=True)],
+        output=[_tensor(names.TEXT, "STRING", [1]), _tensor(names.CONFIDENCE, "FP32", [1])],
+        ensemble_scheduling=pb.ModelEnsembling(step=steps),
+    )
+
+
+CONFIGS: dict[str, Callable[[Contract, Serving], pb.ModelConfig]] = {
+    names.PREPROCESSOR: preprocessor_config,
+    names.ENCODER: encoder_config,
+    names.DECODER: decoder_config,
+    names.ENSEMBLE: ensemble_config,
+}
+
+
+@contextlib.contextmanager
+def staging(repository: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as ``repository``, gone afterwards.
+
+    Raises UserError when nothing can be written there: before any long work, not after it.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        # Beside the repository, because Triton takes every folder inside it for a model.
+        folder = Path(
+            tempfile.mkdtemp(prefix=f".{repository.resolve().name}.", dir=repository.resolve().parent)
+        )
+        with tempfile.TemporaryFile(dir=repository):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write the model repository {repository} ({error.strerror}): make it and its parent folder "
+            "writable, or name another with --repository"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(stage: Path, contract: Contract, serving: Serving, templates: Path, files: dict[str, Path]) -> None:
+    """Write complete model folders into ``stage``.
+
+    ``templates`` holds ``<model>/model.py`` of the Python models; ``files`` maps "<model>/<file name>" to
+    what export made (the graph, the log-mel arrays).
+    """
+    library = Path(__file__).resolve().parent
+    for model, config in CONFIGS.items():
+        version = stage / model / VERSION
+        version.mkdir(parents=True)
+        text = text_format.MessageToString(config(contract, serving), as_utf8=True)
+        (stage / model / "config.pbtxt").write_text(text, encoding="utf-8")
+        (version / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+        if model in _GROUND_FLOOR:
+            template = templates / model / "model.py"
+            shutil.copyfile(template, stage / model / "model.py")
+            shutil.copyfile(template, version / "model.py")
+            (version / "ko_asr").mkdir()
+            for module in _GROUND_FLOOR[model]:
+                shutil.copyfile(library / f"{module}.py", version / "ko_asr" / f"{module}.py")
+    for name, source in files.items():
+        model, file_name = name.split("/")
+        shutil.move(source, stage / model / VERSION / file_name)
+
+
+def publish(stage: Path, repository: Path) -> None:
+    """Swap every model folder of ``stage`` into ``repository``; other models there are left alone.
+
+    Each swap is two renames. The ensemble comes last and all folders carry one export id, so a run killed
+    half-way leaves whole models, and the decoder refuses to serve a mixture.
+    """
+    for model in CONFIGS:
+        target, retired = repository / model, stage / f"{model}.retired"
+        if target.exists():
+            os.rename(target, retired)
+        try:
+            os.rename(stage / model, target)
+        except OSError:
+            if retired.exists():
+                os.rename(retired, target)
+            raise

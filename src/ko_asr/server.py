@@ -1,0 +1,264 @@
+"""Run a real tritonserver, the one that `export/setup_server.py` installed in ``.server/``.
+
+`exec_tritonserver` is what ``.venv/bin/tritonserver`` runs: Triton's own command line with this
+installation's folders and local addresses filled in where the user gave none. `TritonServer` starts one
+for a test or a benchmark. Neither torch nor NeMo is ever imported here.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ko_asr import contract as names
+from ko_asr.errors import UserError, run_main
+
+RECORD = "server.json"  # written last by the set-up: its presence means the installation is whole
+_SHM_PREFIX = "ko_asr_triton_"  # + process id + "_": shared memory of a dead server can be told and removed
+_PR_SET_PDEATHSIG = 1
+_ADDRESS = "127.0.0.1"
+_PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
+_REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where the pieces of one server installation are (absolute paths)."""
+
+    binary: str
+    backends: str
+    caches: str
+    python_bin: str  # its python3 runs the Python models
+    library_path: str
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Installation":
+        """Read ``folder``/server.json. Raises UserError when the server was never set up there."""
+        try:
+            data = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"no Triton server in {folder}: install one with python export/setup_server.py"
+            ) from error
+        return cls(**data["installation"])
+
+    def environment(self) -> dict[str, str]:
+        """The process environment: this installation's Python first, and no module path of the caller's."""
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+        }
+        environment["PATH"] = f"{self.python_bin}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+        inherited = os.environ.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = self.library_path + (f":{inherited}" if inherited else "")
+        # A Python model is one process with one core's work: numpy's thread pool would fight the encoder.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment.setdefault(name, "1")
+        return environment
+
+
+def option_values(arguments: Sequence[str], name: str) -> list[str]:
+    """Values of a command line option given as ``--name value`` or ``--name=value``."""
+    values = [a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")]
+    values += [b for a, b in zip(arguments, arguments[1:], strict=False) if a == name]
+    return values
+
+
+def with_defaults(arguments: Sequence[str], installation: Installation) -> list[str]:
+    """The user's own flags, and ours only where the user gave none."""
+    defaults = {
+        "--backend-directory": installation.backends,
+        "--cache-directory": installation.caches,
+        "--grpc-address": _ADDRESS,
+        "--http-address": _ADDRESS,
+        "--metrics-address": _ADDRESS,
+        "--exit-timeout-secs": "10",
+    }
+    given = [argument.partition("=")[0] for argument in arguments]
+    added = [f"{name}={value}" for name, value in defaults.items() if name not in given]
+    if not {"--disable-auto-complete-config", "--strict-model-config"} & set(given):
+        added.append("--disable-auto-complete-config")  # our configurations are complete: start 1.5 s sooner
+    if not any("shm-region-prefix-name" in argument for argument in arguments):
+        added.append(f"--backend-config=python,shm-region-prefix-name={_SHM_PREFIX}{os.getpid()}_")
+    return [*arguments, *added]
+
+
+def listening_ports(arguments: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Service -> (address, port) that tritonserver will open with ``arguments`` (defaults filled in)."""
+    ports = {}
+    for service, default in _PORTS.items():
+        if option_values(arguments, f"--allow-{service}")[-1:] in (["false"], ["0"]):
+            continue
+        address = (option_values(arguments, f"--{service}-address") or [_ADDRESS])[-1]
+        port = (option_values(arguments, f"--{service}-port") or [str(default)])[-1]
+        if port.isdigit():
+            ports[service] = (address, int(port))
+    return ports
+
+
+def check_ports(arguments: Sequence[str]) -> None:
+    """Raise UserError naming the first port that another process holds."""
+    for service, (address, port) in listening_ports(arguments).items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise UserError(
+                    f"{service} port {port} on {address} cannot be opened ({error.strerror}): stop what uses it, "
+                    f"or add --{service}-port N"
+                ) from error
+
+
+def check_repository(arguments: Sequence[str]) -> None:
+    """Raise UserError when a repository named on the command line is missing or holds no filled model."""
+    for option in _REPOSITORY_OPTIONS:
+        for value in option_values(arguments, option):
+            if "://" in value:  # object storage
+                continue
+            if not Path(value).is_dir():
+                raise UserError(f"no model repository at {value}: fill it with python export/to_triton.py")
+            if not any(Path(value).glob("*/config.pbtxt")):
+                raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
+
+
+def remove_stale_shared_memory() -> None:
+    """Delete /dev/shm regions of servers of ours that were killed."""
+    for region in Path("/dev/shm").glob(f"{_SHM_PREFIX}*"):
+        process = region.name.removeprefix(_SHM_PREFIX).partition("_")[0]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            with contextlib.suppress(OSError):
+                region.unlink()
+
+
+def exec_tritonserver(folder: str | Path, arguments: Sequence[str]) -> None:
+    """Become tritonserver: this process is replaced, so signals and exit status are Triton's own."""
+
+    def start() -> None:
+        installation = Installation.load(folder)
+        complete = with_defaults(arguments, installation)
+        if not {"--help", "-h", "--version"} & set(arguments):
+            check_repository(arguments)
+            check_ports(complete)
+            remove_stale_shared_memory()
+        os.execve(installation.binary, [installation.binary, *complete], installation.environment())
+
+    run_main(start)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((_ADDRESS, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: SIGTERM when the parent ends, however it ends (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class TritonServer:
+    """A server on free ports for the length of a ``with`` block; it answers before the block begins.
+
+    ``url`` is its gRPC address, ``metrics_url`` its Prometheus page, ``process`` the child, ``log`` its log
+    file. Readiness is an inference of the ensemble when the repository has one, because Triton's ready
+    endpoint stays true when a model's process has died.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        installation: str | Path,
+        arguments: Sequence[str] = (),
+        timeout: float = 60.0,
+    ) -> None:
+        self.repository = Path(repository)
+        self.timeout = timeout
+        self._installation = Installation.load(installation)
+        self._arguments = list(arguments)
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "TritonServer":
+        grpc, http, metrics = free_ports(3)
+        self.url, self.http_url = f"{_ADDRESS}:{grpc}", f"{_ADDRESS}:{http}"
+        self.metrics_url = f"http://{_ADDRESS}:{metrics}/metrics"
+        ports = [f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"]
+        command = [f"--model-repository={self.repository}", *ports, *self._arguments]
+        remove_stale_shared_memory()
+        handle, log = tempfile.mkstemp(prefix="tritonserver-", suffix=".log")
+        self.log = Path(log)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            self.process = subprocess.Popen(
+                [self._installation.binary, *with_defaults(command, self._installation)],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self._installation.environment(),
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        remove_stale_shared_memory()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self.timeout
+        while not is_alive(self.url, self.repository):
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise UserError(
+                    f"tritonserver ended with status {self.process.returncode}: {self.last_error()}"
+                )
+            if time.monotonic() > deadline:
+                raise UserError(f"tritonserver was not ready in {self.timeout:g} s: {self.last_error()}")
+            time.sleep(0.1)
+
+    def last_error(self) -> str:
+        """The last error line of the log, with the log's path."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line.partition("] ")[2] or line for line in lines if line.startswith("E") or "rror" in line]
+        return f"{errors[-1].strip() if errors else 'see its log'} ({self.log})"
+
+
+def is_alive(url: str, repository: str | Path | None = None) -> bool:
+    """Whether the server at ``url`` answers an inference (or is ready, for a repository without ``asr``)."""
+    import tritonclient.grpc as triton
+
+    with contextlib.suppress(triton.InferenceServerException), triton.InferenceServerClient(url) as client:
+        if not client.is_server_ready(client_timeout=2):
+            return False
+        if repository is not None and not (Path(repository) / names.ENSEMBLE).is_dir():
+            return True
+        second = triton.InferInput(names.AUDIO, [1, 16_000], "FP32")
+        second.set_data_from_numpy(np.zeros((1, 16_000), np.float32))
+        client.infer(names.ENSEMBLE, [second], client_timeout=30)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    exec_tritonserver(sys.argv[1], sys.argv[2:])

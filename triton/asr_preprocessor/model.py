@@ -1,0 +1,83 @@
+"""Audio to log-mel features, padded to a bucket so that the encoder's dynamic batcher can form batches.
+
+Every check of a request is here: what is wrong with one is answered to that one (INVALID_ARGUMENT), and
+never fails the requests that share its batch.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
+
+from ko_asr import contract as names  # noqa: E402
+from ko_asr.logmel import LogMel  # noqa: E402
+
+
+class InvalidAudio(ValueError):
+    """The caller's audio cannot be transcribed; the message says why."""
+
+
+class TritonPythonModel:
+    """The log-mel front end of one exported model."""
+
+    def initialize(self, args: dict) -> None:
+        """Read the contract and the front end beside this file."""
+        self.contract = names.Contract.load(FOLDER)
+        self.log_mel = LogMel.load(FOLDER / "logmel.npz")
+
+    def execute(self, requests: list) -> list:
+        """One response a request."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request):
+        try:
+            self._check_rate(pb_utils.get_input_tensor_by_name(request, names.RATE))
+            audio = pb_utils.get_input_tensor_by_name(request, names.AUDIO).as_numpy()
+            features, length = self._features(audio)
+        except InvalidAudio as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=failure)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(names.FEATURES, features), pb_utils.Tensor(names.LENGTH, length)]
+        )
+
+    def _check_rate(self, tensor) -> None:
+        if tensor is None:
+            return
+        rate = self.contract.sample_rate
+        if np.any(tensor.as_numpy() != rate):
+            given = int(tensor.as_numpy().flat[0])
+            raise InvalidAudio(
+                f"sample_rate is {given} Hz; resample the audio to {rate} Hz before sending it"
+            )
+
+    def _features(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Audio [rows, samples] to features [rows, mels, bucket] and length [rows, 1]."""
+        rows, samples = audio.shape
+        self._check(audio)
+        frames = self.log_mel.frames(samples)
+        features = np.zeros((rows, self.contract.mels, self.contract.bucket(frames)), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for row in range(rows):
+                features[row, :, :frames] = self.log_mel(audio[row])
+        if not np.isfinite(features).all():
+            raise InvalidAudio("audio holds values far outside -1..1; scale the samples to -1..1")
+        return features, np.full((rows, 1), frames, np.int64)
+
+    def _check(self, audio: np.ndarray) -> None:
+        samples, rate = audio.shape[1], self.contract.sample_rate
+        least, most = self.contract.min_samples, self.contract.max_samples
+        if samples < least:
+            raise InvalidAudio(
+                f"audio has {samples} samples; the least is {least} ({1000 * least / rate:.0f} ms)"
+            )
+        if samples > most:
+            raise InvalidAudio(
+                f"audio lasts {samples / rate:.1f} s; this server takes at most {most / rate:g} s a request"
+            )
+        if not np.isfinite(audio).all():
+            raise InvalidAudio("audio holds NaN or infinite samples")
