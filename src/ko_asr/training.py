@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_data(config: "DictConfig") -> None:
-    """Stop before the slow imports when manifests or tokenizer are missing (UserError says how to get them)."""
+    """Raise UserError, before the slow imports, when manifests or tokenizer are missing."""
     for dataset in (config.model.train_ds, config.model.validation_ds):
         manifest = Path(dataset.manifest_filepath)
         if not manifest.is_file():
@@ -54,7 +55,9 @@ def check_feasibility(config: "DictConfig") -> None:
         encoder.causal_downsampling,
     )
     if not total:
-        raise UserError(f"{config.model.train_ds.manifest_filepath} holds no utterance: prepare the corpus again")
+        raise UserError(
+            f"{config.model.train_ds.manifest_filepath} holds no utterance: prepare the corpus again"
+        )
     print(f"CTC feasibility: {share:.2%} of {total} utterances have more tokens than frames", flush=True)
     if share > config.max_infeasible:
         raise UserError(
@@ -77,6 +80,25 @@ def quiet_nemo() -> None:
     nemo_logging.setLevel(nemo_logging.ERROR)
 
 
+def _report_callback():
+    """A Lightning callback that prints one line a validation, because a log file shows no progress bar."""
+    import lightning.pytorch as pl
+
+    class ReportValidation(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            metrics = trainer.callback_metrics
+            # The metric is named val_wer whatever it counts; with use_cer it is the character error rate.
+            rate = "CER" if module.cfg.get("use_cer") else "WER"
+            if "val_wer" in metrics and not trainer.sanity_checking:
+                print(
+                    f"epoch {trainer.current_epoch}, step {trainer.global_step}: validation {rate} "
+                    f"{float(metrics['val_wer']):.2%}, loss {float(metrics['val_loss']):.2f}",
+                    flush=True,
+                )
+
+    return ReportValidation()
+
+
 def train(config: "DictConfig") -> Path:
     """Train the model of ``config`` with NeMo and return the path of its .nemo.
 
@@ -92,7 +114,9 @@ def train(config: "DictConfig") -> Path:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
     pl.seed_everything(config.model.train_ds.seed, verbose=False)
-    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer))
+    if not sys.stderr.isatty():
+        config.trainer.enable_progress_bar = False
+    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[_report_callback()])
     log_dir = Path(exp_manager(trainer, config.exp_manager))
     model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(config)

@@ -1,0 +1,72 @@
+# make demo   from nothing to a served, streamed Korean transcript, on a corpus it synthesises itself
+# make test   everything that can be checked on this machine
+# Each target sets up what it needs, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The newest supported Python that starts (a version manager's shim may be there and fail).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PY := $(BIN)/python
+STARTED := $(shell date +%s)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo serve test lint clean setup setup-dev setup-server
+
+help:
+	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
+	@echo "make test    lint, types and every test (trains the demo model once)"
+	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
+	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
+
+# ---- environments -------------------------------------------------------------------------------
+
+setup: .venv/.ready
+setup-dev: .venv/.ready-dev
+setup-server: .server/.ready
+
+.venv/.ready: requirements.txt constraints.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "== setting up .venv with $(PYTHON) (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@# kenlm is compiled on installation: without a C++ compiler everything else still works.
+	@if command -v c++ >/dev/null || command -v g++ >/dev/null; then cp requirements.txt .venv/requirements.txt; \
+	else echo "   no C++ compiler: kenlm (language models) is left out"; grep -v '^kenlm' requirements.txt > .venv/requirements.txt; fi
+	@cp constraints.txt .venv/constraints.txt
+	@$(BIN)/pip install -q -r .venv/requirements.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BIN)/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	@$(BIN)/pip install -q -r requirements-dev.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.server/.ready: .venv/.ready requirements-server.txt export/setup_server.py
+	@$(PY) export/setup_server.py
+	@touch $@
+
+# ---- the demo -----------------------------------------------------------------------------------
+
+demo: .server/.ready
+	@$(PY) recipes/demo.py --started $(STARTED)
+
+serve: .server/.ready
+	@$(BIN)/tritonserver --model-repository triton/
+
+# ---- checks -------------------------------------------------------------------------------------
+
+lint: .venv/.ready-dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
+
+test: .venv/.ready-dev .server/.ready lint
+	@$(BIN)/pytest
+
+clean:
+	@rm -rf .venv .server .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
+	@git clean -qfdX triton

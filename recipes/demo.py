@@ -1,0 +1,209 @@
+"""From nothing to a served Korean transcript: runs the project's own commands one after the other.
+
+    make demo                                    # sets up the environments first
+    python recipes/demo.py [--utterances N]      # when they are there
+
+The corpus is synthetic speech (espeak-ng) in the KsponSpeech layout, so the same commands work on KsponSpeech
+itself. What an earlier run finished (corpus, manifests, tokenizer, model) is kept; `make clean` removes it.
+The figures at the end are written to results/demo/demo.json as well.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ko_asr.errors import run_main
+from ko_asr.files import atomic_write
+from ko_asr.manifest import read_manifest
+from ko_asr.metrics import character_counts
+from ko_asr.server import TritonServer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "fastconformer_ko_demo"
+MODEL = Path("experiments") / CONFIG / "checkpoints" / f"{CONFIG}.nemo"
+HELD_OUT = "data/demo_corpus/held_out/held_out"  # .wav and .txt: a sentence that is in no split
+EVAL_SPLITS = ("eval_clean", "eval_other")
+CORPUS, DATA, TOKENIZER, RESULTS = (
+    Path(p) for p in ("data/demo_corpus", "data/demo", "tokenizers/demo", "results/demo")
+)
+
+
+def python(script: str | Path, *arguments: str | Path) -> list[str]:
+    """The command that runs one of this project's scripts, from whichever folder."""
+    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+
+
+@dataclass
+class Demo:
+    """Runs scripts of this project in a work folder, prints each as a user would type it, keeps the times."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, title: str, *command: str | Path, done: Path | None = None) -> None:
+        """Run a script unless ``done`` exists; a failure ends the demo with the script's own exit status."""
+        line = shlex.join(["python", *map(str, command)])
+        if done is not None and done.exists():
+            print(f"\n== {title}: {done} is there already\n   {line}", flush=True)
+            return
+        print(f"\n== {title}\n$ {line}", flush=True)
+        started = time.monotonic()
+        status = subprocess.run(python(*command), check=False).returncode
+        if status:
+            raise SystemExit(status)
+        self.seconds[title] = round(time.monotonic() - started, 1)
+
+    def train(self, utterances: int) -> None:
+        """Corpus, manifests, tokenizer, model."""
+        self.run(
+            "synthesise a corpus in the KsponSpeech layout", "recipes/make_demo_corpus.py",
+            "--out", CORPUS, "--utterances", str(utterances), done=Path(f"{HELD_OUT}.txt"),
+        )  # fmt: skip
+        self.run(
+            "build manifests", "recipes/prepare_ksponspeech.py", "--corpus", CORPUS, "--out", DATA,
+            done=DATA / "eval_other.jsonl",
+        )  # fmt: skip
+        self.run(
+            "build a tokenizer", "tokenizers/build.py", "--type", "syllable",
+            "--manifest", DATA / "train.jsonl", "--out", TOKENIZER, done=TOKENIZER / "tokenizer.model",
+        )  # fmt: skip
+        self.run(
+            "train FastConformer-CTC from scratch",
+            "recipes/train_ctc.py",
+            "--config-name",
+            CONFIG,
+            done=MODEL,
+        )
+
+    def evaluate_and_export(self) -> None:
+        """Scores on both eval sets, then the model repository."""
+        for split in EVAL_SPLITS:
+            self.run(
+                f"score {split}", "recipes/evaluate.py", "--model", MODEL,
+                "--manifest", DATA / f"{split}.jsonl", "--out", RESULTS / split,
+            )  # fmt: skip
+        self.run("export", "export/to_triton.py", "--model", MODEL, "--repository", "triton")
+
+    def bench(self) -> None:
+        """The ensemble's throughput beside its own encoder's, on random weights of size s."""
+        self.run(
+            "throughput: the ensemble against its own encoder, bare (size s)", "bench/offline_ensemble.py",
+            "--out", RESULTS / "offline_ensemble.json", "--rounds", "3",
+        )  # fmt: skip
+
+
+def transcribe(url: str, files: list[Path]) -> dict[str, dict]:
+    """Answers of the gRPC client by absolute path."""
+    command = python("recipes/transcribe_client.py", "--url", url, "--concurrency", "8", *files)
+    print(
+        f"\n$ python recipes/transcribe_client.py --url {url} --concurrency 8 ({len(files)} files)",
+        flush=True,
+    )
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
+    return {os.path.abspath(answer["file"]): answer for answer in map(json.loads, output.splitlines())}
+
+
+def served_equals_nemo(answers: dict[str, dict]) -> tuple[int, int]:
+    """(utterances whose served text equals NeMo's, utterances) over both eval sets."""
+    equal = total = 0
+    for split in EVAL_SPLITS:
+        for entry in read_manifest(RESULTS / split / "predictions.jsonl"):
+            equal += answers[entry["audio_filepath"]]["text"] == entry["pred_text"]
+            total += 1
+    return equal, total
+
+
+def serve_and_compare() -> dict:
+    """Serve the repository, transcribe the eval sets and a sentence of no split, compare with NeMo's text."""
+    spoken = Path(f"{HELD_OUT}.txt").read_text(encoding="utf-8").strip()
+    wav = Path(f"{HELD_OUT}.wav")
+    splits = [list(read_manifest(DATA / f"{name}.jsonl")) for name in EVAL_SPLITS]
+    files = [Path(entry["audio_filepath"]) for split in splits for entry in split]
+    print("\n== serve it\n$ tritonserver --model-repository triton/", flush=True)
+    with TritonServer("triton", ROOT / ".server") as server:
+        answers = transcribe(server.url, [*files, wav])
+    heard = answers[os.path.abspath(wav)]
+    equal, total = served_equals_nemo(answers)
+    print(f"   {wav}, a sentence that is in no split:")
+    print(f"   said        {spoken}")
+    print(f"   transcript  {heard['text']}")
+    print(f"   confidence  {heard['confidence']:.2f}   latency {heard['latency_ms']:.0f} ms")
+    print(f"   CER         {character_counts(spoken, heard['text']).rate:.2%}")
+    return {"held_out": {"said": spoken, **heard}, "served_equal": equal, "served_total": total}
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def summary(demo: Demo, served: dict, started: float) -> dict:
+    """Every figure of the run, from the files that the commands wrote."""
+    scores = {split: load(RESULTS / split / "scores.json") for split in EVAL_SPLITS}
+    return {
+        "wall_seconds": round(time.time() - started, 1),
+        "step_seconds": demo.seconds,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "cer": {split: score["metrics"]["cer"]["rate"] for split, score in scores.items()},
+        "coda_error_rate": {split: score["metrics"]["coda"]["rate"] for split, score in scores.items()},
+        "log_probs_difference": load(Path("triton/asr/contract.json"))["parity"],
+        "ensemble": load(bench) if (bench := RESULTS / "offline_ensemble.json").exists() else None,
+        **served,
+    }
+
+
+def print_summary(figures: dict) -> None:
+    """The figures beside the limits that the project sets itself."""
+    equal, total = figures["served_equal"], figures["served_total"]
+    rows = [
+        ("wall time", f"{figures['wall_seconds'] / 60:.1f} min", "<= 12 min on 2 cores, downloads included"),
+        ("CER eval_clean", f"{figures['cer']['eval_clean']:.2%}", "<= 5 %"),
+        ("CER eval_other (noisy)", f"{figures['cer']['eval_other']:.2%}", ""),
+        ("받침 error rate eval_clean", f"{figures['coda_error_rate']['eval_clean']:.2%}", ""),
+        ("served text == NeMo text", f"{equal} of {total}", "all"),
+        (
+            "log-probabilities, largest difference",
+            f"{max(figures['log_probs_difference'].values()):.1e}",
+            "<= 1e-3",
+        ),
+    ]
+    if ensemble := figures["ensemble"]:
+        rows.append(("ensemble / bare encoder, 8 clients", f"{ensemble['ratio']:.2f}", ">= 0.8"))
+    print("\n== figures (synthetic speech: they say that the parts fit, nothing about people)")
+    for name, value, limit in rows:
+        print(f"   {name:<40} {value:>12}   {limit}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--utterances", type=int, default=1800, help="training utterances (default 1800)")
+    parser.add_argument("--started", type=float, default=time.time(), help="when make began, in Unix seconds")
+    parser.add_argument("--work", type=Path, default=ROOT, help="folder for everything it writes")
+    parser.add_argument("--no-bench", action="store_true", help="leave the throughput figure out")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    os.chdir(arguments.work)
+    demo = Demo()
+    demo.train(arguments.utterances)
+    demo.evaluate_and_export()
+    served = serve_and_compare()
+    if not arguments.no_bench:
+        demo.bench()
+    figures = summary(demo, served, arguments.started)
+    with atomic_write(RESULTS / "demo.json") as stream:
+        json.dump(figures, stream, ensure_ascii=False, indent=1)
+    print_summary(figures)
+    print(f"\nwrote {RESULTS}/demo.json and an error report, {RESULTS}/eval_clean/report.html")
+    print(f"next: make serve, then .venv/bin/python recipes/transcribe_client.py {HELD_OUT}.wav")
+
+
+if __name__ == "__main__":
+    run_main(main)
