@@ -88,9 +88,7 @@ def main() -> None:
     }
     corpus = f"{args.utterances} utterances of {figures['mean_characters']:.1f} characters"
     print(f"{corpus}, CER {figures['cer']:.3f}, one core, utterances a second:")
-    print(
-        f"{figures['ours_utterances_per_second']:>10.0f}  ko_asr.metrics, every figure, jamo alignment included"
-    )
+    print(f"{figures['ours_utterances_per_second']:>10.0f}  ko_asr.metrics, every figure, jamo included")
     print(f"{figures['jiwer_cer_and_wer_utterances_per_second']:>10.0f}  jiwer, CER and WER only")
     if args.out:
         with atomic_write(args.out) as stream:

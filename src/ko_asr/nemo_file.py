@@ -1,0 +1,26 @@
+"""What can be known of a .nemo file before NeMo, which takes seconds to import, is asked to restore it."""
+
+import os
+import tarfile
+from pathlib import Path
+
+from ko_asr.errors import UserError
+
+
+def check_nemo_file(path: str | Path) -> None:
+    """UserError when ``path`` is missing, is no .nemo archive, or was cut off.
+
+    A .nemo is a tar with model_config.yaml and the weights. tarfile sees a cut inside a member only when it
+    is read, so the last member's end is compared with the file's size.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no model at {path}: give a .nemo file, such as recipes/train_ctc.py writes")
+    try:
+        with tarfile.open(path, "r:") as archive:  # NeMo writes no compression
+            members = archive.getmembers()
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} is not a whole .nemo file ({error}): copy or export it again") from error
+    if not any(Path(member.name).name == "model_config.yaml" for member in members):
+        raise UserError(f"{path} is a tar without model_config.yaml, not a .nemo file: give a model's .nemo")
+    if max(member.offset_data + member.size for member in members) > os.path.getsize(path):
+        raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
