@@ -46,7 +46,8 @@ def check_platform() -> None:
         raise UserError(f"this is Python {PYTHON}: the server needs Python 3.11 or 3.12")
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise UserError(
-            f"PyPI has no tritonserver for {sys.platform} {platform.machine()}: use the serving stage of the Dockerfile"
+            f"PyPI has no tritonserver for {sys.platform} {platform.machine()}: "
+            "use the serving stage of the Dockerfile"
         )
     library, release = platform.libc_ver()
     if library == "glibc" and tuple(map(int, release.split("."))) < (2, 35):
@@ -72,14 +73,14 @@ def shared_python(folder: Path) -> Path:
     if unpacked := unpack_debian_library(folder / "libpython"):
         return unpacked
     raise UserError(
-        f"{sys.base_prefix}'s Python {PYTHON} has no {LIBRARY}, which Triton's Python backend loads: install it "
-        f"(Debian, Ubuntu: apt-get install libpython{PYTHON}; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared), or make "
-        "the environment with another Python 3.11 or 3.12"
+        f"the Python in {sys.base_prefix} has no {LIBRARY}, which Triton's Python backend loads: install it "
+        f"(Debian, Ubuntu: apt-get install libpython{PYTHON}; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared), "
+        "or make the environment with another Python 3.11 or 3.12"
     )
 
 
 def unpack_debian_library(folder: Path) -> Path | None:
-    """Fetch Debian's libpython package with apt and unpack it into ``folder``, without root; None if not possible."""
+    """Fetch Debian's libpython package with apt and unpack it into ``folder``, without root; else None."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
     work = folder.with_name("libpython.deb")
@@ -107,17 +108,14 @@ def install_packages(environment: Path) -> Path:
     print(f"server environment: {environment}")
     venv.create(environment, clear=True, with_pip=False, symlinks=True)
     # The pip of the caller's environment installs: making another one would take half of the time.
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
-        + ["--disable-pip-version-check", "--no-deps", "--requirement", str(REQUIREMENTS)],
-        check=True,
-        cwd="/",
-    )
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--requirement", str(REQUIREMENTS)]
+    subprocess.run([*pip, "install", *options], check=True, cwd="/")
     return environment / "lib" / f"python{PYTHON}" / "site-packages"
 
 
 def install_backends(server: Path, folder: Path) -> None:
-    """Copy Triton's Python backend with this Python's stub, and the ONNX Runtime backend written in Python."""
+    """Copy Triton's Python backend with this Python's stub, and our ONNX Runtime backend beside it."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(server / "backends" / "python", folder / "python")
     shutil.copy(server / "python_backend_stubs" / PYTHON / "triton_python_backend_stub", folder / "python")

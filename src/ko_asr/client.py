@@ -16,7 +16,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 
 
 class ServerError(UserError):
-    """The server refused or could not be reached; ``code`` is the gRPC status name (INVALID_ARGUMENT, ...)."""
+    """The server refused or could not be reached; ``code`` is the gRPC status (INVALID_ARGUMENT, ...)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -117,5 +117,7 @@ class AsrClient:
         if code == "DEADLINE_EXCEEDED":
             return ServerError(code, f"no answer from {self.url} within {self.timeout:g} s")
         text = getattr(error, "message", lambda: str(error))() or str(error)
-        # An ensemble wraps a step's message as "in ensemble 'asr', Failed to ...: message": keep the last part.
-        return ServerError(code, text.removeprefix(f"in ensemble '{names.ENSEMBLE}', ").strip())
+        text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(
+            f"in ensemble '{names.ENSEMBLE}', "
+        )
+        return ServerError(code, text.strip())

@@ -84,7 +84,7 @@ class Contract:
 
 
 def bucket_lengths(max_frames: int, step: int = 32) -> list[int]:
-    """Padded lengths up to ``max_frames``: multiples of ``step`` whose spacing grows to an eighth of the length.
+    """Padded lengths up to ``max_frames``: multiples of ``step``, spaced by up to an eighth of the length.
 
     So padding wastes at most 12.5 % of a long utterance, and a server sees few different shapes.
 

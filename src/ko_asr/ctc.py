@@ -24,7 +24,7 @@ _SYLLABLE_OR_JAMO = re.compile(f"[{hangul.ONSETS}][{hangul.NUCLEI}][{hangul.CODA
 
 @dataclass(frozen=True)
 class Token:
-    """One emitted token: its id, frames ``start`` (included) to ``end`` (not), and its best log-probability."""
+    """One emitted token: its id, frames ``start`` (included) to ``end`` (not), its best log-probability."""
 
     id: int
     start: int

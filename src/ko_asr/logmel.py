@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 _STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
+_BLOCK = 128  # frames a step: the spectra stay in the cache, which halves the time
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,37 @@ class LogMel:
         return samples // self.hop
 
     def energies(self, audio: np.ndarray) -> np.ndarray:
-        """Mel power [mels, frames] of float32 ``audio`` [n]: pre-emphasis, centred zero-padded STFT, filters."""
-        frames = self.frames(len(audio))
+        """Mel power [mels, frames] of ``audio`` [n]: pre-emphasis, centred zero-padded STFT, mel filters."""
+        windows = self._windows(audio)
+        energies = np.empty((len(self.filters), len(windows)), np.float32)
+        for start in range(0, len(windows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            # Where the window lies inside n_fft turns the phase only, and power has none: it is not centred.
+            spectrum = np.fft.rfft(windows[block] * self.window, self.n_fft, axis=1)
+            squares = spectrum.view(spectrum.real.dtype)  # real and imaginary parts side by side
+            np.square(squares, out=squares)
+            power = (squares[:, ::2] + squares[:, 1::2]).astype(np.float32)
+            np.matmul(self.filters, power.T, out=energies[:, block])
+        return energies
+
+    def _windows(self, audio: np.ndarray) -> np.ndarray:
+        """The pre-emphasised samples under each window, [frames, window], as overlapping views."""
         edge = (self.n_fft - len(self.window)) // 2  # torch.stft centres the window in n_fft
         start = self.n_fft // 2 - edge
         padded = np.zeros(start + len(audio) + len(self.window), np.float32)
         padded[start : start + len(audio)] = audio
         padded[start + 1 : start + len(audio)] -= np.float32(self.preemphasis) * audio[:-1]
-        step = padded.strides[0]
-        windows = np.lib.stride_tricks.as_strided(
-            padded, (frames, len(self.window)), (self.hop * step, step), writeable=False
-        )
-        # The place of the window inside n_fft turns the phase only, and power has none: no need to centre it.
-        spectrum = np.fft.rfft(windows * self.window, self.n_fft, axis=1)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        return self.filters @ power.T
+        shape, step = (self.frames(len(audio)), len(self.window)), padded.strides[0]
+        return np.lib.stride_tricks.as_strided(padded, shape, (self.hop * step, step), writeable=False)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """Features float32 [mels, n // hop] of float32 ``audio`` [n], n >= `min_samples`, at 16 kHz, in -1..1."""
-        features = np.log(self.energies(audio) + np.float32(self.log_guard))
+        """Features float32 [mels, n // hop] of float32 ``audio`` [n] in -1..1, n at least `min_samples`."""
+        features = self.energies(audio)
+        features += np.float32(self.log_guard)
+        np.log(features, out=features)
         if self.normalize != "per_feature":
             return features
         features -= features.mean(axis=1, keepdims=True)
-        deviation = np.sqrt(np.square(features).sum(axis=1, keepdims=True) / (features.shape[1] - 1))
-        features /= deviation + np.float32(_STD_GUARD)
+        variance = np.einsum("mt,mt->m", features, features) / (features.shape[1] - 1)
+        features /= (np.sqrt(variance) + np.float32(_STD_GUARD))[:, None]
         return features

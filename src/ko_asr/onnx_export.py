@@ -31,8 +31,11 @@ def load_model(path: Path) -> Any:
         raise UserError(
             f"no checkpoint at {path}: train one with python recipes/train_ctc.py, or name another"
         )
-    if not tarfile.is_tarfile(path):
-        raise UserError(f"{path} is not a .nemo archive (truncated?): save or copy it again")
+    try:
+        with tarfile.open(path) as archive:
+            archive.getmembers()  # walks the whole file: a truncated one is found before NeMo is imported
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} is not a whole .nemo archive (truncated?): save or copy it again") from error
     from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
 
     try:
@@ -46,7 +49,7 @@ def load_model(path: Path) -> Any:
 
 
 def log_mel_of(model: Any) -> LogMel:
-    """The numpy front end with the model's own window and filters. Raises UserError on unsupported settings."""
+    """The numpy front end with the model's own window and filters. UserError on settings it does not have."""
     featurizer = model.preprocessor.featurizer
     supported = {
         "exact_pad": (featurizer.exact_pad, False),
@@ -78,7 +81,7 @@ class IntegerLengthSubsampling(nn.Module):
     need no mask: what they write into padding is zeroed before anything reads it.
     """
 
-    def __init__(self, subsampling: nn.Module) -> None:
+    def __init__(self, subsampling: Any) -> None:
         super().__init__()
         if not getattr(subsampling, "conv2d_subsampling", False) or subsampling._ceil_mode:
             raise UserError("only dw_striding and striding subsampling are exported")
@@ -105,7 +108,7 @@ def _zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return x * valid[:, None, :, None].to(x.dtype)
 
 
-def _after_stride(lengths: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+def _after_stride(lengths: torch.Tensor, layer: Any) -> torch.Tensor:
     if hasattr(layer, "_left_padding"):  # CausalConv2D pads by itself
         padding = layer._left_padding + layer._right_padding
     else:

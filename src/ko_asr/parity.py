@@ -104,5 +104,6 @@ def find_vocabulary(processor: Any, sequences: int = 2000) -> Vocabulary:
         if all(vocabulary.text(probe) == text for probe, text in zip(probes, wanted, strict=True)):
             return vocabulary
     raise UserError(
-        "the tokenizer's denormalisation is none that the server knows: use a tokenizer built by tokenizers/build.py"
+        "the tokenizer's denormalisation is none that the server knows: "
+        "use a tokenizer built by tokenizers/build.py"
     )

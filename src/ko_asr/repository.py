@@ -54,7 +54,7 @@ def _warmup(name: str, batch: int, inputs: dict[str, tuple[str, list[int]]]) -> 
 
 
 def preprocessor_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """audio [samples] (+ sample_rate) -> features [mels, bucket], length [1]; ragged, so any lengths batch."""
+    """audio [samples] (+ sample_rate) -> features [mels, bucket], length [1]. Ragged: any lengths batch."""
     second = {names.AUDIO: ("FP32", [contract.sample_rate])}
     return pb.ModelConfig(
         name=names.PREPROCESSOR,
@@ -172,8 +172,8 @@ def staging(repository: Path) -> Iterator[Path]:
             pass
     except OSError as error:
         raise UserError(
-            f"cannot write the model repository {repository} ({error.strerror}): make it and its parent folder "
-            "writable, or name another with --repository"
+            f"cannot write the model repository {repository} ({error.strerror}): "
+            "make it and its parent folder writable, or name another with --repository"
         ) from error
     try:
         yield folder
@@ -195,15 +195,19 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
         (stage / model / "config.pbtxt").write_text(text, encoding="utf-8")
         (version / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         if model in _GROUND_FLOOR:
-            template = templates / model / "model.py"
-            shutil.copyfile(template, stage / model / "model.py")
-            shutil.copyfile(template, version / "model.py")
+            shutil.copyfile(templates / model / "model.py", version / "model.py")
             (version / "ko_asr").mkdir()
             for module in _GROUND_FLOOR[model]:
                 shutil.copyfile(library / f"{module}.py", version / "ko_asr" / f"{module}.py")
     for name, source in files.items():
         model, file_name = name.split("/")
         shutil.move(source, stage / model / VERSION / file_name)
+
+
+def _keep_template(old: Path, new: Path) -> None:
+    """Carry over a model.py beside the version folders: it is the template that git tracks."""
+    if (old / "model.py").is_file():
+        shutil.copy2(old / "model.py", new / "model.py")
 
 
 def publish(stage: Path, repository: Path) -> None:
@@ -215,6 +219,7 @@ def publish(stage: Path, repository: Path) -> None:
     for model in CONFIGS:
         target, retired = repository / model, stage / f"{model}.retired"
         if target.exists():
+            _keep_template(target, stage / model)
             os.rename(target, retired)
         try:
             os.rename(stage / model, target)

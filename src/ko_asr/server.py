@@ -7,6 +7,7 @@ for a test or a benchmark. Neither torch nor NeMo is ever imported here.
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -70,7 +71,7 @@ class Installation:
 def option_values(arguments: Sequence[str], name: str) -> list[str]:
     """Values of a command line option given as ``--name value`` or ``--name=value``."""
     values = [a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")]
-    values += [b for a, b in zip(arguments, arguments[1:], strict=False) if a == name]
+    values += [value for option, value in itertools.pairwise(arguments) if option == name]
     return values
 
 
@@ -115,8 +116,8 @@ def check_ports(arguments: Sequence[str]) -> None:
                 probe.bind((address, port))
             except OSError as error:
                 raise UserError(
-                    f"{service} port {port} on {address} cannot be opened ({error.strerror}): stop what uses it, "
-                    f"or add --{service}-port N"
+                    f"{service} port {port} on {address} cannot be opened ({error.strerror}): "
+                    f"stop what uses it, or add --{service}-port N"
                 ) from error
 
 

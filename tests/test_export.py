@@ -1,0 +1,185 @@
+"""export/to_triton.py by its front door, on random weights; the trained model is in test_serving.py."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from ko_asr import contract as names
+from ko_asr.contract import Contract
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "export" / "to_triton.py"
+MODELS = (names.DECODER, names.ENCODER, names.ENSEMBLE, names.PREPROCESSOR)
+
+
+def run(*arguments: object, script: Path = SCRIPT, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Random weights, 4x subsampling (the demo model covers 8x)."""
+    path = tmp_path_factory.mktemp("model") / "random.nemo"
+    made = run(
+        "--size",
+        "xs",
+        "--vocabulary",
+        64,
+        "--subsampling",
+        4,
+        "--out",
+        path,
+        script=ROOT / "bench/random_model.py",
+    )
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def repository(model: Path, tmp_path_factory) -> Path:
+    """Filled from another folder, over an older export, beside a model that is not ours."""
+    folder = tmp_path_factory.mktemp("served") / "triton"
+    for stale in (names.ENCODER, "someone_elses"):
+        (folder / stale / "7").mkdir(parents=True)
+        (folder / stale / "config.pbtxt").write_text("stale", encoding="utf-8")
+    (folder / names.DECODER).mkdir()
+    shutil.copy(ROOT / "triton" / names.DECODER / "model.py", folder / names.DECODER / "model.py")
+    relative = os.path.relpath(model, folder.parent)
+    done = run(f"model={relative}", "repository=triton", "max_batch_size=4", "target=onnx", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert "exporting random.nemo" in done.stdout.replace(f"{os.path.dirname(relative)}/", "")
+    assert "next: tritonserver --model-repository triton/" in done.stdout
+    return folder
+
+
+def test_the_repository_is_whole_and_nothing_else_is_touched(repository: Path) -> None:
+    assert sorted(p.name for p in repository.iterdir()) == sorted([*MODELS, "someone_elses"])
+    assert [p.name for p in repository.parent.iterdir()] == ["triton"], "a staging folder was left"
+    assert (repository / "someone_elses" / "config.pbtxt").read_text(encoding="utf-8") == "stale"
+    assert not (repository / names.ENCODER / "7").exists()
+    assert (repository / names.DECODER / "model.py").is_file(), "the tracked template must survive"
+    assert len({Contract.load(repository / model / "1").export_id for model in MODELS}) == 1
+
+
+def test_configurations_are_tritons_own_message(repository: Path) -> None:
+    for model in MODELS:
+        text = (repository / model / "config.pbtxt").read_text(encoding="utf-8")
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        assert (config.name, config.max_batch_size) == (model, 4)
+    encoder = text_format.Parse(
+        (repository / names.ENCODER / "config.pbtxt").read_text(encoding="utf-8"),
+        model_config_pb2.ModelConfig(),
+    )
+    assert encoder.backend == "onnxruntime" and len(encoder.model_warmup) == 2
+
+
+def test_the_contract_says_what_was_measured(repository: Path, model: Path) -> None:
+    contract = Contract.load(repository / names.ENCODER / "1")
+    assert contract.model == "random.nemo" and contract.subsampling == 4
+    assert contract.frame_seconds == 0.04 and contract.blank_id == 64
+    assert contract.max_samples == 60 * 16_000
+    assert contract.parity and max(contract.parity.values()) <= 1e-3
+    assert any("2051" in name for name in contract.parity), "an odd length above 2048 frames is in the gate"
+
+
+def test_graph_has_integer_lengths_and_named_axes(repository: Path) -> None:
+    import onnx
+
+    graph = onnx.load(str(repository / names.ENCODER / "1" / "model.onnx")).graph
+    axes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    assert axes == {"features": ["batch", 80, "frames"], "length": ["batch", 1]}
+    assert [o.name for o in graph.output] == ["token_ids", "token_log_probs", "encoded_length", "log_probs"]
+    producers = {output: node for node in graph.node for output in node.output}
+    pending, ops, seen = ["encoded_length"], set(), set()
+    while pending:
+        name = pending.pop()
+        if (node := producers.get(name)) and name not in seen:
+            seen.add(name)
+            ops.add(node.op_type)
+            pending += node.input
+    assert not ops & {"Floor", "Ceil"}, "lengths must not pass through floating point"
+
+
+def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    from ko_asr.onnx_export import load_model
+    from ko_asr.parity import check_graph
+
+    good = repository / names.ENCODER / "1" / "model.onnx"
+    graph = onnx.load(str(good))
+    weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    changed = numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+    onnx.save(graph, str(tmp_path / "changed.onnx"))
+    nemo = load_model(model)
+    assert all(figure.passed for figure in check_graph(nemo, good, 80, 6000))
+    assert not all(figure.passed for figure in check_graph(nemo, tmp_path / "changed.onnx", 80, 6000))
+
+
+def test_truncated_checkpoint_changes_nothing(repository: Path, model: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.nemo"
+    half.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    before = snapshot(repository)
+    done = run("--model", half, "--repository", repository)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {half} is not a whole .nemo archive (truncated?): save or copy it again\n"
+    assert snapshot(repository) == before
+    assert [p.name for p in repository.parent.iterdir()] == ["triton"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "/nowhere/x.nemo"], "error: no checkpoint at /nowhere/x.nemo"),
+        (
+            ["--model", str(SCRIPT), "--repository", "/proc/triton"],
+            "error: cannot write the model repository /proc",
+        ),
+        (
+            ["--model", str(SCRIPT), "--repository", "{tmp}/r"],
+            f"error: {SCRIPT} is not a whole .nemo archive",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    done = run(*[argument.format(tmp=tmp_path) for argument in arguments])
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence) and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_argument_the_newest_model_is_taken(tmp_path: Path) -> None:
+    specification = importlib.util.spec_from_file_location("to_triton", SCRIPT)
+    assert specification and specification.loader
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    for age, name in ((300, "a/old.nemo"), (10, "b/c/new.nemo"), (900, "oldest.nemo")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert script.newest_model(tmp_path).name == "new.nemo"
+    with pytest.raises(script.UserError, match="recipes/train_ctc.py"):
+        script.newest_model(tmp_path / "a" / "nothing")
+
+
+def test_contract_of_another_format_is_refused(repository: Path, tmp_path: Path) -> None:
+    data = json.loads((repository / names.ENCODER / "1" / names.FILE_NAME).read_text(encoding="utf-8"))
+    (tmp_path / names.FILE_NAME).write_text(json.dumps(data | {"format": 0}), encoding="utf-8")
+    with pytest.raises(Exception, match="export the model again"):
+        Contract.load(tmp_path)
