@@ -174,7 +174,7 @@ def test_without_argument_the_newest_model_is_taken(tmp_path: Path) -> None:
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
     assert script.newest_model(tmp_path).name == "new.nemo"
-    with pytest.raises(script.UserError, match="recipes/train_ctc.py"):
+    with pytest.raises(script.UserError, match=r"no \.nemo under"):
         script.newest_model(tmp_path / "a" / "nothing")
 
 

@@ -27,6 +27,7 @@ from ko_asr.errors import UserError, run_main
 
 RECORD = "server.json"  # written last by the set-up: its presence means the installation is whole
 _SHM_PREFIX = "ko_asr_triton_"  # + process id + "_": shared memory of a dead server can be told and removed
+_SHM_OPTION = "shm-region-prefix-name"
 _PR_SET_PDEATHSIG = 1
 _ADDRESS = "127.0.0.1"
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
@@ -89,8 +90,8 @@ def with_defaults(arguments: Sequence[str], installation: Installation) -> list[
     added = [f"{name}={value}" for name, value in defaults.items() if name not in given]
     if not {"--disable-auto-complete-config", "--strict-model-config"} & set(given):
         added.append("--disable-auto-complete-config")  # our configurations are complete: start 1.5 s sooner
-    if not any("shm-region-prefix-name" in argument for argument in arguments):
-        added.append(f"--backend-config=python,shm-region-prefix-name={_SHM_PREFIX}{os.getpid()}_")
+    if not any(_SHM_OPTION in argument for argument in arguments):
+        added.append(f"--backend-config=python,{_SHM_OPTION}={_SHM_PREFIX}{os.getpid()}_")
     return [*arguments, *added]
 
 
@@ -133,11 +134,12 @@ def check_repository(arguments: Sequence[str]) -> None:
                 raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
 
 
-def remove_stale_shared_memory() -> None:
-    """Delete /dev/shm regions of servers of ours that were killed."""
+def remove_stale_shared_memory(ended: str | None = None) -> None:
+    """Delete /dev/shm regions of servers of ours that were killed, and those that start with ``ended``."""
     for region in Path("/dev/shm").glob(f"{_SHM_PREFIX}*"):
         process = region.name.removeprefix(_SHM_PREFIX).partition("_")[0]
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
+        orphaned = process.isdigit() and not Path(f"/proc/{process}").exists()
+        if orphaned or (ended and region.name.startswith(ended)):
             with contextlib.suppress(OSError):
                 region.unlink()
 
@@ -197,7 +199,9 @@ class TritonServer:
         self.url, self.http_url = f"{_ADDRESS}:{grpc}", f"{_ADDRESS}:{http}"
         self.metrics_url = f"http://{_ADDRESS}:{metrics}/metrics"
         ports = [f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"]
-        command = [f"--model-repository={self.repository}", *ports, *self._arguments]
+        self._shm = f"{_SHM_PREFIX}{os.getpid()}_{grpc}_"
+        shared_memory = f"--backend-config=python,{_SHM_OPTION}={self._shm}"
+        command = [f"--model-repository={self.repository}", *ports, shared_memory, *self._arguments]
         remove_stale_shared_memory()
         handle, log = tempfile.mkstemp(prefix="tritonserver-", suffix=".log")
         self.log = Path(log)
@@ -211,12 +215,12 @@ class TritonServer:
             )
         try:
             self._wait()
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -224,7 +228,9 @@ class TritonServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        remove_stale_shared_memory()
+        remove_stale_shared_memory(ended=self._shm)
+        if kind is None:
+            self.log.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.timeout
@@ -239,10 +245,15 @@ class TritonServer:
             time.sleep(0.1)
 
     def last_error(self) -> str:
-        """The last error line of the log, with the log's path."""
+        """Why a model did not load, or else the last line that names an error; with the log's path."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line.partition("] ")[2] or line for line in lines if line.startswith("E") or "rror" in line]
-        return f"{errors[-1].strip() if errors else 'see its log'} ({self.log})"
+        causes = [
+            line.partition("Error: ")[2] for line in lines if "Failed to initialize Python stub" in line
+        ]
+        causes += [line for line in lines if "failed to load '" in line]
+        causes += [line for line in reversed(lines) if line.startswith(("E", "error"))]
+        reason = causes[0].partition("] ")[2] or causes[0] if causes else "no reason given"
+        return f"{reason.split(chr(92) + 'n')[0].strip().strip(chr(34))} (log: {self.log})"
 
 
 def is_alive(url: str, repository: str | Path | None = None) -> bool:
