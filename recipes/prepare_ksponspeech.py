@@ -33,7 +33,7 @@ def jobs_of(script: Path, corpus: Path, audio: Path, side: str) -> list[tuple[Pa
     jobs = []
     for line in script.read_text(encoding="utf-8").splitlines():
         path, raw = line.split(" :: ", 1)
-        text = normalize(raw, side)
+        text = normalize(raw, side=side)
         if text:
             jobs.append((corpus / path, (audio / path).with_suffix(".flac"), text))
     return jobs
