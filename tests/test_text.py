@@ -32,7 +32,8 @@ def first(value):
 @pytest.mark.parametrize(("rule", "before", "after"), RULE_CASES)
 def test_rule_case(rule, before, after):
     options = {name: first(value) for name, value in rule.get("when", {}).items()}
-    steps = [s for s in Normalizer(KSPONSPEECH, **options)._steps if s.name == rule["name"]]
+    style = rule.get("styles", [KSPONSPEECH])[0]
+    steps = [s for s in Normalizer(style, **options)._steps if s.name == rule["name"]]
     assert len(steps) == 1, "two rules of one name hold at once"
     assert steps[0].act(before) == after
 
