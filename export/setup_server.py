@@ -109,7 +109,7 @@ def install_packages(environment: Path) -> Path:
     venv.create(environment, clear=True, with_pip=False, symlinks=True)
     # The pip of the caller's environment installs: making another one would take half of the time.
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--requirement", str(REQUIREMENTS)]
+    options = ["-qq", "--disable-pip-version-check", "--no-deps", "--requirement", str(REQUIREMENTS)]
     subprocess.run([*pip, "install", *options], check=True, cwd="/")
     return environment / "lib" / f"python{PYTHON}" / "site-packages"
 

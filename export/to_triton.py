@@ -11,9 +11,9 @@ Options may also be written as key=value: `target=onnx`.
 
 import argparse
 import hashlib
-import os
 import secrets
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,25 @@ def newest_model(folder: Path) -> Path:
             f"no .nemo under {folder}: train one with python recipes/train_ctc.py, or name one with --model"
         )
     return found[-1]
+
+
+def check_archive(path: Path) -> None:
+    """Raise UserError on a missing or truncated .nemo at once, before NeMo is imported."""
+    if not path.is_file():
+        raise UserError(
+            f"no checkpoint at {path}: train one with python recipes/train_ctc.py, or name another"
+        )
+    try:
+        with tarfile.open(path) as archive:
+            archive.getmembers()  # walks the whole file
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} is not a whole .nemo archive (truncated?): save or copy it again") from error
+
+
+def shown(path: Path) -> str:
+    """``path`` from here when it lies below, else as it is."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def sha256(path: Path) -> str:
@@ -125,19 +144,15 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
 def main() -> None:
     options = parse(sys.argv[1:])
     path = options.model or newest_model(EXPERIMENTS)
-    if not path.is_file():
-        raise UserError(
-            f"no checkpoint at {path}: train one with python recipes/train_ctc.py, or name another"
-        )
-    print(
-        f"exporting {os.path.relpath(path)}"
-        + ("" if options.model else f" (the newest under {EXPERIMENTS.name}/)")
-    )
+    check_archive(path)
+    print(f"exporting {shown(path)}" + ("" if options.model else f" (the newest under {EXPERIMENTS.name}/)"))
     from ko_asr import repository
 
     with repository.staging(options.repository) as stage:
         from ko_asr.onnx_export import export_encoder, load_model, log_mel_of
+        from ko_asr.training import quiet_nemo
 
+        quiet_nemo()
         started = time.monotonic()
         model = load_model(path)
         log_mel = log_mel_of(model)
@@ -151,8 +166,8 @@ def main() -> None:
         repository.build(stage, contract, serving, ROOT / "triton", files)
         repository.publish(stage, options.repository)
     models = ", ".join(sorted(repository.CONFIGS))
-    print(f"wrote {os.path.relpath(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
-    print(f"next: tritonserver --model-repository {os.path.relpath(options.repository)}/")
+    print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
+    print(f"next: tritonserver --model-repository {shown(options.repository)}/")
 
 
 if __name__ == "__main__":

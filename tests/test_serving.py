@@ -308,3 +308,20 @@ def test_the_contract_is_in_every_model_folder(demo) -> None:
         for model in (names.ENSEMBLE, names.PREPROCESSOR, names.ENCODER, names.DECODER)
     }
     assert len(ids) == 1
+
+
+def test_the_benchmark_runs_and_says_where(demo, tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [
+        sys.executable,
+        str(ROOT / "bench" / "offline_ensemble.py"),
+        "--repository",
+        str(demo.repository),
+    ]
+    options = ["--rounds", "1", "--round-seconds", "1", "--out", str(out), "--server", str(demo.server)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["ratio"] > 0 and result["cpu_ratio"] > 0 and result["machine"]["cpu"]
+    assert {"onnxruntime", "tritonclient", "torch", "nemo_toolkit"} <= set(result["versions"])
+    assert "ensemble / best bare encoder" in done.stdout

@@ -7,7 +7,6 @@ server moves two small tensors a frame instead of a row of the vocabulary.
 
 import contextlib
 import copy
-import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,15 +26,6 @@ OUTPUTS = (names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH, names.L
 
 def load_model(path: Path) -> Any:
     """Restore a .nemo on the CPU in eval mode. Raises UserError when it is not one we can export."""
-    if not path.is_file():
-        raise UserError(
-            f"no checkpoint at {path}: train one with python recipes/train_ctc.py, or name another"
-        )
-    try:
-        with tarfile.open(path) as archive:
-            archive.getmembers()  # walks the whole file: a truncated one is found before NeMo is imported
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} is not a whole .nemo archive (truncated?): save or copy it again") from error
     from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
 
     try:

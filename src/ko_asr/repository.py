@@ -173,12 +173,22 @@ def staging(repository: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"cannot write the model repository {repository} ({error.strerror}): "
-            "make it and its parent folder writable, or name another with --repository"
+            "make it writable, or name another with --repository"
         ) from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _staging_place(repository: Path) -> Path:
+    """Beside the repository, because Triton takes every folder inside it for a model.
+
+    Inside it when it is a mount of its own (renames do not cross disks) or its parent is not ours to write.
+    """
+    parent = repository.parent
+    beside = os.access(parent, os.W_OK) and parent.stat().st_dev == repository.stat().st_dev
+    return parent if beside else repository
 
 
 def build(stage: Path, contract: Contract, serving: Serving, templates: Path, files: dict[str, Path]) -> None:

@@ -178,7 +178,8 @@ class TritonServer:
 
     ``url`` is its gRPC address, ``metrics_url`` its Prometheus page, ``process`` the child, ``log`` its log
     file. Readiness is an inference of the ensemble when the repository has one, because Triton's ready
-    endpoint stays true when a model's process has died.
+    endpoint stays true when a model's process has died. The server ends with the thread that started it,
+    however that ends.
     """
 
     def __init__(
