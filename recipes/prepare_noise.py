@@ -41,12 +41,11 @@ def arguments() -> argparse.Namespace:
         "--held-out", type=float, default=0.1, help="share of the noise files kept from training"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of held-out files")
-    parser.add_argument("--sampling-rate", type=int, default=16_000)
     args = parser.parse_args()
     if not args.noise and not args.rir:
         parser.error("give --noise or --rir")
-    if args.longest < 1 or not 0 <= args.held_out < 1 or args.sampling_rate < 8000:
-        parser.error("--longest must be at least 1, --held-out in [0, 1), --sampling-rate at least 8000")
+    if args.longest < 1 or not 0 <= args.held_out < 1:
+        parser.error("--longest must be at least 1 and --held-out in [0, 1)")
     return args
 
 
@@ -64,6 +63,7 @@ def main() -> int:
     from tqdm import tqdm
 
     from ko_asr import noise
+    from ko_asr.frames import SAMPLE_RATE
     from ko_asr.manifest import write_manifest
 
     sounds = gather(args)
@@ -73,7 +73,7 @@ def main() -> int:
     rejected = []
     for sound in tqdm(sounds, unit="file", desc="converting", file=sys.stderr):
         try:
-            written = noise.convert(sound, args.out / "audio", args.sampling_rate, args.longest)
+            written = noise.convert(sound, args.out / "audio", args.longest)
         except ValueError as error:
             rejected.append({"file": str(sound.path), "part": sound.part, "reason": str(error)})
             continue
@@ -82,8 +82,8 @@ def main() -> int:
             continue
         group = "noise_heldout" if str(sound.path) in kept_away else "noise"
         for path, samples in written:
-            entry = {"audio_filepath": str(path), "duration": samples / args.sampling_rate, "text": ""}
-            entries[group].append(entry | {"sampling_rate": args.sampling_rate, "part": sound.part})
+            entry = {"audio_filepath": str(path), "duration": samples / SAMPLE_RATE, "text": ""}
+            entries[group].append(entry | {"sampling_rate": SAMPLE_RATE, "part": sound.part})
     if not entries["noise"] and not responses:
         first = rejected[0] if rejected else {"file": "none found", "reason": f"no sound is of {args.parts}"}
         raise UserError(f"no file was of use; the first: {first['file']}: {first['reason']}")
@@ -98,7 +98,7 @@ def main() -> int:
             f"+model.train_ds.noise_path={args.out}/noise.json '+model.train_ds.noise_snr=[10,30]'"
         )
     if responses:
-        noise.write_recordings(args.out / "rir.jsonl.gz", responses, args.sampling_rate)
+        noise.write_recordings(args.out / "rir.jsonl.gz", responses)
         print(f"rir: {len(responses)} room responses")
         options.append(f"+model.train_ds.rir_enabled=true +model.train_ds.rir_path={args.out}/rir.jsonl.gz")
     counts = dict(Counter(sound.part for sound in sounds))

@@ -29,15 +29,14 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--utterances-per-shard", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle over the shards")
-    parser.add_argument("--sampling-rate", type=int, default=16_000)
     parser.add_argument("--num-buckets", type=int, default=30, help="duration buckets to estimate")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument(
         "--max-rejected", type=float, default=0.01, help="share of utterances that may be left out"
     )
     args = parser.parse_args()
-    if min(args.utterances_per_shard, args.num_buckets, args.jobs, args.sampling_rate) < 1:
-        parser.error("--utterances-per-shard, --num-buckets, --jobs and --sampling-rate must be at least 1")
+    if min(args.utterances_per_shard, args.num_buckets, args.jobs) < 1:
+        parser.error("--utterances-per-shard, --num-buckets and --jobs must be at least 1")
     return args
 
 
@@ -47,9 +46,7 @@ def main() -> int:
 
     from ko_asr import shards
 
-    plan, offsets = shards.make_plan(
-        args.manifest, args.format, args.utterances_per_shard, args.seed, args.sampling_rate
-    )
+    plan, offsets = shards.make_plan(args.manifest, args.format, args.utterances_per_shard, args.seed)
     durations = shards.checked_durations(args.manifest)
     bins = shards.bucket_duration_bins(durations, args.num_buckets)
     with tqdm(total=len(offsets), unit="utt", desc="sharding", file=sys.stderr) as bar:

@@ -19,6 +19,7 @@ import numpy as np
 from ko_asr.audio import flac_bytes
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
+from ko_asr.frames import SAMPLE_RATE
 
 EXTENSIONS = {".wav", ".flac", ".ogg", ".mp3", ".opus"}
 PARTS = ("noise", "music", "speech", "rir")
@@ -85,8 +86,8 @@ def _rirs_noises_part(path: Path) -> str:
     return "rir" if "rir" in path.stem.lower() else "noise"
 
 
-def read_mono(path: Path, rate: int) -> np.ndarray:
-    """First channel of a sound at ``rate``, float32 [samples]; ValueError says why it is of no use.
+def read_mono(path: Path) -> np.ndarray:
+    """First channel of a sound at 16 kHz, float32 [samples]; ValueError says why it is of no use.
 
     One channel, not the mean: microphones of an array cancel each other, and so do those of a room response.
     """
@@ -101,10 +102,10 @@ def read_mono(path: Path, rate: int) -> np.ndarray:
         raise ValueError("empty" if not len(samples) else "holds values that are no numbers")
     if float(np.sqrt(np.mean(samples.astype(np.float64) ** 2))) < _SILENCE:
         raise ValueError("silence")
-    if source_rate != rate:
+    if source_rate != SAMPLE_RATE:
         import soxr
 
-        samples = soxr.resample(samples, source_rate, rate)
+        samples = soxr.resample(samples, source_rate, SAMPLE_RATE)
     return samples
 
 
@@ -123,14 +124,14 @@ def pieces(samples: int, rate: int, longest: float, shortest: float = 1.0) -> li
     return list(itertools.pairwise(edges))
 
 
-def trimmed_response(samples: np.ndarray, rate: int, longest: float = 1.0) -> np.ndarray:
+def trimmed_response(samples: np.ndarray, longest: float = 1.0) -> np.ndarray:
     """A room response from 1 ms before its direct path, at most ``longest`` seconds, its peak at 1.
 
     Without this the delay before the direct path would shift the speech against its text's timing.
     """
     direct = int(np.argmax(np.abs(samples)))
-    start = max(0, direct - rate // 1000)
-    response = samples[start : start + round(longest * rate)]
+    start = max(0, direct - SAMPLE_RATE // 1000)
+    response = samples[start : start + round(longest * SAMPLE_RATE)]
     return response / np.abs(response).max()
 
 
@@ -141,18 +142,18 @@ def hold_out(sounds: Sequence[str], share: float, seed: int) -> set[str]:
     return set(names[: round(share * len(names))])
 
 
-def convert(sound: Sound, out: Path, rate: int, longest: float) -> list[tuple[Path, int]]:
+def convert(sound: Sound, out: Path, longest: float) -> list[tuple[Path, int]]:
     """Write a sound as FLAC pieces (a response: one) under ``out``: (file, samples) of each, kept if there.
 
     ValueError says why the sound is of no use.
     """
-    samples = read_mono(sound.path, rate)
+    samples = read_mono(sound.path)
     if sound.part == "rir":
-        samples = trimmed_response(samples, rate)
+        samples = trimmed_response(samples)
         spans = [(0, len(samples))]
     else:
         # clipped pieces stay clipped; quiet ones are scaled at mixing, where the SNR decides
-        spans = pieces(len(samples), rate, longest)
+        spans = pieces(len(samples), SAMPLE_RATE, longest)
         if not spans:
             raise ValueError("shorter than one second")
         spans = [span for span in spans if np.sqrt(np.mean(samples[slice(*span)] ** 2)) >= _SILENCE]
@@ -163,19 +164,19 @@ def convert(sound: Sound, out: Path, rate: int, longest: float) -> list[tuple[Pa
         if not path.is_file():
             integers = np.clip(np.round(samples[start:end] * 32767), -32768, 32767).astype(np.int16)
             with atomic_write(path, "wb") as stream:
-                stream.write(flac_bytes(integers, rate))
+                stream.write(flac_bytes(integers))
         written.append((path, end - start))
     return written
 
 
-def write_recordings(path: Path, files: Sequence[tuple[Path, int]], rate: int) -> None:
+def write_recordings(path: Path, files: Sequence[tuple[Path, int]]) -> None:
     """A Lhotse RecordingSet of FLAC files, which is what NeMo's ``rir_path`` takes (absolute paths)."""
     with atomic_write(path, "wb") as stream:
-        lines = [json.dumps(_recording(file.absolute(), samples, rate)) + "\n" for file, samples in files]
+        lines = [json.dumps(_recording(file.absolute(), samples)) + "\n" for file, samples in files]
         stream.write(gzip.compress("".join(lines).encode(), mtime=0))
 
 
-def _recording(file: Path, samples: int, rate: int) -> dict:
+def _recording(file: Path, samples: int) -> dict:
     source = {"type": "file", "channels": [0], "source": str(file)}
-    recording = {"id": file.stem, "sources": [source], "sampling_rate": rate, "num_samples": samples}
-    return recording | {"duration": samples / rate, "channel_ids": [0]}
+    recording = {"id": file.stem, "sources": [source], "sampling_rate": SAMPLE_RATE, "num_samples": samples}
+    return recording | {"duration": samples / SAMPLE_RATE, "channel_ids": [0]}

@@ -7,7 +7,7 @@ Lhotse data loader reads:
 tarred  shards/audio_K.tar with manifest_K.json, NeMo's own
 shar    shards/cuts.KKKKKK.jsonl.gz with recording.KKKKKK.tar, Lhotse Shar (nothing else may lie beside them)
 
-A whole FLAC or WAV file at the wanted rate is copied byte for byte; a segment (``offset``), another rate or
+A whole FLAC or WAV file at 16 kHz is copied byte for byte; a segment (``offset``), another rate or
 several channels become FLAC. Each file of a shard is renamed into place when it is whole, the manifest last:
 a manifest means a finished shard, which is how a run after a kill knows where to go on.
 """
@@ -29,6 +29,7 @@ import numpy as np
 from ko_asr.audio import flac_bytes
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
+from ko_asr.frames import SAMPLE_RATE
 
 FORMATS = ("tarred", "shar")
 _NEMO_SLACK = 0.2  # seconds that NeMo allows between a manifest's duration and the file's
@@ -43,7 +44,6 @@ class Plan:
     format: str
     shards: int
     seed: int
-    sampling_rate: int
 
 
 def line_offsets(manifest: Path) -> np.ndarray:
@@ -73,8 +73,8 @@ def _entry_at(stream, folder: Path, offset: int) -> dict:
     return entry
 
 
-def audio_bytes(entry: dict, rate: int) -> tuple[bytes, str, int]:
-    """(encoded audio, extension, samples) of an entry at ``rate``, mono; copied where nothing has to change.
+def audio_bytes(entry: dict) -> tuple[bytes, str, int]:
+    """(encoded audio, extension, samples) of an entry, 16 kHz mono; copied where nothing has to change.
 
     ValueError says what is wrong with the audio, OSError that it cannot be opened.
     """
@@ -87,7 +87,7 @@ def audio_bytes(entry: dict, rate: int) -> tuple[bytes, str, int]:
             is_whole = not entry.get("offset") and abs(seconds - entry["duration"]) < _NEMO_SLACK
             if (
                 is_whole
-                and (audio.samplerate, audio.channels) == (rate, 1)
+                and (audio.samplerate, audio.channels) == (SAMPLE_RATE, 1)
                 and audio.format in ("FLAC", "WAV")
             ):
                 return data, audio.format.lower(), audio.frames
@@ -95,12 +95,12 @@ def audio_bytes(entry: dict, rate: int) -> tuple[bytes, str, int]:
             source_rate = audio.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"not readable ({error.error_string})") from error
-    if source_rate != rate:
+    if source_rate != SAMPLE_RATE:
         import soxr
 
-        samples = soxr.resample(samples, source_rate, rate)
+        samples = soxr.resample(samples, source_rate, SAMPLE_RATE)
     clipped = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-    return flac_bytes(clipped, rate), "flac", len(clipped)
+    return flac_bytes(clipped), "flac", len(clipped)
 
 
 def _segment(audio, entry: dict, seconds: float) -> np.ndarray:
@@ -149,9 +149,9 @@ class _SharShard:
     def add(self, archive: tarfile.TarFile, stem: str, audio: bytes, extension: str, entry: dict) -> dict:
         from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
-        rate, samples = entry["sampling_rate"], entry.pop("_samples")
+        samples = entry.pop("_samples")
         source = AudioSource(type="shar", channels=[0], source="")
-        recording = Recording(stem, [source], rate, samples, samples / rate, channel_ids=[0])
+        recording = Recording(stem, [source], SAMPLE_RATE, samples, samples / SAMPLE_RATE, channel_ids=[0])
         text, language = entry.pop("text"), entry.pop("lang", None)
         del entry["audio_filepath"], entry["duration"], entry["sampling_rate"]
         supervision = SupervisionSegment(
@@ -188,13 +188,13 @@ def write_shard(plan: Plan, out: Path, shard: int, numbers: np.ndarray, offsets:
         for number, offset in zip(numbers.tolist(), offsets.tolist(), strict=True):
             entry = _entry_at(stream, manifest.absolute().parent, offset)
             try:
-                audio, extension, samples = audio_bytes(entry, plan.sampling_rate)
+                audio, extension, samples = audio_bytes(entry)
             except (ValueError, OSError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 rejected.append({"audio_filepath": entry["audio_filepath"], "reason": reason})
                 continue
             stem = _member_stem(number, entry)
-            entry |= {"duration": samples / plan.sampling_rate, "sampling_rate": plan.sampling_rate}
+            entry |= {"duration": samples / SAMPLE_RATE, "sampling_rate": SAMPLE_RATE}
             entry.pop("offset", None)
             if plan.format == "shar":
                 entry["_samples"] = samples
@@ -210,9 +210,7 @@ def _rejected_file(out: Path, shard: int) -> Path:
     return out / "left_out" / f"{shard}.json"
 
 
-def make_plan(
-    manifest: Path, format: str, utterances_per_shard: int, seed: int, rate: int
-) -> tuple[Plan, np.ndarray]:
+def make_plan(manifest: Path, format: str, utterances_per_shard: int, seed: int) -> tuple[Plan, np.ndarray]:
     """The plan for a manifest and its lines' offsets; UserError when there is nothing to shard."""
     if not manifest.is_file():
         raise UserError(
@@ -225,7 +223,7 @@ def make_plan(
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     # at least two: NeMo takes a single file for an unsharded manifest, which it would read into memory
     shards = max(2, round(len(offsets) / utterances_per_shard))
-    return Plan(str(manifest.absolute()), digest, format, min(shards, len(offsets)), seed, rate), offsets
+    return Plan(str(manifest.absolute()), digest, format, min(shards, len(offsets)), seed), offsets
 
 
 def claim_folder(out: Path, plan: Plan) -> set[int]:
