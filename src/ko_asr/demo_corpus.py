@@ -22,6 +22,7 @@ from ko_asr.errors import UserError
 from ko_asr.espeak import SAMPLE_RATE, VOICES, synthesize
 from ko_asr.files import atomic_write
 
+SYNTHETIC = "SYNTHETIC"  # a file of this name tells the builder, the audit and people
 SPLITS = ("train", "dev", "eval_clean", "eval_other")
 DEFAULT_UTTERANCES = 1800
 SURPLUS_BYTE = b"\n"  # every eval file of KsponSpeech has one byte too many; its value means nothing
@@ -232,6 +233,8 @@ def write_corpus(out: Path, utterances: int, seed: int, jobs: int, progress=iter
         for utterance, samples in progress(zip(planned, mapper(write, planned), strict=True)):
             seconds[utterance.split] += samples / SAMPLE_RATE
     _write_held_out(held_out, out / "held_out")
+    with atomic_write(out / SYNTHETIC) as stream:
+        stream.write("The speech in this folder is synthetic: espeak-ng, recipes/make_demo_corpus.py.\n")
     for split in SPLITS:
         with atomic_write(out / "scripts" / f"{split}.trn") as stream:
             stream.writelines(f"{u.path} :: {u.text}\n" for u in planned if u.split == split)

@@ -28,12 +28,15 @@ KSPONSPEECH, PLAIN = "ksponspeech", "plain"  # styles: conventions of transcript
 
 # Anything outside these needs the slow path of `_unicode`: most lines are syllables and ASCII already.
 _UNUSUAL = re.compile(r"[^ -~가-힣ㄱ-ㅣ]")
-_DELETED = {
+_DELETED: dict[int, int | None] = {
     code: None
     for code in (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF, 0xAD, 0x3164)
 }
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0xFFE0: 0xA2}
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), 0x20)
+_FULL_WIDTH: dict[int, int | None] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
+    0x3000: 0x20,
+    0xFFE0: 0xA2,
+}
+_CONTROLS: dict[int, int | None] = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), 0x20)
 _NOTHING_SAID = re.compile(r"[\W_]*")
 
 
@@ -124,7 +127,7 @@ class Normalizer:
 
     def clean(self, line: str) -> Cleaned:
         """Normalise one raw line and say what was done to it."""
-        fired = []
+        fired: list[str] = []
         for name, needs, act, found, reason in self._steps:
             if needs not in line:  # the empty string is in every line
                 continue
@@ -167,7 +170,7 @@ class Normalizer:
         return all(self.options[name] in ([v] if isinstance(v, str) else v) for name, v in wanted)
 
     def _compile(self, rule: dict) -> _Step:
-        name = rule.get("name", rule.get("pattern", rule.get("call")))
+        name = str(rule.get("name", rule.get("pattern", rule.get("call"))))
         pattern = re.compile(rule.get("pattern", ""))
         act: Callable[[str], str] | None = None
         if "call" in rule:

@@ -1,0 +1,89 @@
+"""What a corpus is to the data builder: a name, splits, and a stream of utterances.
+
+To add a corpus, write one module with one class::
+
+    class MyCorpus(Corpus):
+        name, title = "my_corpus", "My corpus"
+        licence, url = "CC BY 4.0", "https://..."
+        style = PLAIN                              # or KSPONSPEECH, or a style you add to text_rules.yaml
+
+        def __init__(self, root): ...              # find files; UserError says where it looked
+        def splits(self): return ["train", "test"]
+        def utterances(self, split):               # a generator: a million utterances cost no memory
+            yield Utterance(id="spk1/0001", split=split, text="raw text", where="train.tsv:12",
+                            source=AudioSource(path="/corpus/clips/0001.mp3"), fields={"speaker": "spk1"})
+
+and a recipe of a few lines (`ko_asr.prepare.add_arguments`, `ko_asr.prepare.run_recipe`; see
+recipes/prepare_ksponspeech.py). Everything else is shared: text rules, conversion to 16 kHz mono FLAC over
+processes or a Ray cluster, resuming, rejections with reasons, manifests, audit, report and data card.
+
+Rules for readers
+- Never drop a record: one that cannot be used is yielded with ``problem`` set and is rejected with it.
+- ``id`` is unique in the corpus and names the FLAC file (a relative path without extension). A second
+  utterance with an id already seen is rejected as a duplicate.
+- Do not touch the audio: give its place. Missing and broken files are found, and rejected, by the workers.
+"""
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ko_asr.text import PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSource:
+    """Where an utterance's audio lies.
+
+    ``path`` is a file; when it is empty or missing, ``member`` of the zip ``archive`` is read instead,
+    found by its last two path components (archives differ in what stands before). ``headerless`` is PCM,
+    16 kHz mono signed 16-bit little-endian; everything else is what libsndfile reads (WAV, FLAC, OGG, MP3),
+    of any rate and channel count. ``start`` and ``end`` cut a segment, in seconds.
+    """
+
+    path: str = ""
+    archive: str = ""
+    member: str = ""
+    headerless: bool = False
+    start: float = 0.0
+    end: float | None = None
+
+    def __str__(self) -> str:
+        return self.path or f"{self.archive}!{self.member}"
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One record of a corpus as delivered. ``where`` is file:line; ``fields`` go to the manifest."""
+
+    id: str
+    split: str
+    text: str
+    where: str
+    source: AudioSource = AudioSource()
+    problem: str = ""
+    fields: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class Corpus(abc.ABC):
+    """A corpus on disk. Class attributes describe it; the audit and the data card print them."""
+
+    name: str = ""  # short, for file names
+    title: str = ""
+    licence: str = ""
+    url: str = ""
+    style: str = PLAIN  # transcription convention: see text_rules.yaml
+    published: dict[str, int] = {}  # noqa: RUF012 - utterances a split, as its publisher counts them
+    synthetic: bool = False  # said wherever a figure is printed
+
+    @abc.abstractmethod
+    def splits(self) -> list[str]:
+        """Splits in the order to prepare; the first is the training split."""
+
+    @abc.abstractmethod
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """Every record of ``split``, in a stable order, also those that cannot be used."""
+
+    def count(self, split: str) -> int | None:
+        """Records in ``split`` when that is cheap to know (for the progress bar), else None."""
+        return None

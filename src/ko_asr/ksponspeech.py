@@ -1,0 +1,197 @@
+"""KsponSpeech as AI Hub delivers it (dataSetSn=123), however it was unpacked, or not unpacked at all.
+
+969 hours of spontaneous Korean dialogue (Bang et al., Applied Sciences 10(19), 2020). Korean nationals can
+have it from AI Hub; it must not be passed on.
+
+Users keep it in many ways: scripts in ``scripts/``, ``KsponSpeech_scripts/``, the root or still in their zip;
+audio below ``한국어_음성_분야/``, ``train/``, the root, or in zips; eval folders below ``KsponSpeech_eval/``,
+``test/`` or the root. So nothing is assumed: the tree is searched for the scripts, for the folders that the
+scripts name, and for zips.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from ko_asr.corpus import AudioSource, Corpus, Utterance
+from ko_asr.errors import UserError
+from ko_asr.text import KSPONSPEECH
+
+SPLITS = ("train", "dev", "eval_clean", "eval_other")
+PUBLISHED = {"train": 620_000, "dev": 2_545, "eval_clean": 3_000, "eval_other": 3_000}
+
+_AUDIO_FOLDER = re.compile(
+    r"KsponSpeech_\d{4}|eval_clean|eval_other"
+)  # 1,000 files and more each: not listed
+_SEPARATOR = re.compile(r"\s*::\s?")
+_SEARCH_DEPTH = 5
+_SEARCH_LIMIT = 20_000  # folders; a whole disk given by mistake is told so instead of being searched
+
+
+class _Layout:
+    """What a search of the given folders found."""
+
+    def __init__(self, roots: list[Path]) -> None:
+        self.scripts: dict[str, Path] = {}
+        self.folders: dict[str, list[Path]] = {}
+        self.archives: dict[str, Path] = {}
+        self.broken: list[Path] = []
+        self._visited = 0
+        for root in roots:
+            if not root.is_dir():
+                raise UserError(f"no folder {root}: name the folder that holds KsponSpeech")
+            self._search(root, 0)
+
+    def _search(self, folder: Path, depth: int) -> None:
+        self._visited += 1
+        if self._visited > _SEARCH_LIMIT:
+            raise UserError(
+                f"{folder} is deep in a tree of over {_SEARCH_LIMIT} folders: name KsponSpeech's own folder"
+            )
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            return  # lost+found and the like
+        for entry in entries:
+            if _AUDIO_FOLDER.fullmatch(entry.name) and entry.is_dir():
+                self.folders.setdefault(entry.name, []).append(entry)
+            elif entry.suffix == ".trn" and entry.is_file():
+                self.scripts.setdefault(entry.stem, entry)
+            elif entry.suffix == ".zip" and entry.is_file():
+                self._add_archive(entry)
+            elif depth < _SEARCH_DEPTH and not entry.suffix and entry.is_dir():
+                self._search(entry, depth + 1)
+
+    def _add_archive(self, path: Path) -> None:
+        if not zipfile.is_zipfile(path):
+            self.broken.append(path)
+        elif "script" in path.stem.lower():
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.endswith(".trn"):
+                        self.scripts.setdefault(PurePosixPath(name).stem, path)
+        else:
+            self.archives.setdefault(path.stem, path)
+
+
+class KsponSpeech(Corpus):
+    """The corpus below ``root``; ``zips`` is where its zips lie when that is elsewhere."""
+
+    name = "ksponspeech"
+    title = "KsponSpeech"
+    licence = "AI Hub terms of use: Korean nationals, no redistribution"
+    url = "https://aihub.or.kr/aihubdata/data/view.do?dataSetSn=123"
+    style = KSPONSPEECH
+    published = PUBLISHED
+
+    def __init__(self, root: Path, zips: Path | None = None) -> None:
+        self._roots = [root.absolute(), *([zips.absolute()] if zips else [])]
+        self._layout = _Layout(self._roots)
+        self._places: dict[str, tuple[str, str]] = {}
+        if not self._layout.scripts:
+            raise UserError(self._no_scripts())
+        # The demo corpus says itself that it is synthetic; no published counts.
+        self.synthetic = (root / "SYNTHETIC").exists()
+        if self.synthetic:
+            self.title, self.licence, self.url, self.published = (
+                "KsponSpeech-like demo corpus (espeak-ng)",
+                "-",
+                "",
+                {},
+            )
+
+    def _no_scripts(self) -> str:
+        looked = " and ".join(map(str, self._roots))
+        message = f"no .trn scripts below {looked} ({_SEARCH_DEPTH} levels deep, and in *scripts*.zip)"
+        if self._layout.broken:
+            return f"{message}; {self._layout.broken[0]} is no readable zip (download cut off?)"
+        return f"{message}: name the folder that holds train.trn, or its KsponSpeech_scripts.zip"
+
+    def splits(self) -> list[str]:
+        found = [split for split in SPLITS if split in self._layout.scripts]
+        if not found:
+            names = ", ".join(f"{name}.trn" for name in self._layout.scripts)
+            raise UserError(f"found {names} but none of {', '.join(f'{s}.trn' for s in SPLITS)}")
+        return found
+
+    def count(self, split: str) -> int:
+        with self._open_script(split) as stream:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
+
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        script = self._layout.scripts[split]
+        with self._open_script(split) as stream:
+            for number, line in enumerate(stream, start=1):
+                where = f"{script.name}:{number}" if script.suffix == ".trn" else f"{split}.trn:{number}"
+                yield self._utterance(split, line, number, where)
+
+    def _open_script(self, split: str) -> IO[bytes]:
+        script = self._layout.scripts[split]
+        if script.suffix == ".trn":
+            return script.open("rb")
+        archive = zipfile.ZipFile(script)
+        return archive.open(next(n for n in archive.namelist() if PurePosixPath(n).name == f"{split}.trn"))
+
+    def _utterance(self, split: str, line: bytes, number: int, where: str) -> Utterance:
+        text, problem = _decode(line, number)
+        parts = _SEPARATOR.split(text.strip(), maxsplit=1)
+        if problem or len(parts) != 2 or not parts[0]:
+            return Utterance(
+                "", split, text.strip(), where, problem=problem or "no 'path :: text' in the line"
+            )
+        path = parts[0].replace("\\", "/").removeprefix("./").lstrip("/")
+        identifier = str(PurePosixPath(path).with_suffix(""))
+        return Utterance(identifier, split, parts[1], where, self._source(path))
+
+    def _source(self, path: str) -> AudioSource:
+        """Folder and archive are looked up once a folder, not once a file."""
+        parent, _, name = path.rpartition("/")
+        if parent not in self._places:
+            self._places[parent] = (self._folder(parent), self._archive(parent))
+        folder, archive = self._places[parent]
+        return AudioSource(
+            path=f"{folder}/{name}" if folder else "", archive=archive, member=path, headerless=True
+        )
+
+    def _folder(self, parent: str) -> str:
+        """The folder on disk that agrees with most of ``parent`` from its end; "" when there is none."""
+        wanted = PurePosixPath(parent).parts[::-1]
+        candidates = self._layout.folders.get(wanted[0] if wanted else "", [])
+        candidates = [*candidates, *(p for root in self._roots if (p := root / parent).is_dir())]
+        if not candidates:
+            return "" if self._archive(parent) else str(self._roots[0] / parent)
+        return str(max(candidates, key=lambda folder: _common(folder.parts[::-1], wanted)))
+
+    def _archive(self, parent: str) -> str:
+        """The zip named as the first component that has one: KsponSpeech_01.zip, KsponSpeech_eval.zip."""
+        parts = PurePosixPath(parent).parts
+        found = [self._layout.archives[part] for part in parts if part in self._layout.archives]
+        if not found and parts and parts[-1].startswith("eval_"):
+            found = [p for stem, p in self._layout.archives.items() if stem.endswith("_eval")]
+        return str(found[0]) if found else ""
+
+
+def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _decode(line: bytes, number: int) -> tuple[str, str]:
+    """(text, problem): UTF-8 with or without BOM, else CP949, which AI Hub documents for the scripts.
+
+    Line by line, because scripts that were edited by hand mix both, and because one bad line is one rejected
+    utterance.
+    """
+    if number == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError("a script is UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    for encoding in ("utf-8", "cp949"):
+        try:
+            return line.decode(encoding), ""
+        except UnicodeDecodeError:
+            continue
+    return line.decode("utf-8", errors="replace"), "neither UTF-8 nor CP949"

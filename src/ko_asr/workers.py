@@ -1,0 +1,85 @@
+"""Ordered parallel map with bounded memory, over local processes or a Ray cluster.
+
+``Pool.imap`` of either library reads its whole input at once; a corpus has 620,000 lines. Here at most a few
+tasks a worker are in flight, results come in order, and the caller's generator is read only as needed.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from ko_asr.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+TASKS_IN_FLIGHT = 3  # a worker: one at work, one waiting, one being handed over
+
+
+@contextlib.contextmanager
+def ordered_map(jobs: int, ray_address: str = "") -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give ``run(function, tasks)``, which yields ``function(task)`` in order.
+
+    ``jobs`` processes here (1 runs in this process), or on the Ray cluster at ``ray_address`` ("auto" for the
+    one this machine belongs to, "local" to start one here); there the workers need this project installed
+    and the same file system. Raises UserError when Ray is missing or a worker dies.
+    """
+    if ray_address:
+        with _ray_pool(jobs, ray_address) as pool:
+            yield lambda function, tasks: _windowed(
+                lambda task: pool.apply_async(function, (task,)).get, tasks, TASKS_IN_FLIGHT * jobs
+            )
+    elif jobs == 1:
+        yield map
+    else:
+        context = multiprocessing.get_context("spawn")
+        pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_leave_ctrl_c_to_the_parent)
+        try:
+            yield lambda function, tasks: _windowed(
+                lambda task: pool.submit(function, task).result, tasks, TASKS_IN_FLIGHT * jobs
+            )
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died, most likely for lack of memory; "
+                "run the same command again to go on, with fewer --jobs"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _windowed(
+    submit: Callable[[Task], Callable[[], Result]], tasks: Iterable[Task], window: int
+) -> Iterator[Result]:
+    waiting: collections.deque[Callable[[], Result]] = collections.deque()
+    for task in tasks:
+        waiting.append(submit(task))
+        if len(waiting) >= window:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _ray_pool(jobs: int, address: str) -> Iterator[Any]:
+    try:
+        import ray
+        from ray.util.multiprocessing import Pool
+    except ImportError as error:
+        raise UserError("--ray needs Ray: pip install 'ray[default]'") from error
+    try:
+        ray.init(address=None if address == "local" else address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: start one with 'ray start --head'") from error
+    pool = Pool(processes=jobs)
+    try:
+        yield pool
+    finally:
+        pool.terminate()
+        ray.shutdown()
