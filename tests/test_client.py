@@ -12,6 +12,7 @@ import soxr
 
 from ko_asr.client import AsrClient, read_audio
 from ko_asr.errors import UserError
+from ko_asr.manifest import read_manifest
 from ko_asr.server import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +26,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def utterance(demo) -> tuple[Path, np.ndarray]:
-    line = demo.manifests["eval_clean"].read_text(encoding="utf-8").splitlines()[0]
-    path = Path(json.loads(line)["audio_filepath"])
+    path = Path(next(read_manifest(demo.manifests["eval_clean"]))["audio_filepath"])
     return path, soundfile.read(path, dtype="float32")[0]
 
 

@@ -20,6 +20,7 @@ from ko_asr import contract as names
 from ko_asr.client import AsrClient, ServerError, read_audio
 from ko_asr.contract import Contract
 from ko_asr.errors import UserError
+from ko_asr.manifest import read_manifest
 from ko_asr.server import TritonServer, free_ports, is_alive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,9 +31,8 @@ def utterances(demo) -> dict[str, np.ndarray]:
     """Every eval utterance: file -> samples."""
     audio = {}
     for split in ("eval_clean", "eval_other"):
-        for line in demo.manifests[split].read_text(encoding="utf-8").splitlines():
-            path = json.loads(line)["audio_filepath"]
-            audio[path] = read_audio(path)
+        for entry in read_manifest(demo.manifests[split]):
+            audio[entry["audio_filepath"]] = read_audio(entry["audio_filepath"])
     return audio
 
 
