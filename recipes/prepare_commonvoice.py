@@ -1,0 +1,29 @@
+"""Common Voice Korean to NeMo manifests, FLAC and a written audit.
+
+    python recipes/prepare_commonvoice.py --corpus /data/cv-corpus/ko --out data/commonvoice
+
+A run that was stopped goes on where it was when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from ko_asr.corpora.commonvoice import CommonVoice
+from ko_asr.corpora.layout import outside_of
+from ko_asr.errors import run_main
+from ko_asr.prepare import add_arguments, run_recipe
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that holds the unpacked corpus")
+    add_arguments(parser)
+    args = parser.parse_args()
+    outside_of(args.corpus, args.out)
+    return run_recipe(CommonVoice(args.corpus), args)
+
+
+if __name__ == "__main__":
+    run_main(main)

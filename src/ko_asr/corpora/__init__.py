@@ -1,0 +1,1 @@
+"""One module a corpus: each reads one publisher's layout into `ko_asr.corpus.Utterance` records."""

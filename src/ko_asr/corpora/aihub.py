@@ -1,0 +1,276 @@
+"""AI Hub's JSON corpora, by what their labels hold: conversation, command and dialect (NIKL's corpora too).
+
+AI Hub's own licence: Korean nationals, no redistribution, https://aihub.or.kr. One tree serves all::
+
+    Training/[라벨]1.AI챗봇/.../x.json    Training/[원천]1.AI챗봇_1/.../x.wav      Validation/...
+    1.Training/라벨링데이터/TL1/...        1.Training/원천데이터/TS1/...             2.Validation/...
+
+The audio of a label is looked for beside it, in the folder that bears its name with 원천 for 라벨, and in the
+audio folders whose last name is the same. Folders are indexed, not files: a corpus has millions of those.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ko_asr.corpora.layout import AUDIO_EXTENSIONS, existing_folder, read_json, text_fields
+from ko_asr.corpus import AudioSource, Corpus, Utterance
+from ko_asr.errors import UserError
+from ko_asr.text import PLAIN
+
+_LABEL_WORDS = (("라벨링", "원천"), ("라벨", "원천"), ("TL", "TS"), ("VL", "VS"), ("label", "source"))
+_HEADERLESS = {".pcm", ".raw"}
+_EXTENSIONS = {*AUDIO_EXTENSIONS, ".wavp"}
+
+
+def split_of(path: Path) -> str:
+    """train, dev or test by the names of a file's folders.
+
+    >>> [split_of(Path(p)) for p in ("1.Training/TL1/a.json", "Validation/[라벨]x/a.json", "x/VL_01/a.json")]
+    ['train', 'dev', 'dev']
+    """
+    for part in reversed(path.parts[:-1]):
+        name = part.lower().strip("[]0123456789. ")
+        if name.startswith(("valid", "vl", "vs", "dev")):
+            return "dev"
+        if name.startswith(("test", "eval")):
+            return "test"
+        if name.startswith(("train", "tl", "ts")):
+            return "train"
+    return "train"
+
+
+def _without_extension(name: str) -> str:
+    # an extension that audio has (자유대화 writes .wavp too); NIKL's ids have dots of their own
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in _EXTENSIONS else name
+
+
+class _AudioFolders:
+    """Where the audio of a label may lie."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_name: dict[str, list[Path]] = {}
+        for folder, subfolders, files in os.walk(root):
+            subfolders.sort()
+            if any(file.lower().endswith(AUDIO_EXTENSIONS) for file in files):
+                path = Path(folder)
+                self._by_name.setdefault(path.name, []).append(path)
+        self.count = sum(map(len, self._by_name.values()))
+        self._candidates: dict[Path, list[Path]] = {}
+
+    def _of(self, label_folder: Path) -> list[Path]:
+        if label_folder not in self._candidates:
+            relative = str(label_folder.relative_to(self._root))
+            renamed = [self._root / relative.replace(a, b) for a, b in _LABEL_WORDS if a in relative]
+            split = split_of(label_folder / "x")
+            same_name = [p for p in self._by_name.get(label_folder.name, []) if split_of(p / "x") == split]
+            few = [p for folders in self._by_name.values() for p in folders] if self.count <= 16 else []
+            near = [p for p in few if split_of(p / "x") == split]
+            self._candidates = {
+                label_folder: list(dict.fromkeys([label_folder, *renamed, *same_name, *near]))
+            }
+        return self._candidates[label_folder]
+
+    def find(self, label: Path, *names: str) -> Path | None:
+        """The audio file of a label under one of ``names`` (extensions do not count, folders may lead)."""
+        for folder in self._of(label.parent):
+            for name in names:
+                for extension in AUDIO_EXTENSIONS:
+                    if (file := folder / f"{_without_extension(name)}{extension}").is_file():
+                        return file
+        return None
+
+
+class _AiHub(Corpus):
+    """What the three families share: walking the labels, finding the audio."""
+
+    licence, url = "AI Hub: Korean nationals, no redistribution", "https://aihub.or.kr"
+    key = ""  # the JSON member that tells the family
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = existing_folder(root)
+        self._audio = _AudioFolders(self.root)
+        found = {split_of(label.relative_to(self.root)) for label in self._labels()}
+        if not found:
+            packed = " (there are zips: unpack them first)" if next(self.root.rglob("*.zip"), None) else ""
+            raise UserError(f"no JSON labels below {self.root}{packed}")
+        self._splits: list[str] = [split for split in ("train", "dev", "test") if split in found]
+
+    def _labels(self) -> Iterator[Path]:
+        for folder, subfolders, files in os.walk(self.root):
+            subfolders.sort()
+            yield from (Path(folder) / name for name in sorted(files) if name.lower().endswith(".json"))
+
+    def splits(self) -> list[str]:
+        """train, dev and test, as far as the folders' names tell them apart."""
+        return self._splits
+
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """Every record of every label file of the split."""
+        for path in self._labels():
+            where = path.relative_to(self.root)
+            if split_of(where) != split:
+                continue
+            key = f"{split}/{where.with_suffix('')}"
+            try:
+                label = read_json(path)
+                yield from self._records(label, path, key, split)
+            except ValueError as error:
+                yield Utterance(key, split, "", str(where), problem=f"unreadable label ({error})")
+            except (KeyError, TypeError, AttributeError) as error:
+                yield Utterance(key, split, "", str(where), problem=f"label of another kind ({error!r})")
+
+    def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
+        raise NotImplementedError
+
+    def _source(self, path: Path, *names: str) -> AudioSource:
+        file = self._audio.find(path, *names, path.stem)
+        if file is None:
+            return AudioSource(path=str(path.parent / names[0]))  # the worker rejects it as missing
+        return AudioSource(path=str(file), headerless=file.suffix.lower() in _HEADERLESS)
+
+
+class Conversation(_AiHub):
+    """자유대화 음성: one JSON an utterance with 발화정보.stt; ``fileNm`` may end in .wavp."""
+
+    name, title, style, key = "aihub_conversation", "AI Hub 자유대화", "aihub", "발화정보"
+
+    def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
+        said, talk, speaker = label["발화정보"], label.get("대화정보", {}), label.get("녹음자정보", {})
+        yield Utterance(
+            id=key,
+            split=split,
+            text=said["stt"],
+            where=str(path.relative_to(self.root)),
+            source=self._source(path, str(said.get("fileNm") or path.stem)),
+            fields=text_fields(
+                [
+                    ("speaker", speaker.get("recorderId")),
+                    ("gender", speaker.get("gender")),
+                    ("age", speaker.get("age")),
+                    ("region", talk.get("cityCode")),
+                    ("environment", talk.get("recrdEnvrn")),
+                    ("labelled_seconds", _number(said.get("recrdTime"))),
+                ]
+            ),
+        )
+
+
+class Command(_AiHub):
+    """명령어 음성 and its kin (전사정보.LabelText). Labels that call themselves bad are rejected."""
+
+    name, title, style, key = "aihub_command", "AI Hub 명령어", PLAIN, "전사정보"
+
+    def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
+        script, file, speaker = label["전사정보"], label.get("파일정보", {}), label.get("화자정보", {})
+        text = next(
+            script[k] for k in ("LabelText", "TransLabelText", "OrgLabelText", "") if k in script or not k
+        )
+        quality = label.get("기타정보", {}).get("QualityStatus") or "Good"
+        yield Utterance(
+            id=key,
+            split=split,
+            text=text,
+            where=str(path.relative_to(self.root)),
+            source=self._source(path, str(file.get("FileName") or path.stem)),
+            problem="" if quality in ("Good", "N/A") else f"labelled as of bad quality ({quality})",
+            fields=text_fields(
+                [
+                    ("speaker", speaker.get("SpeakerName")),
+                    ("gender", speaker.get("Gender")),
+                    ("age", speaker.get("Age")),
+                    ("region", speaker.get("Region")),
+                    ("labelled_seconds", _number(file.get("FileLength"))),
+                ]
+            ),
+        )
+
+
+class Dialect(_AiHub):
+    """한국어 방언 발화, and NIKL's 일상대화: one JSON a dialogue, utterances with start and end in seconds.
+
+    ``form`` is "dialect" (what was said) or "standard" (its standard-Korean spelling). Where each utterance
+    has a file of its own (NIKL: DIALOGUE/DIALOGUE.1.1.1.pcm), that is taken, else a segment of the dialogue.
+    """
+
+    name, title, style, key = "aihub_dialect", "AI Hub 방언 / NIKL", "nikl", "utterance"
+
+    def __init__(self, root: str | Path, form: str = "dialect") -> None:
+        super().__init__(root)
+        self._form = f"{form}_form"
+
+    def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
+        for document in label.get("document", [label]):
+            speakers = document.get("speaker") or document.get("metadata", {}).get("speaker", [])
+            people = {str(person.get("id")): person for person in speakers}
+            for number, said in enumerate(document["utterance"]):
+                yield self._segment(said, path, f"{key}/{said.get('id') or number}", split, number, people)
+
+    def _segment(
+        self, said: dict, path: Path, key: str, split: str, number: int, people: dict[str, dict]
+    ) -> Utterance:
+        source, problem = self._cut(said, path)
+        person = people.get(str(said.get("speaker_id")), {})
+        return Utterance(
+            id=key,
+            split=split,
+            text=said.get(self._form) or said.get("form") or "",
+            where=f"{path.relative_to(self.root)}[{number}]",
+            source=source,
+            problem=problem,
+            fields=text_fields(
+                [
+                    ("speaker", said.get("speaker_id")),
+                    ("gender", person.get("sex")),
+                    ("age", person.get("age")),
+                    ("region", person.get("principal_residence") or person.get("birthplace")),
+                ]
+            ),
+        )
+
+    def _cut(self, said: dict, path: Path) -> tuple[AudioSource, str]:
+        """The audio of an utterance: a file of its own or a segment of the dialogue; and what is wrong."""
+        own = self._audio.find(path, f"{path.stem}/{said.get('id')}", str(said.get("id")))
+        if own is not None:
+            return AudioSource(str(own), headerless=own.suffix.lower() in _HEADERLESS), ""
+        start, end = _number(said.get("start")), _number(said.get("end"))
+        if start is None or end is None:
+            return AudioSource(), "segment without start and end"
+        if end <= start:
+            return AudioSource(), "segment of no length"
+        return dataclasses.replace(self._source(path, path.stem), start=start, end=end), ""
+
+
+FAMILIES: dict[str, type[_AiHub]] = {"conversation": Conversation, "command": Command, "dialect": Dialect}
+
+
+def detect_family(root: str | Path) -> str:
+    """The family of a folder by its first readable label; UserError when there is none of a known kind."""
+    seen = 0
+    for folder, subfolders, files in os.walk(existing_folder(root)):
+        subfolders.sort()
+        for name in sorted(files):
+            if not name.lower().endswith(".json"):
+                continue
+            seen += 1
+            try:
+                label = read_json(Path(folder) / name)
+            except ValueError:
+                continue
+            for family, reader in FAMILIES.items():
+                if isinstance(label, dict) and (
+                    reader.key in label or (family == "dialect" and "document" in label)
+                ):
+                    return family
+    keys = " or ".join(reader.key for reader in FAMILIES.values())
+    raise UserError(f"none of {seen} JSON files below {root} holds {keys}: give --family, or another folder")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,54 @@
+"""Zeroth-Korean: 51.6 h of read speech, 22,263 utterances of 105 speakers, and a test set of 457 of 10.
+
+Licence CC BY 4.0, https://www.openslr.org/40. Layout::
+
+    AUDIO_INFO                                     SPEAKERID|NAME|SEX|SCRIPTID|DATASET
+    train_data_01/<script>/<reader>/<reader>_<script>_<number>.flac
+    train_data_01/<script>/<reader>/<reader>_<script>.trans.txt     "<utterance> <text>"
+    test_data_01/...
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ko_asr.corpora.layout import existing_folder, first_folder_with, read_lines, text_fields
+from ko_asr.corpus import AudioSource, Corpus, Utterance
+
+
+class Zeroth(Corpus):
+    """Zeroth-Korean as OpenSLR delivers it."""
+
+    name, title = "zeroth", "Zeroth-Korean"
+    licence, url = "CC BY 4.0", "https://www.openslr.org/40"
+    published = {"train": 22_263, "test": 457}  # noqa: RUF012
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = first_folder_with(existing_folder(root), ["train_data_*", "test_data_*"])
+        self._genders = self._read_genders()
+
+    def _read_genders(self) -> dict[str, str]:
+        table = self.root / "AUDIO_INFO"
+        if not table.is_file():
+            return {}
+        rows = (line.split("|") for _, line in read_lines(table))
+        return {row[0].strip(): row[2].strip().lower()[:1] for row in rows if len(row) > 2}
+
+    def splits(self) -> list[str]:
+        """train and test, as far as they are there."""
+        return [split for split in ("train", "test") if next(self.root.glob(f"{split}_data_*"), None)]
+
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """Every line of every transcript file."""
+        for transcript in sorted(self.root.glob(f"{split}_data_*/*/*/*.trans.txt")):
+            reader = transcript.parent.name
+            fields = text_fields([("speaker", reader), ("gender", self._genders.get(reader))])
+            for number, line in read_lines(transcript):
+                key, _, text = line.partition(" ")
+                yield Utterance(
+                    id=f"{transcript.parent.relative_to(self.root)}/{key}",
+                    split=split,
+                    text=text,
+                    where=f"{transcript.relative_to(self.root)}:{number}",
+                    source=AudioSource(path=str(transcript.parent / f"{key}.flac")),
+                    fields=fields,
+                )
