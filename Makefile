@@ -44,7 +44,7 @@ setup-server: .server/.ready
 	@$(BIN)/pip install -q -r requirements-dev.txt 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 
-.server/.ready: .venv/.ready requirements-server.txt export/setup_server.py
+.server/.ready: .venv/.ready requirements-server.txt export/setup_server.py export/backends/onnxruntime/model.py
 	@$(PY) export/setup_server.py
 	@touch $@
 

@@ -70,7 +70,7 @@ class Demo:
             done=DATA / "eval_other.jsonl",
         )  # fmt: skip
         self.run(
-            "build a tokenizer", "tokenizers/build.py", "--type", "syllable",
+            "build a tokenizer", "tokenizers/build.py", "--type", "jamo",
             "--manifest", DATA / "train.jsonl", "--out", TOKENIZER, done=TOKENIZER / "tokenizer.model",
         )  # fmt: skip
         self.run(

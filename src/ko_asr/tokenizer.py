@@ -54,7 +54,7 @@ def _hex(text: str) -> str:
 @cache
 def _compatibility_pairs() -> list[tuple[str, str]]:
     """(compatibility jamo, conjoining jamo) by the rule in the module's docstring, one to one."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for table in (hangul.ONSETS, hangul.NUCLEI, hangul.CODAS):
         for conjoining in table:
             compatibility = hangul.to_compat(conjoining)

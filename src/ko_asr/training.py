@@ -80,7 +80,7 @@ def quiet_nemo() -> None:
     nemo_logging.setLevel(nemo_logging.ERROR)
 
 
-def _report_callback():
+def _report_callback(config: "DictConfig"):
     """A Lightning callback that prints one line a validation, because a log file shows no progress bar."""
     import lightning.pytorch as pl
 
@@ -88,7 +88,7 @@ def _report_callback():
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             metrics = trainer.callback_metrics
             # The metric is named val_wer whatever it counts; with use_cer it is the character error rate.
-            rate = "CER" if module.cfg.get("use_cer") else "WER"
+            rate = "CER" if config.model.get("use_cer") else "WER"
             if "val_wer" in metrics and not trainer.sanity_checking:
                 print(
                     f"epoch {trainer.current_epoch}, step {trainer.global_step}: validation {rate} "
@@ -116,7 +116,7 @@ def train(config: "DictConfig") -> Path:
     pl.seed_everything(config.model.train_ds.seed, verbose=False)
     if not sys.stderr.isatty():
         config.trainer.enable_progress_bar = False
-    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[_report_callback()])
+    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[_report_callback(config)])
     log_dir = Path(exp_manager(trainer, config.exp_manager))
     model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(config)

@@ -1,0 +1,66 @@
+"""The demo, run once a test session through its own command and shared by every test that needs a model."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
+# transformers import.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What `recipes/demo.py` left in its work folder, and a tritonserver that serves it."""
+
+    work: Path
+    output: str  # what the command printed
+    model: Path
+    repository: Path
+    manifests: dict[str, Path]
+    results: dict[str, Path]
+    figures: dict
+    server: Path
+    url: str
+    metrics_url: str
+
+
+def run_demo(work: Path) -> str:
+    command = [sys.executable, "recipes/demo.py", "--work", str(work), "--no-bench"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
+    """The demo in a folder of its own: corpus, manifests, tokenizer, training, scores, export, serving.
+
+    KO_ASR_DEMO_WORK names a folder to keep between sessions, which saves a developer the training.
+    """
+    from ko_asr.server import TritonServer
+
+    keep = os.environ.get("KO_ASR_DEMO_WORK")
+    work = Path(keep) if keep else tmp_path_factory.mktemp("demo")
+    output = run_demo(work)
+    splits = ("eval_clean", "eval_other")
+    with TritonServer(work / "triton", ROOT / ".server") as server:
+        yield DemoRun(
+            work=work,
+            output=output,
+            model=next((work / "experiments").rglob("fastconformer_ko_demo.nemo")),
+            repository=work / "triton",
+            manifests={name: work / f"data/demo/{name}.jsonl" for name in ("train", "dev", *splits)},
+            results={name: work / f"results/demo/{name}" for name in splits},
+            figures=json.loads((work / "results/demo/demo.json").read_text(encoding="utf-8")),
+            server=ROOT / ".server",
+            url=server.url,
+            metrics_url=server.metrics_url,
+        )
