@@ -94,5 +94,5 @@ def test_bad_input(tmp_path):
         done = make(*arguments)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     too_many = make(tmp_path / "x", "--utterances", "3000000")
-    assert too_many.returncode == 2 and "grammar gives no more" in too_many.stderr
+    assert too_many.returncode == 2 and "grammar is good for" in too_many.stderr
     assert not (tmp_path / "x").exists()

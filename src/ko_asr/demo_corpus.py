@@ -8,6 +8,7 @@ of the seed: the same seed gives the same bytes, whatever the number of processe
 import concurrent.futures
 import functools
 import importlib.resources
+import math
 import multiprocessing
 import random
 import re
@@ -131,6 +132,10 @@ def plan(utterances: int, seed: int) -> tuple[list[DemoUtterance], DemoUtterance
     No two utterances say the same sentence, so eval sentences never occur in train or dev.
     Raises UserError when the grammar has not enough sentences.
     """
+    if sum(split_sizes(utterances).values()) > capacity() // 4:  # beyond, most draws are repetitions
+        raise UserError(
+            f"the demo grammar is good for {capacity() // 5} utterances; ask for fewer --utterances"
+        )
     rng = random.Random(f"sentences {seed}")
     seen: set[str] = set()
     planned = []
@@ -141,6 +146,17 @@ def plan(utterances: int, seed: int) -> tuple[list[DemoUtterance], DemoUtterance
     sentence = _new_sentence(rng, seen, plain=True)
     held_out = DemoUtterance("held_out", "held_out.wav", sentence, sentence, f"{seed} held_out")
     return planned, held_out
+
+
+@functools.cache
+def capacity() -> int:
+    """How many plain sentences the grammar has at most."""
+    rules = grammar()
+    counts = (
+        math.prod(len(rules["slots"][slot]) for slot in _SLOT.findall(template))
+        for template in rules["templates"]["plain"]
+    )
+    return sum(counts)
 
 
 def _new_sentence(rng: random.Random, seen: set[str], plain: bool = False) -> str:

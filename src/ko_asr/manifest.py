@@ -20,7 +20,7 @@ def read_manifest(path: str | Path) -> Iterator[dict]:
     """
     path = Path(path)
     folder = path.absolute().parent
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
@@ -33,7 +33,11 @@ def read_manifest(path: str | Path) -> Iterator[dict]:
         yield entry
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, UTF-8 bytes) of the lines that are not blank.
+
+    Raises UserError for a missing file and, with its line, for bytes that are no UTF-8.
+    """
     try:
         stream = path.open("rb")
     except FileNotFoundError as error:

@@ -8,7 +8,10 @@ import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -36,7 +39,7 @@ def ordered_map(jobs: int, ray_address: str = "") -> Iterator[Callable[..., Iter
         yield map
     else:
         context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_leave_ctrl_c_to_the_parent)
+        pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_follow_the_parent)
         try:
             yield lambda function, tasks: _windowed(
                 lambda task: pool.submit(function, task).result, tasks, TASKS_IN_FLIGHT * jobs
@@ -62,8 +65,17 @@ def _windowed(
         yield waiting.popleft()()
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it: workers of a killed parent would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
