@@ -1,6 +1,7 @@
 """recipes/shard_manifest.py: what NeMo's own loader reads from the shards is the manifest, bit for bit."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -154,10 +155,6 @@ def test_bucketing_bins_hold_equal_seconds_as_lhotses():
     assert seconds.min() > 0.98 * durations.sum() / 8 and seconds.max() < 1.02 * durations.sum() / 8
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(manifest, tmp_path):
     many = [entry | {"text": f"{entry['text']} {k}"} for k in range(60) for entry in read_manifest(manifest)]
     write_manifest(tmp_path / "many.jsonl", many)
@@ -182,7 +179,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(manifest, tmp_path):
 
     again = shard(*arguments, "--out", out, "--jobs", 2)
     assert again.returncode == 0, again.stderr
-    assert contents(out / "shards") == contents(tmp_path / "whole" / "shards")
+    assert contents_of(out / "shards") == contents_of(tmp_path / "whole" / "shards")
     assert all((out / "shards" / name).stat().st_mtime_ns == when for name, when in before.items())
 
     changed = shard(*arguments, "--out", out, "--seed", 1)
@@ -239,3 +236,88 @@ def test_bad_input_is_one_sentence(manifest, tmp_path):
             done.stderr
         )
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """A folder corpus of thirty utterances, one of them broken, one without text."""
+    folder = tmp_path_factory.mktemp("own") / "corpus"
+    for number in range(30):
+        path = folder / "train" / f"방-sub{number % 3}" / f"{number:02}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.round(synthesize(f"문장 {number}") * 32767).astype(np.int16), 16_000)
+        path.with_suffix(".txt").write_text(f"문장 {number}" if number != 7 else "...", encoding="utf-8")
+    (folder / "train" / "방-sub2" / "29.wav").write_bytes(b"RIFF")
+    return folder
+
+
+def prepare(corpus: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "recipes/prepare_folder.py",
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(out),
+        "--tokenizers",
+    ]
+    command += ["--max-rejected", "0.1", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_corpus_goes_straight_into_shards(corpus, tmp_path):
+    files = prepare(corpus, tmp_path / "files", "--jobs", "1")
+    done = prepare(corpus, tmp_path / "out", "--shards", "8", "--jobs", "2")
+    assert files.returncode == done.returncode == 0, done.stderr
+    shards = tmp_path / "out" / "shards" / "train"
+    assert len(list(shards.glob("audio_*.tar"))) == 4 and not list((tmp_path / "out").rglob("*.flac"))
+    cuts = loaded(shards, batch_size=4)
+    expected = {
+        entry["text"]: entry["audio_filepath"] for entry in read_manifest(tmp_path / "files" / "train.jsonl")
+    }
+    assert len(cuts) == 28 and {cut.supervisions[0].text for cut in cuts} == set(expected)
+    for cut in cuts:
+        single = soundfile.read(expected[cut.supervisions[0].text], dtype="float32")[0]
+        assert np.array_equal(cut.load_audio()[0], single)
+    audits = [
+        json.loads((tmp_path / name / "audit.json").read_text(encoding="utf-8")) for name in ("files", "out")
+    ]
+    assert audits[0]["splits"]["train"]["rejected"] == audits[1]["splits"]["train"]["rejected"]
+
+
+def test_shards_of_a_corpus_are_reused_and_changed_sources_are_not(corpus, tmp_path):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    assert prepare(copy, tmp_path / "out", "--shards", "8", "--jobs", "1").returncode == 0
+    shards = tmp_path / "out" / "shards" / "train"
+    before = {path.name: path.stat().st_mtime_ns for path in shards.glob("audio_*.tar")}
+    contents_before = contents_of(shards)
+    (shards / "keys" / "3.json").unlink()  # as after a kill: the tar is there, its note is not
+    (copy / "train" / "방-sub0" / "00.txt").write_text("다른 말", encoding="utf-8")
+    assert prepare(copy, tmp_path / "out", "--shards", "8", "--jobs", "1").returncode == 0
+    after = {path.name: path.stat().st_mtime_ns for path in shards.glob("audio_*.tar")}
+    assert {name for name in before if before[name] != after[name]} == {"audio_3.tar"}
+    changed = {name for name, data in contents_of(shards).items() if data != contents_before[name]}
+    assert changed == {"manifest_0.json"}, (
+        "another text changes a manifest only, and the bytes are the same again"
+    )
+
+    soundfile.write(
+        copy / "train" / "방-sub0" / "03.wav",
+        np.round(synthesize("새 소리") * 32767).astype(np.int16),
+        16_000,
+    )
+    for path in (copy / "train" / "방-sub2").iterdir():
+        path.unlink()  # ten fewer utterances: one shard fewer
+    again = prepare(copy, tmp_path / "out", "--shards", "8", "--jobs", "1")
+    assert again.returncode == 0, again.stderr
+    assert sorted(path.name for path in shards.glob("audio_*.tar")) == [
+        "audio_0.tar",
+        "audio_1.tar",
+        "audio_2.tar",
+    ]
+    assert len(loaded(shards, batch_size=4)) == 19
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,19 @@ from ko_asr.frames import SAMPLE_RATE
 from ko_asr.manifest import format_entry
 from ko_asr.prepare_state import Record
 from ko_asr.text import Normalizer
+
+
+class Store(Protocol):
+    """Where converted audio goes: `FlacFiles`, or a shard (`shard_store`)."""
+
+    def name(self, identifier: str) -> str:
+        """The audio_filepath of the manifest."""
+
+    def holds(self, record: Record) -> bool:
+        """Whether the recorded audio is still there, whole."""
+
+    def write(self, identifier: str, samples: np.ndarray) -> int:
+        """Write int16 [samples] and return the size in bytes. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ class Task(NamedTuple):
     utterances: Sequence[Utterance]
     known: dict[str, Record]
     normalizer: Normalizer
-    store: FlacFiles
+    store: Store
 
 
 class Outcome(NamedTuple):
@@ -127,14 +140,14 @@ def _bad_id(identifier: str) -> str:
     return "unsafe path" if unsafe else ""
 
 
-def _convert(utterance: Utterance, store: FlacFiles) -> Record:
+def _convert(utterance: Utterance, store: Store) -> Record:
     mark = signature(utterance.source)  # before reading: a file that changes meanwhile is converted again
     samples, repairs = read_audio(utterance.source)
     facts = measure(samples)
     return Record(utterance.id, mark, store.write(utterance.id, samples), repairs, facts)
 
 
-def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: FlacFiles) -> dict:
+def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
     return {
         "audio_filepath": store.name(utterance.id),
         "duration": round(facts.samples / SAMPLE_RATE, 6),

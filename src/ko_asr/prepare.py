@@ -21,6 +21,7 @@ from ko_asr.corpus import Corpus, Utterance
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
 from ko_asr.prepare_state import State, exclusive
+from ko_asr.shard_store import into_shards
 from ko_asr.text import Normalizer, add_text_arguments, normalizer_from
 from ko_asr.workers import ordered_map
 
@@ -76,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="convert on this Ray cluster (auto, local, ray://...)",
     )
     parser.add_argument(
+        "--shards",
+        type=int,
+        metavar="UTTERANCES",
+        default=0,
+        help="write the training split into tar shards of so many utterances, not into single files",
+    )
+    parser.add_argument(
         "--max-rejected",
         type=float,
         metavar="FRACTION",
@@ -98,7 +106,9 @@ def run_recipe(corpus: Corpus, args: argparse.Namespace) -> int:
         raise UserError("--jobs must be at least 1 and --max-rejected between 0 and 1")
     splits = _chosen(corpus, args.splits)
     normalizer = normalizer_from(args, corpus.style)
-    results = prepare(corpus, args.out, normalizer, splits, args.jobs, args.ray)
+    if args.shards < 0:
+        raise UserError("--shards is the number of utterances of a shard, 512 say")
+    results = prepare(corpus, args.out, normalizer, splits, args.jobs, args.ray, args.shards)
     from ko_asr.audit import write_audit
 
     audit = write_audit(corpus, results, normalizer, args.out, args.tokenizers)
@@ -143,9 +153,11 @@ def prepare(
     splits: Iterable[str],
     jobs: int = 1,
     ray_address: str = "",
+    shards: int = 0,
 ) -> list[SplitResult]:
     """Write FLAC and manifests of ``splits`` below ``out``; return what the audit needs.
 
+    ``shards``, when not 0, is the number of utterances of one tar shard of the training split.
     Resumable: see `prepare_state`. A split's manifest appears whole, when the split is done; a split of
     which nothing can be kept has none. Raises UserError and OSError for what ends a run.
     """
@@ -155,8 +167,9 @@ def prepare(
         try:
             with ordered_map(jobs, ray_address) as run, atomic_write(out / "rejected.jsonl") as rejected:
                 return [
-                    _prepare_split(corpus, split, out, normalizer, state, seen, run, rejected)
+                    _prepare_split(corpus, split, out, normalizer, state, seen, run, rejected, size)
                     for split in splits
+                    for size in [shards if split == corpus.splits()[0] else 0]
                 ]
         finally:
             state.close()
@@ -171,18 +184,22 @@ def _prepare_split(
     seen: set[int],
     run: Callable[..., Iterator[ChunkResult]],
     rejected: IO[str],
+    shards: int,
 ) -> SplitResult:
     result = SplitResult(split, out / f"{split}.jsonl")
     store = FlacFiles(out.absolute())
     result.manifest.unlink(missing_ok=True)  # an old one may name files that are about to change
 
     def tasks() -> Iterator[Task]:
-        for chunk in _batched(corpus.utterances(split), CHUNK):
-            yield Task(_mark_duplicates(chunk, seen), state.find([u.id for u in chunk]), normalizer, store)
+        for chunk in _batched(corpus.utterances(split), shards or CHUNK):
+            known = {} if shards else state.find([u.id for u in chunk])
+            yield Task(_mark_duplicates(chunk, seen), known, normalizer, store)
 
+    chunks = into_shards(run, tasks(), out / "shards" / split) if shards else run(process, tasks())
     with atomic_write(result.manifest, "wb") as manifest, _progress(corpus, split) as bar:
-        for chunk in run(process, tasks()):
-            state.add(outcome.new for outcome in chunk.outcomes if outcome.new)
+        for chunk in chunks:
+            if not shards:
+                state.add(outcome.new for outcome in chunk.outcomes if outcome.new)
             result.rules.update(chunk.rules)
             result.characters.update(chunk.characters)
             for outcome in chunk.outcomes:
