@@ -32,17 +32,19 @@ def test_containers_at_16_khz_are_bit_exact(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "name"), [(48_000, "a.wav"), (8_000, "a.flac"), (44_100, "a.ogg"), (48_000, "a.mp3")]
+    ("name", "rate", "channels"),
+    # libsndfile's MP3 encoder distorts equal stereo channels, so MP3 is tested with one.
+    [("a.wav", 48_000, 2), ("a.flac", 8_000, 2), ("a.ogg", 44_100, 2), ("a.mp3", 48_000, 1)],
 )
-def test_other_rates_keep_pitch_level_and_length(tmp_path, rate, name):
-    source = write(tmp_path / name, np.stack([tone(rate), tone(rate)], axis=1), rate)
+def test_other_rates_keep_pitch_level_and_length(tmp_path, name, rate, channels):
+    source = write(tmp_path / name, np.stack([tone(rate)] * channels, axis=1), rate)
     heard, repairs = read_audio(source)
-    assert repairs == ("mixed down to mono", "resampled to 16 kHz")
+    assert repairs == (*(["mixed down to mono"] if channels > 1 else []), "resampled to 16 kHz")
     assert abs(len(heard) - RATE) < 1200  # codecs pad
     middle = heard[2000:-2000]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
     assert np.argmax(spectrum) * RATE / len(middle) == pytest.approx(440, abs=2)
-    assert np.abs(middle).max() == pytest.approx(0.5 * 32767, rel=0.1)
+    assert np.std(middle) == pytest.approx(0.5 * 32767 / np.sqrt(2), rel=0.05)
 
 
 def test_segments(tmp_path):
