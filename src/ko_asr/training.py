@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ko_asr.errors import UserError
-from ko_asr.frames import encoder_frames, mel_frames, required_frames, samples_of
+from ko_asr.feasibility import refuse_infeasible, token_statistics
 from ko_asr.manifest import read_manifest
+from ko_asr.manifest_schema import validate_manifest
 from ko_asr.tokenizer import load
 
 if TYPE_CHECKING:
@@ -26,45 +27,25 @@ def check_data(config: "DictConfig") -> None:
                 f"'python recipes/prepare_ksponspeech.py --corpus DIR --out {manifest.parent}', "
                 "or run 'make demo' to see the whole recipe on a synthetic corpus"
             )
+        validate_manifest(manifest)
     load(config.model.tokenizer.dir)
-
-
-def infeasible_share(
-    manifest: str | Path, tokenizer: str | Path, subsampling: int, causal: bool = False
-) -> tuple[float, int]:
-    """(share of utterances that CTC cannot align, utterances) of a manifest under a tokenizer folder.
-
-    NeMo builds its loss with ``zero_infinity=True``: such an utterance trains nothing and says nothing.
-    """
-    processor = load(tokenizer)
-    total = infeasible = 0
-    for entry in read_manifest(manifest):
-        frames = encoder_frames(mel_frames(samples_of(entry["duration"])), subsampling, causal)
-        infeasible += frames < required_frames(processor.encode(entry["text"]))
-        total += 1
-    return infeasible / max(total, 1), total
 
 
 def check_feasibility(config: "DictConfig") -> None:
     """Print the share of training utterances that CTC cannot align; UserError above ``max_infeasible``."""
     encoder = config.model.encoder
-    share, total = infeasible_share(
-        config.model.train_ds.manifest_filepath,
-        config.model.tokenizer.dir,
-        encoder.subsampling_factor,
-        encoder.causal_downsampling,
+    factor = encoder.subsampling_factor
+    entries = read_manifest(config.model.train_ds.manifest_filepath)
+    statistics = token_statistics(
+        entries, load(config.model.tokenizer.dir), (factor,), encoder.causal_downsampling
     )
-    if not total:
-        raise UserError(
-            f"{config.model.train_ds.manifest_filepath} holds no utterance: prepare the corpus again"
-        )
-    print(f"CTC feasibility: {share:.2%} of {total} utterances have more tokens than frames", flush=True)
-    if share > config.max_infeasible:
-        raise UserError(
-            f"{share:.1%} of the training utterances have more tokens than the encoder has frames at "
-            f"{encoder.subsampling_factor}x subsampling (limit {config.max_infeasible:.1%}): use a tokenizer "
-            "with longer tokens, or model.encoder.subsampling_factor=4, or raise max_infeasible"
-        )
+    print(
+        f"CTC feasibility: {statistics.infeasible_share(factor):.2%} of {statistics.utterances} utterances "
+        f"have more tokens than frames at {factor}x ({statistics.tokens_per_second:.1f} tokens/s, "
+        f"{statistics.unknown_rate:.2%} unknown)",
+        flush=True,
+    )
+    refuse_infeasible(statistics, factor, config.max_infeasible)
 
 
 def quiet_nemo() -> None:
