@@ -24,6 +24,7 @@ from ko_asr.files import atomic_write
 from ko_asr.manifest import read_manifest
 from ko_asr.metrics import character_counts
 from ko_asr.server import TritonServer
+from ko_asr.text import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "fastconformer_ko_demo"
@@ -121,7 +122,7 @@ def served_equals_nemo(answers: dict[str, dict]) -> tuple[int, int]:
 
 def serve_and_compare() -> dict:
     """Serve the repository, transcribe the eval sets and a sentence of no split, compare with NeMo's text."""
-    spoken = Path(f"{HELD_OUT}.txt").read_text(encoding="utf-8").strip()
+    spoken = normalize(Path(f"{HELD_OUT}.txt").read_text(encoding="utf-8"))  # as the manifests are
     wav = Path(f"{HELD_OUT}.wav")
     splits = [list(read_manifest(DATA / f"{name}.jsonl")) for name in EVAL_SPLITS]
     files = [Path(entry["audio_filepath"]) for split in splits for entry in split]
@@ -152,7 +153,7 @@ def summary(demo: Demo, served: dict, started: float) -> dict:
         "python": platform.python_version(),
         "cer": {split: score["metrics"]["cer"]["rate"] for split, score in scores.items()},
         "coda_error_rate": {split: score["metrics"]["coda"]["rate"] for split, score in scores.items()},
-        "log_probs_difference": load(Path("triton/asr/contract.json"))["parity"],
+        "log_probs_difference": load(Path("triton/asr/1/contract.json"))["parity"],
         "ensemble": load(bench) if (bench := RESULTS / "offline_ensemble.json").exists() else None,
         **served,
     }
