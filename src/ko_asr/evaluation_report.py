@@ -54,12 +54,8 @@ def _rates_plot(labels: Sequence[str], rows: Sequence[dict], title: str) -> str:
         for rate, row in zip(rates, rows, strict=True)
     ]
     axes.bar(range(len(rows)), rates, yerr=np.maximum([low, high], 0), color="#4c78a8", capsize=3)
-    axes.set_xticks(
-        range(len(rows)),
-        labels,
-        rotation=30 if len(rows) > 5 else 0,
-        ha="right" if len(rows) > 5 else "center",
-    )
+    crowded = sum(map(len, labels)) > 30
+    axes.set_xticks(range(len(rows)), labels, rotation=30 * crowded, ha="right" if crowded else "center")
     axes.set_ylabel("%")
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
@@ -69,7 +65,7 @@ def _rates_plot(labels: Sequence[str], rows: Sequence[dict], title: str) -> str:
 def _histogram(entries: Sequence[dict]) -> str:
     figure, axes = plt.subplots(figsize=(5.4, 3.2))
     rates = [100 * min(entry["cer"], 1.5) for entry in entries if entry["cer"] is not None]
-    axes.hist(rates, bins=list(range(0, 155, 5)), color="#4c78a8")
+    axes.hist(rates, bins=list(range(0, 5 * int(max(rates, default=0) // 5) + 10, 5)), color="#4c78a8")
     axes.set_yscale("log")
     axes.set_xlabel("CER of an utterance, %")
     axes.set_ylabel("utterances")
