@@ -3,7 +3,6 @@
 Functions here run in worker processes and take and give plain picklable values.
 """
 
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -54,15 +53,13 @@ class FlacFiles:
     def write(self, identifier: str, samples: np.ndarray) -> int:
         """Write int16 [samples] and return the size in bytes. Raises OSError."""
         path = self.root / self.name(identifier)
-        _make_folder(path.parent)
         data = flac_bytes(samples)
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         return len(data)
-
-
-@functools.lru_cache(maxsize=4096)
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 class Task(NamedTuple):

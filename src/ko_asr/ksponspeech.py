@@ -9,6 +9,7 @@ audio below ``한국어_음성_분야/``, ``train/``, the root, or in zips; eval
 scripts name, and for zips.
 """
 
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -121,11 +122,9 @@ class KsponSpeech(Corpus):
             return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        script = self._layout.scripts[split]
         with self._open_script(split) as stream:
             for number, line in enumerate(stream, start=1):
-                where = f"{script.name}:{number}" if script.suffix == ".trn" else f"{split}.trn:{number}"
-                yield self._utterance(split, line, number, where)
+                yield self._utterance(split, line, number, f"{split}.trn:{number}")
 
     def _open_script(self, split: str) -> IO[bytes]:
         script = self._layout.scripts[split]
@@ -142,7 +141,7 @@ class KsponSpeech(Corpus):
                 "", split, text.strip(), where, problem=problem or "no 'path :: text' in the line"
             )
         path = parts[0].replace("\\", "/").removeprefix("./").lstrip("/")
-        identifier = str(PurePosixPath(path).with_suffix(""))
+        identifier = os.path.splitext(path)[0]  # noqa: PTH122 - ten times faster, a line of 620,000
         return Utterance(identifier, split, parts[1], where, self._source(path))
 
     def _source(self, path: str) -> AudioSource:

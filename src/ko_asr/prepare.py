@@ -161,11 +161,11 @@ def prepare(
     Resumable: see `prepare_state`. A split's manifest appears whole, when the split is done; a split of
     which nothing can be kept has none. Raises UserError and OSError for what ends a run.
     """
-    with exclusive(out):
+    with ordered_map(jobs, ray_address) as run, exclusive(out):
         state = State(out)
         seen: set[int] = set()
         try:
-            with ordered_map(jobs, ray_address) as run, atomic_write(out / "rejected.jsonl") as rejected:
+            with atomic_write(out / "rejected.jsonl") as rejected:
                 return [
                     _prepare_split(corpus, split, out, normalizer, state, seen, run, rejected, size)
                     for split in splits
