@@ -144,7 +144,9 @@ def main() -> None:
     else:
         entries = read_references(args.manifest, args.limit)
     check_writable(args.out)
-    evaluation.slice_labels(entries, args.by)  # a misspelt field is told now and not after the transcription
+    # a misspelt field is told now and not after the transcription
+    evaluation.slice_labels(entries, args.by)
+    evaluation.bootstrap_groups(entries, args.bootstrap_by)
     if args.model:
         run = run_model(args, entries)
 

@@ -19,7 +19,7 @@ from ko_asr.errors import UserError
 from ko_asr.espeak import synthesize
 from ko_asr.evaluation import compare, scorecard
 from ko_asr.manifest import write_manifest
-from ko_asr.transcription import read_segment
+from ko_asr.transcription import check_vocabulary, load_model, read_segment
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = [
@@ -114,16 +114,18 @@ def evaluated(model, manifest, tmp_path_factory) -> tuple[Path, subprocess.Compl
     return out, done
 
 
+@pytest.fixture(scope="module")
+def restored(model):
+    return load_model(model, "cpu")
+
+
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_transcripts_are_nemos_own(evaluated, model, manifest):
+def test_the_transcripts_are_nemos_own(evaluated, restored, manifest):
     import torch
 
-    from ko_asr.transcription import load_model
-
-    restored = load_model(model, "cpu")
     restored.cfg.validation_ds = {}  # NeMo's file loader looks in it
     predictions = lines(evaluated[0] / "predictions.jsonl")
     assert [p["text"] for p in predictions] == [m["text"] for m in lines(manifest)]
@@ -214,6 +216,12 @@ def test_perfect_transcripts_score_zero_and_slices_add_up():
     assert compare(entries, entries, "plain")["wer"]["p_value"] == 1.0
 
 
+def test_systems_that_ran_on_other_utterances_are_not_compared():
+    entry = {"audio_filepath": "/a/1.flac", "duration": 1.0, "text": "가", "pred_text": "가"}
+    with pytest.raises(UserError, match="1 of 2 are missing"):
+        compare([entry, entry | {"audio_filepath": "/a/2.flac"}], [entry], "plain")
+
+
 def bad_manifest(folder: Path, name: str, entries: list[dict]) -> Path:
     (folder / name).write_text("".join(json.dumps(e) + "\n" for e in entries), encoding="utf-8")
     return folder / name
@@ -244,6 +252,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(model, manifest, tmp_path)
             ("--model", model, "--manifest", manifest, "--by", "dialect"),
             "has the field 'dialect'; it has speaker",
         ),
+        (("--model", model, "--manifest", manifest, "--bootstrap-by", "room"), "'room' does not divide"),
         (("--predictions", manifest), "has no 'pred_text'"),
         (("--predictions", tmp_path / "nowhere"), "no predictions at"),
     ]
@@ -256,15 +265,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(model, manifest, tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
-def test_a_model_of_another_vocabulary_is_refused(model, manifest, tmp_path):
-    entries = [entry | {"text": "สวัสดีครับ"} for entry in lines(manifest)]
-    for entry in entries:
-        entry["audio_filepath"] = str(manifest.parent / entry["audio_filepath"])
-    done = evaluate(
-        "--model", model, "--manifest", bad_manifest(tmp_path, "thai.jsonl", entries), "--out", tmp_path
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "scores.json").exists()
-    assert "error: the model's vocabulary cannot write 100% of the manifest's characters" in done.stderr
+def test_a_model_of_another_vocabulary_is_refused(restored):
+    assert check_vocabulary(restored, SENTENCES) == 0.0
+    assert check_vocabulary(restored, ["값이 싸다 漢"]) == pytest.approx(1 / 5)
+    with pytest.raises(
+        UserError, match="the model's vocabulary cannot write 100% of the manifest's characters"
+    ):
+        check_vocabulary(restored, ["สวัสดีครับ"])
 
 
 def test_unreadable_audio_is_named(tmp_path):

@@ -108,6 +108,21 @@ def slice_labels(entries: Sequence[dict], fields: Sequence[str] | None = None) -
     return labels
 
 
+def bootstrap_groups(entries: Sequence[dict], field: str | None) -> list[str] | None:
+    """The group of each entry that intervals resample whole; None without ``field``.
+
+    UserError when the field makes fewer than two groups: their interval would have no width.
+    """
+    if field is None:
+        return None
+    groups = [str(entry.get(field, "")) for entry in entries]
+    if len(set(groups)) < 2:
+        raise UserError(
+            f"the field '{field}' does not divide the utterances: name one that differs, such as speaker"
+        )
+    return groups
+
+
 def _label_order(label: str) -> tuple:
     number = label.split("-")[0].split("+")[0]
     return (0, float(number), label) if number.replace(".", "", 1).isdigit() else (1, 0.0, label)
@@ -157,7 +172,7 @@ def scorecard(
     references = [entry["text"] for entry in entries]
     hypotheses = [entry["pred_text"] for entry in entries]
     scores = score(references, hypotheses, profile)
-    groups = [str(entry.get(bootstrap_by, "")) for entry in entries] if bootstrap_by else None
+    groups = bootstrap_groups(entries, bootstrap_by)
     metrics = metric_table(scores, groups)
     card = {
         "profile": profile,
@@ -232,7 +247,7 @@ def compare(
     references = [entry["text"] for entry in entries]
     ours = score(references, [entry["pred_text"] for entry in entries], profile)
     theirs = score(references, [other["pred_text"] for other in matched if other], profile)
-    groups = [str(entry.get(bootstrap_by, "")) for entry in entries] if bootstrap_by else None
+    groups = bootstrap_groups(entries, bootstrap_by)
     table = {}
     for metric in METRICS:
         if not ours.total(metric).reference:
