@@ -112,7 +112,7 @@ def test_clovacall(tmp_path):
 
 def conversation_label(text: str, file: str, recorder: str) -> dict:
     return {
-        "발화정보": {"stt": text, "scriptId": "s", "fileNm": file, "recrdTime": "2.1", "recrdQuality": "16K"},
+        "발화정보": {"stt": text, "scriptId": "s", "fileNm": file, "recrdTime": "1.0", "recrdQuality": "16K"},
         "대화정보": {
             "cityCode": "수도권",
             "recrdEnvrn": "실내",
@@ -161,7 +161,9 @@ def test_aihub_conversation(tmp_path):
 
 def test_aihub_command(tmp_path):
     corpus = tmp_path / "명령어"
-    for k, (quality, seconds) in enumerate((("Good", "1.2"), ("N/A", "1.2"), ("Bad", "1.2"))):
+    for k, (quality, seconds) in enumerate(
+        (("Good", "0.9"), ("N/A", "0.9"), ("Bad", "0.9"), ("Good", "2.6"))
+    ):
         name = f"PA_{k:04d}-F-08-C"
         label = {
             "기본정보": {"DataCategory": "AI비서"},
@@ -178,7 +180,8 @@ def test_aihub_command(tmp_path):
     assert prepared.process.returncode == 0, prepared.process.stderr
     assert prepared.texts("train") == ["거실 불 꺼 줘", "거실 불 켜 줘"]
     assert prepared.splits["train"][0]["age"] == "60~69"
-    assert list(prepared.reasons.values()) == ["labelled as of bad quality (Bad)"]
+    bad, short = prepared.reasons.values()
+    assert bad == "labelled as of bad quality (Bad)" and short.startswith("audio cut off (1.")
     prepared.check_audio()
 
 

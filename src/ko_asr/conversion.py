@@ -4,6 +4,7 @@ Functions here run in worker processes and take and give plain picklable values.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from ko_asr.manifest import format_entry
 from ko_asr.prepare_state import Record
 from ko_asr.text import Normalizer
 
+# Some of AI Hub's 명령어 recordings end at 2.6 s whatever was said; what is only rounded differs by less.
+LABEL_SLACK = 0.25
+
 
 class Store(Protocol):
     """Where converted audio goes: `FlacFiles`, or a shard (`shard_store`)."""
@@ -31,6 +35,9 @@ class Store(Protocol):
 
     def write(self, identifier: str, samples: np.ndarray) -> int:
         """Write int16 [samples] and return the size in bytes. Raises OSError."""
+
+
+_UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, bytes that were no UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,9 @@ class FlacFiles:
         except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a write that fails names no file, an open does
+            raise
         return len(data)
 
 
@@ -133,7 +143,7 @@ def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outco
 
 def _bad_id(identifier: str) -> str:
     parts = PurePosixPath(identifier).parts
-    unsafe = not parts or identifier.startswith("/") or ".." in parts or "\0" in identifier
+    unsafe = not parts or identifier.startswith("/") or ".." in parts or _UNWRITABLE.search(identifier)
     return "unsafe path" if unsafe else ""
 
 
@@ -141,6 +151,9 @@ def _convert(utterance: Utterance, store: Store) -> Record:
     mark = signature(utterance.source)  # before reading: a file that changes meanwhile is converted again
     samples, repairs = read_audio(utterance.source)
     facts = measure(samples)
+    missing = utterance.labelled_seconds - facts.samples / SAMPLE_RATE
+    if missing > LABEL_SLACK:
+        raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
     return Record(utterance.id, mark, store.write(utterance.id, samples), repairs, facts)
 
 

@@ -54,7 +54,10 @@ class AudioSource:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One record of a corpus as delivered. ``where`` is file:line; ``fields`` go to the manifest."""
+    """One record of a corpus as delivered. ``where`` is file:line; ``fields`` go to the manifest.
+
+    ``labelled_seconds`` is the length that a label gives, 0 for none; clearly shorter audio is rejected.
+    """
 
     id: str
     split: str
@@ -63,6 +66,7 @@ class Utterance:
     source: AudioSource = AudioSource()
     problem: str = ""
     fields: dict[str, str | int | float] = field(default_factory=dict)
+    labelled_seconds: float = 0.0
 
 
 class Corpus(abc.ABC):

@@ -153,7 +153,6 @@ class Conversation(_AiHub):
                     ("age", speaker.get("age")),
                     ("region", talk.get("cityCode")),
                     ("environment", talk.get("recrdEnvrn")),
-                    ("labelled_seconds", _number(said.get("recrdTime"))),
                 ]
             ),
         )
@@ -183,9 +182,9 @@ class Command(_AiHub):
                     ("gender", speaker.get("Gender")),
                     ("age", speaker.get("Age")),
                     ("region", speaker.get("Region")),
-                    ("labelled_seconds", _number(file.get("FileLength"))),
                 ]
             ),
+            labelled_seconds=_number(file.get("FileLength")) or 0.0,
         )
 
 
