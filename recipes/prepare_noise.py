@@ -94,13 +94,13 @@ def main() -> int:
             write_manifest(args.out / f"{name}.json", rows)
             print(f"{name}: {len(rows)} pieces, {sum(row['duration'] for row in rows) / 3600:.2f} h")
     if entries["noise"]:
-        options.append(
-            f"+model.train_ds.noise_path={args.out}/noise.json '+model.train_ds.noise_snr=[10,30]'"
-        )
+        options.append(f"model.train_ds.noise_path={args.out}/noise.json 'model.train_ds.noise_snr=[10,30]'")
     if responses:
         noise.write_recordings(args.out / "rir.jsonl.gz", responses)
         print(f"rir: {len(responses)} room responses")
-        options.append(f"+model.train_ds.rir_enabled=true +model.train_ds.rir_path={args.out}/rir.jsonl.gz")
+        options.append(f"model.train_ds.rir_path={args.out}/rir.jsonl.gz")
+    else:
+        options.append("model.train_ds.rir_enabled=false model.train_ds.rir_path=null")
     counts = dict(Counter(sound.part for sound in sounds))
     with atomic_write(args.out / "audit.json") as stream:
         json.dump(
@@ -112,8 +112,7 @@ def main() -> int:
     print(
         f"wrote {args.out}; {len(rejected)} of {len(sounds)} files left out (audit.json says why); train with"
     )
-    for option in [*options, "+model.train_ds.perturb_speed=true"]:
-        print(f"  {option}")
+    print(f"  {' '.join(options)}")
     return 0
 
 

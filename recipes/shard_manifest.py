@@ -73,8 +73,8 @@ def main() -> int:
     print(f"bucket_duration_bins: [{', '.join(f'{edge:g}' for edge in bins)}]")
     print(f"wrote {args.out}/input_cfg.yaml and shards.json; next:")
     print("  python recipes/train_ctc.py --config-name fastconformer_ko \\")
-    print(f"    +model.train_ds.input_cfg={args.out}/input_cfg.yaml \\")
-    print(f"    '+model.train_ds.bucket_duration_bins=[{','.join(f'{edge:g}' for edge in bins)}]'")
+    print(f"    model.train_ds.input_cfg={args.out}/input_cfg.yaml \\")
+    print(f"    'model.train_ds.bucket_duration_bins=[{','.join(f'{edge:g}' for edge in bins)}]'")
     if not kept:
         raise UserError(f"no utterance could be read; the reasons are in {args.out}/shards.json")
     if len(rejected) > args.max_rejected * len(offsets):

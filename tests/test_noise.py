@@ -69,7 +69,7 @@ def prepared(corpora, tmp_path_factory) -> Path:
         0.3,
     )
     assert done.returncode == 0, done.stderr
-    assert "+model.train_ds.noise_path=" in done.stdout
+    assert "augment=noise model.train_ds.noise_path=" in done.stdout
     return out
 
 

@@ -28,6 +28,14 @@ def check_data(config: "DictConfig") -> None:
                 "or run 'make demo' to see the whole recipe on a synthetic corpus"
             )
         validate_manifest(manifest)
+    for key, recipe in (
+        ("noise_path", "prepare_noise.py"),
+        ("rir_path", "prepare_noise.py"),
+        ("input_cfg", "shard_manifest.py"),
+    ):
+        path = config.model.train_ds.get(key)
+        if isinstance(path, str) and not Path(path).is_file():
+            raise UserError(f"no file {path} (model.train_ds.{key}): write it with recipes/{recipe}")
     load(config.model.tokenizer.dir)
 
 
