@@ -238,8 +238,8 @@ def test_aihub_dialect_cuts_segments(tmp_path):
     reasons = {Path(key).name: reason for key, reason in prepared.reasons.items()}
     assert reasons["D.1.1.3"] == "empty after cleaning" and reasons["D.1.1.8"] == "segment of no length"
     assert reasons["D.1.1.9"] == "empty audio" and len(reasons) == 3
-    standard = Prepared("aihub", corpus, tmp_path / "standard", "--form", "standard")
-    assert standard.texts("train") == ["맞아 그래", "봤어", "부추"]
+    respelled = Prepared("aihub", corpus, tmp_path / "standard", "--form", "standard")
+    assert respelled.texts("train") == ["맞아 그래", "봤어", "부추"]
     prepared.check_audio()
 
 
