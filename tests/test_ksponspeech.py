@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -279,6 +280,40 @@ def test_bad_input_is_told_and_does_not_stop_the_run(tmp_path):
     shutil.copy(tmp_path / "pcm", root / "KsponSpeech_01" / "KsponSpeech_0001" / "missing.pcm")
     prepare(root, out)  # a file that turned up later is taken
     assert len(read(out, "train")) == 4
+
+
+def test_broken_archives_are_told(tmp_path):
+    root = tmp_path / "corpus"
+    write_tree(root)
+    for part in ("KsponSpeech_01", "KsponSpeech_05"):
+        pack(root / f"{part}.zip", root, [root / part])
+    cut = root / "KsponSpeech_05.zip"
+    cut.write_bytes(cut.read_bytes()[:20_000])
+    damaged = bytearray((root / "KsponSpeech_01.zip").read_bytes())
+    damaged[5_000:5_010] = b"0123456789"
+    (root / "KsponSpeech_01.zip").write_bytes(damaged)
+    done = prepare(root, tmp_path / "out")
+    assert done.returncode == 1 and "FAILED dev: nothing could be kept" in done.stdout, done.stderr
+    splits = audit_of(tmp_path / "out")["splits"]
+    assert splits["dev"]["rejected_by_reason"] == {"broken archive": 3}
+    assert splits["train"]["rejected_by_reason"] == {"unreadable in KsponSpeech_01.zip": 1}
+    assert (splits["train"]["kept"], splits["eval_clean"]["kept"]) == (2, 3)
+
+
+def test_another_corpus_is_not_overwritten(tmp_path):
+    write_tree(tmp_path / "corpus")
+    assert prepare(tmp_path / "corpus", tmp_path / "out").returncode == 0
+    with sqlite3.connect(tmp_path / "out" / ".prepare.sqlite") as database:
+        database.execute("UPDATE corpus SET name = 'zeroth'")
+    before = digest(tmp_path / "out")
+    done = prepare(tmp_path / "corpus", tmp_path / "out")
+    assert done.returncode == 2 and "holds zeroth: choose another --out" in done.stderr
+    assert digest(tmp_path / "out") == before
+
+
+def test_help():
+    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--unknown-words {drop,unk,reject}" in done.stdout
 
 
 def test_a_split_that_ends_empty(tmp_path):

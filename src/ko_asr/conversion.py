@@ -62,10 +62,11 @@ class FlacFiles:
         path = self.root / self.name(identifier)
         data = flac_bytes(samples)
         try:
-            path.write_bytes(data)
-        except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         except OSError as error:
             error.filename = error.filename or str(path)  # a write that fails names no file, an open does
             raise

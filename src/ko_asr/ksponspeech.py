@@ -38,7 +38,7 @@ class _Layout:
         self.scripts: dict[str, Path] = {}
         self.folders: dict[str, list[Path]] = {}
         self.archives: dict[str, Path] = {}
-        self.broken: list[Path] = []
+        self.broken: dict[str, Path] = {}
         self._visited = 0
         for root in roots:
             if not root.is_dir():
@@ -60,14 +60,14 @@ class _Layout:
                 self.folders.setdefault(entry.name, []).append(entry)
             elif entry.suffix == ".trn" and entry.is_file():
                 self.scripts.setdefault(entry.stem, entry)
-            elif entry.suffix == ".zip" and entry.is_file():
+            elif ".zip" in entry.suffixes and entry.is_file():
                 self._add_archive(entry)
             elif depth < _SEARCH_DEPTH and not entry.suffix and entry.is_dir():
                 self._search(entry, depth + 1)
 
     def _add_archive(self, path: Path) -> None:
         if not zipfile.is_zipfile(path):
-            self.broken.append(path)
+            self.broken[path.name.split(".zip")[0]] = path  # also the .zip.part0 of a cut-up download
         elif "script" in path.stem.lower():
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
@@ -90,7 +90,7 @@ class KsponSpeech(Corpus):
     def __init__(self, root: Path, zips: Path | None = None) -> None:
         self._roots = [root.absolute(), *([zips.absolute()] if zips else [])]
         self._layout = _Layout(self._roots)
-        self._places: dict[str, tuple[str, str]] = {}
+        self._places: dict[str, tuple[str, str, str]] = {}
         if not self._layout.scripts:
             raise UserError(self._no_scripts())
         # The demo corpus says itself that it is synthetic; no published counts.
@@ -107,7 +107,7 @@ class KsponSpeech(Corpus):
         looked = " and ".join(map(str, self._roots))
         message = f"no .trn scripts below {looked} ({_SEARCH_DEPTH} levels deep, and in *scripts*.zip)"
         if self._layout.broken:
-            return f"{message}; {self._layout.broken[0]} is no readable zip (download cut off?)"
+            return f"{message}; {next(iter(self._layout.broken.values()))} is no whole zip: download it again"
         return f"{message}: name the folder that holds train.trn, or its KsponSpeech_scripts.zip"
 
     def splits(self) -> list[str]:
@@ -141,27 +141,30 @@ class KsponSpeech(Corpus):
                 "", split, text.strip(), where, problem=problem or "no 'path :: text' in the line"
             )
         path = parts[0].replace("\\", "/").removeprefix("./").lstrip("/")
-        identifier = os.path.splitext(path)[0]  # noqa: PTH122 - ten times faster, a line of 620,000
-        return Utterance(identifier, split, parts[1], where, self._source(path))
-
-    def _source(self, path: str) -> AudioSource:
-        """Folder and archive are looked up once a folder, not once a file."""
+        identifier = os.path.splitext(path)[0]  # pathlib takes ten times as long
         parent, _, name = path.rpartition("/")
+        folder, archive, problem = self._place(parent)
+        file = f"{folder}/{name}" if folder else ""
+        source = AudioSource(path=file, archive=archive, member=path, headerless=True)
+        return Utterance(identifier, split, parts[1], where, source, problem)
+
+    def _place(self, parent: str) -> tuple[str, str, str]:
+        """(folder, archive, problem) for the script paths of one folder; looked up once, not once a file."""
         if parent not in self._places:
-            self._places[parent] = (self._folder(parent), self._archive(parent))
-        folder, archive = self._places[parent]
-        return AudioSource(
-            path=f"{folder}/{name}" if folder else "", archive=archive, member=path, headerless=True
-        )
+            archive, folder = self._archive(parent), self._folder(parent)
+            broken = [p for part in PurePosixPath(parent).parts if (p := self._layout.broken.get(part))]
+            problem = f"broken archive ({broken[0].name} is no whole zip)" if broken else ""
+            if not folder and not archive and not problem:
+                folder = str(self._roots[0] / parent)  # the workers will say that the file is missing there
+            self._places[parent] = (folder, archive, "" if folder or archive else problem)
+        return self._places[parent]
 
     def _folder(self, parent: str) -> str:
         """The folder on disk that agrees with most of ``parent`` from its end; "" when there is none."""
         wanted = PurePosixPath(parent).parts[::-1]
         candidates = self._layout.folders.get(wanted[0] if wanted else "", [])
         candidates = [*candidates, *(p for root in self._roots if (p := root / parent).is_dir())]
-        if not candidates:
-            return "" if self._archive(parent) else str(self._roots[0] / parent)
-        return str(max(candidates, key=lambda folder: _common(folder.parts[::-1], wanted)))
+        return str(max(candidates, key=lambda folder: _common(folder.parts[::-1], wanted), default=""))
 
     def _archive(self, parent: str) -> str:
         """The zip named as the first component that has one: KsponSpeech_01.zip, KsponSpeech_eval.zip."""

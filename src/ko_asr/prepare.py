@@ -27,6 +27,7 @@ from ko_asr.workers import ordered_map
 
 CHUNK = 64  # utterances a task: about 8 MB of samples at most, and little handing over
 DEFAULT_MAX_REJECTED = 0.01
+MOST_TEXT_SHOWN = 1000  # characters of a rejected text: a binary file taken for a script has longer lines
 
 # One number an utterance, kept for the audit: (column, array type). 620,000 utterances cost 40 MB.
 _COLUMNS = {
@@ -162,7 +163,7 @@ def prepare(
     which nothing can be kept has none. Raises UserError and OSError for what ends a run.
     """
     with ordered_map(jobs, ray_address) as run, exclusive(out):
-        state = State(out)
+        state = State(out, corpus.name)
         seen: set[int] = set()
         try:
             with atomic_write(out / "rejected.jsonl") as rejected:
@@ -238,7 +239,7 @@ def _record(outcome: Outcome, result: SplitResult, manifest: IO[bytes], rejected
     assert outcome.facts is not None
     columns, facts = result.columns, outcome.facts
     columns["offset"].append(manifest.tell())
-    manifest.write(outcome.line.encode())
+    manifest.write(outcome.line.encode(errors="replace"))  # JSON corpora can hold lone surrogates
     result.kept += 1
     result.reused += outcome.new is None
     result.repairs.update(outcome.repairs)
@@ -257,9 +258,9 @@ def _rejection(outcome: Outcome) -> str:
         "where": utterance.where,
         "audio": str(utterance.source),
         "reason": outcome.reason,
-        "text": utterance.text,
+        "text": utterance.text[:MOST_TEXT_SHOWN],
     }
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return json.dumps(entry, ensure_ascii=False).encode(errors="replace").decode() + "\n"
 
 
 def _progress(corpus: Corpus, split: str) -> Any:

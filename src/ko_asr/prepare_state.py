@@ -46,10 +46,14 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 class State:
-    """Records of finished files in ``folder``/.prepare.sqlite."""
+    """Records of finished files in ``folder``/.prepare.sqlite, which one corpus has for its own.
 
-    def __init__(self, folder: Path) -> None:
+    Raises UserError when ``folder`` holds another corpus, whose manifests would be overwritten.
+    """
+
+    def __init__(self, folder: Path, corpus: str) -> None:
         self.path = folder / ".prepare.sqlite"
+        self._corpus = corpus
         try:
             self._connect()
         except sqlite3.DatabaseError:  # cut off by a power failure: everything is simply done again
@@ -63,8 +67,17 @@ class State:
         if self._database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
             self._database.execute("DROP TABLE IF EXISTS audio")
             self._database.execute(f"PRAGMA user_version={_VERSION}")
+        self._claim()
         columns = ", ".join(f"{name} PRIMARY KEY" if name == "id" else name for name in _COLUMNS)
         self._database.execute(f"CREATE TABLE IF NOT EXISTS audio({columns}) WITHOUT ROWID")
+
+    def _claim(self) -> None:
+        self._database.execute("CREATE TABLE IF NOT EXISTS corpus(name)")
+        owners = [name for (name,) in self._database.execute("SELECT name FROM corpus")]
+        if not owners:
+            self._database.execute("INSERT INTO corpus VALUES (?)", [self._corpus])
+        elif owners != [self._corpus]:
+            raise UserError(f"{self.path.parent} holds {owners[0]}: choose another --out for {self._corpus}")
 
     def find(self, ids: Sequence[str]) -> dict[str, Record]:
         """Records of those of ``ids`` that have one."""

@@ -30,7 +30,15 @@ KSPONSPEECH, PLAIN = "ksponspeech", "plain"  # styles: conventions of transcript
 _UNUSUAL = re.compile(r"[^ -~가-힣ㄱ-ㅣ]")
 _DELETED: dict[int, int | None] = {
     code: None
-    for code in (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF, 0xAD, 0x3164)
+    for code in (
+        *range(0x200B, 0x2010),
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x2070),
+        *range(0xD800, 0xE000),
+        0xFEFF,
+        0xAD,
+        0x3164,
+    )
 }
 _FULL_WIDTH: dict[int, int | None] = {
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
@@ -212,11 +220,12 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     book = rule_book()
     group = parser.add_argument_group("text", "how transcriptions become text (text_rules.yaml)")
     profiles = "; ".join(f"{name}: {profile['about']}" for name, profile in book["profiles"].items())
+    profiles = f"count as another toolkit does: {profiles}".replace("%", "%%")
     group.add_argument(
         "--profile",
         choices=list(book["profiles"]),
         default="",
-        help=f"count as another toolkit does: {profiles}",
+        help=profiles,
     )
     for name, option in book["options"].items():
         flag = "--" + name.replace("_", "-")
