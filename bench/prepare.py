@@ -195,6 +195,7 @@ def main() -> None:
     else:
         result["utterances_per_second"] = speed(args.utterances, args.rounds, args.folder)
         result["ratios"] = report_speed(result["utterances_per_second"])
+    result["load_average"] = os.getloadavg()  # above the number of cores, two processes cannot gain
     with atomic_write(args.out) as stream:
         json.dump(result, stream, ensure_ascii=False, indent=1)
         stream.write("\n")

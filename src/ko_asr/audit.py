@@ -111,7 +111,7 @@ def _split_audit(result: SplitResult, published: int | None) -> dict[str, Any]:
     }
     if result.kept:
         audit |= {
-            "seconds": _distribution(seconds, upper=30.0),
+            "seconds": _distribution(seconds, upper=min(30.0, float(np.ceil(seconds.max())))),
             "syllables_per_second": _distribution(columns["syllables"] / seconds, upper=12.0),
             "jamo_per_second": _distribution(columns["jamo"] / seconds, upper=30.0),
             "level_dbfs": _distribution(columns["rms_db"].astype(float), lower=-70.0, upper=0.0),

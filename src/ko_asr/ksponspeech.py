@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ko_asr.corpus import AudioSource, Corpus, Utterance
+from ko_asr.demo_corpus import SYNTHETIC
 from ko_asr.errors import UserError
 from ko_asr.text import KSPONSPEECH
 
@@ -93,15 +94,10 @@ class KsponSpeech(Corpus):
         self._places: dict[str, tuple[str, str, str]] = {}
         if not self._layout.scripts:
             raise UserError(self._no_scripts())
-        # The demo corpus says itself that it is synthetic; no published counts.
-        self.synthetic = (root / "SYNTHETIC").exists()
-        if self.synthetic:
-            self.title, self.licence, self.url, self.published = (
-                "KsponSpeech-like demo corpus (espeak-ng)",
-                "-",
-                "",
-                {},
-            )
+        self.synthetic = (root / SYNTHETIC).exists()
+        if self.synthetic:  # KsponSpeech's published counts are not held against it
+            self.title, self.licence = "Demo corpus in KsponSpeech's layout", "none needed"
+            self.url, self.published = "recipes/make_demo_corpus.py", {}
 
     def _no_scripts(self) -> str:
         looked = " and ".join(map(str, self._roots))
