@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.audit import write_audit
 from ko_asr.errors import UserError, run_main
 from ko_asr.espeak import VOICES, synthesize
 from ko_asr.files import atomic_write
@@ -147,12 +148,26 @@ def memory(lines: int) -> dict[str, float]:
                 path = f"{folder}/KsponSpeech_{number + 1:06d}.pcm"
                 os.link(source, root / "corpus" / path)
                 script.write(f"{path} :: {LINES[number % 4]} {number}\n")
+        for split in ("dev", "eval_clean"):  # so that the audit has leakage to look for
+            folder = f"KsponSpeech_eval/{split}"
+            (root / "corpus" / folder).mkdir(parents=True)
+            with (root / "corpus" / f"{split}.trn").open("w", encoding="utf-8") as script:
+                for number in range(lines // 200):
+                    os.link(source, root / "corpus" / folder / f"{number}.pcm")
+                    script.write(f"{folder}/{number}.pcm :: {LINES[number % 4]} 음 {number}\n")
+        corpus, normalizer = KsponSpeech(root / "corpus"), Normalizer()
         start = time.perf_counter()
-        ours(root / "corpus", root / "out", 2)
+        results = prepare(corpus, root / "out", normalizer, corpus.splits(), 2)
         seconds = time.perf_counter() - start
+        audit = write_audit(corpus, results, normalizer, root / "out")
+        audit_seconds = time.perf_counter() - start - seconds
+        assert audit["splits"]["train"]["kept"] == lines
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{lines} lines in {seconds:.0f} s ({lines / seconds:.0f}/s), peak of the parent {peak:.0f} MB")
-    return {"lines": lines, "seconds": seconds, "peak_mb": peak}
+    print(
+        f"{lines} lines in {seconds:.0f} s ({lines / seconds:.0f}/s), audit {audit_seconds:.0f} s, "
+        f"peak of the parent {peak:.0f} MB"
+    )
+    return {"lines": lines, "seconds": seconds, "audit_seconds": audit_seconds, "peak_mb": peak}
 
 
 def text(rounds: int) -> dict[str, float]:
