@@ -179,11 +179,12 @@ def test_every_layout_gives_the_same(tmp_path, arrange):
     samples = write_tree(root)
     arrange(root)
     before = digest(root)
-    done = prepare(root, tmp_path / "나온 것")
+    done = prepare(root, tmp_path / "나온 것", "--tokenizers")  # none: their cost is another test's
     assert done.returncode == 0, done.stderr + done.stdout
     check_prepared(tmp_path / "나온 것", samples)
     assert digest(root) == before  # the corpus is only read
     audit = audit_of(tmp_path / "나온 것")
+    assert audit["feasibility"] == []
     assert all(split["adds_up"] and not split["matches_published"] for split in audit["splits"].values())
     assert audit["splits"]["eval_clean"]["repairs"] == {"odd byte dropped": 3}
 
@@ -368,6 +369,9 @@ def test_processes_do_not_change_the_result(demo, tmp_path):
     assert done.returncode == 0, done.stderr
     assert prepared_digest(tmp_path / "out") == prepared_digest(demo / "out")
     audit = audit_of(demo / "out")
+    rows = [row for row in audit["feasibility"] if row["tokenizer"] == "jamo"]
+    assert [row["split"] for row in rows] == list(SPLITS)
+    assert all(row["infeasible"]["4x"] == 0 for row in rows) and rows[0]["infeasible"]["8x"] > 0.3
     assert audit["corpus"]["synthetic"] and audit["splits"]["train"]["published"] is None
     assert audit["splits"]["train"]["rules"]["punctuation"] > 0.5
     assert all(row["same_text"]["count"] == 0 for row in audit["across_splits"])
