@@ -13,13 +13,13 @@ import argparse
 import hashlib
 import secrets
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ko_asr.contract import ENCODER, PREPROCESSOR, Contract, bucket_lengths
 from ko_asr.errors import UserError, run_main
+from ko_asr.nemo_file import check_nemo_file
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -58,19 +58,6 @@ def newest_model(folder: Path) -> Path:
             f"no .nemo under {folder}: train one with python recipes/train_ctc.py, or name one with --model"
         )
     return found[-1]
-
-
-def check_archive(path: Path) -> None:
-    """Raise UserError on a missing or truncated .nemo at once, before NeMo is imported."""
-    if not path.is_file():
-        raise UserError(
-            f"no checkpoint at {path}: train one with python recipes/train_ctc.py, or name another"
-        )
-    try:
-        with tarfile.open(path) as archive:
-            archive.getmembers()  # walks the whole file
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} is not a whole .nemo archive (truncated?): save or copy it again") from error
 
 
 def shown(path: Path) -> str:
@@ -144,15 +131,13 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
 def main() -> None:
     options = parse(sys.argv[1:])
     path = options.model or newest_model(EXPERIMENTS)
-    check_archive(path)
+    check_nemo_file(path)
     print(f"exporting {shown(path)}" + ("" if options.model else f" (the newest under {EXPERIMENTS.name}/)"))
     from ko_asr import repository
 
     with repository.staging(options.repository) as stage:
         from ko_asr.onnx_export import export_encoder, load_model, log_mel_of
-        from ko_asr.training import quiet_nemo
 
-        quiet_nemo()
         started = time.monotonic()
         model = load_model(path)
         log_mel = log_mel_of(model)

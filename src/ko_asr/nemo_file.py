@@ -1,8 +1,9 @@
-"""What can be known of a .nemo file before NeMo, which takes seconds to import, is asked to restore it."""
+"""Open a .nemo: first what can be known before NeMo, which takes seconds to import, then the model."""
 
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from ko_asr.errors import UserError
 
@@ -24,3 +25,19 @@ def check_nemo_file(path: str | Path) -> None:
         raise UserError(f"{path} is a tar without model_config.yaml, not a .nemo file: give a model's .nemo")
     if max(member.offset_data + member.size for member in members) > os.path.getsize(path):
         raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
+
+
+def restore_model(path: str | Path, device: str = "cpu") -> Any:
+    """Restore any NeMo speech recognition model for inference; UserError when the file is not a whole one."""
+    check_nemo_file(path)
+    from ko_asr.training import quiet_nemo
+
+    quiet_nemo()
+    from nemo.collections.asr.models import ASRModel
+
+    try:
+        model = ASRModel.restore_from(str(path), map_location=device)
+    except Exception as error:  # NeMo raises a dozen kinds, from UnpicklingError to ConfigAttributeError
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is not a readable NeMo model ({reason}): copy or export it again") from error
+    return model.eval()

@@ -19,6 +19,7 @@ from torch import nn
 from ko_asr import contract as names
 from ko_asr.errors import UserError
 from ko_asr.logmel import LogMel
+from ko_asr.nemo_file import restore_model
 
 OPSET = 18
 OUTPUTS = (names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH, names.LOG_PROBS)
@@ -26,16 +27,10 @@ OUTPUTS = (names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH, names.L
 
 def load_model(path: Path) -> Any:
     """Restore a .nemo on the CPU in eval mode. Raises UserError when it is not one we can export."""
-    from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
-
-    try:
-        model = ASRModel.restore_from(str(path), map_location="cpu")
-    except Exception as error:  # NeMo raises a dozen kinds, tarfile.ReadError to UnpicklingError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} does not restore ({reason}): it is truncated or of another kind") from error
-    if not isinstance(model, EncDecCTCModelBPE):
+    model = restore_model(path)
+    if type(model).__name__ != "EncDecCTCModelBPE":
         raise UserError(f"{path} is a {type(model).__name__}; only EncDecCTCModelBPE is exported")
-    return model.eval()
+    return model
 
 
 def log_mel_of(model: Any) -> LogMel:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ko_asr.errors import UserError
 from ko_asr.feasibility import refuse_infeasible, token_statistics
 from ko_asr.manifest import read_manifest
-from ko_asr.manifest_schema import validate_manifest
+from ko_asr.manifest_schema import FILES_CHECKED, validate_manifest
 from ko_asr.tokenizer import load
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def check_data(config: "DictConfig") -> None:
                 f"'python recipes/prepare_ksponspeech.py --corpus DIR --out {manifest.parent}', "
                 "or run 'make demo' to see the whole recipe on a synthetic corpus"
             )
-        validate_manifest(manifest)
+        # Audio in shards is found by NeMo's own loader; the manifest still says what they hold.
+        validate_manifest(manifest, files_checked=0 if dataset.get("input_cfg") else FILES_CHECKED)
     for key, recipe in (
         ("noise_path", "prepare_noise.py"),
         ("rir_path", "prepare_noise.py"),
@@ -96,6 +97,10 @@ def train(config: "DictConfig") -> Path:
     """
     check_data(config)
     check_feasibility(config)
+    if config.trainer.accelerator == "cpu":
+        # Must precede torch. Threads that spin at a barrier cost nothing on an idle machine, but beside any
+        # other load a step was measured to take 8 s instead of 0.3 s.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_nemo()
     import lightning.pytorch as pl
     from nemo.collections.asr.models import EncDecCTCModelBPE

@@ -16,27 +16,18 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ko_asr.errors import UserError
-from ko_asr.nemo_file import check_nemo_file
-from ko_asr.training import quiet_nemo
+from ko_asr.nemo_file import restore_model
 
 # Above this share of reference characters that the vocabulary cannot write, the model is another language's.
 MAX_UNWRITABLE = 0.2
 
 
 def load_model(path: str | Path, device: str) -> Any:
-    """Restore any NeMo speech recognition model for inference; UserError when the file is not a whole one."""
-    check_nemo_file(path)
-    quiet_nemo()
-    from nemo.collections.asr.models import ASRModel
-
-    try:
-        model = ASRModel.restore_from(str(path), map_location=torch.device(device))
-    except Exception as error:  # NeMo raises a dozen kinds, from UnpicklingError to ConfigAttributeError
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable NeMo model ({reason}): copy or export it again") from error
+    """Restore a model that transcribes; UserError when the file is not a whole one or of another kind."""
+    model = restore_model(path, device)
     if not hasattr(model, "transcribe_generator"):
         raise UserError(f"{path} holds a {type(model).__name__}, which does not transcribe speech")
-    return model.eval()
+    return model
 
 
 def unwritable_share(model: Any, texts: Sequence[str]) -> float:
