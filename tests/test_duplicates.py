@@ -1,5 +1,7 @@
 """Near duplicates: the index finds exactly what comparing every pair finds."""
 
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
@@ -34,6 +36,23 @@ def test_as_every_pair_would_give(indexed, others, edits):
             if len(known) >= SHORTEST and edits_between <= max(1, int(len(known) * EDITS_A_CHARACTER)):
                 wanted.add((a, b, edits_between))
     assert found == wanted
+
+
+def test_time_is_bounded_when_everything_is_alike():
+    phrase = "거실에 있는 에어컨을 지금 바로 켜 줘 "
+    index = NearDuplicates(f"{phrase}{number}" for number in range(3000))
+    start = time.perf_counter()
+    for number in range(300):
+        index.matches(number, f"{phrase}{number}")
+    assert time.perf_counter() - start < 2.0
+
+
+def test_a_discarded_text_is_not_found_again():
+    index = NearDuplicates(["오늘은 날씨가 정말 좋아서 산책을 했다", "오늘은 날씨가 정말 좋아서 산책을 간다"])
+    asked = "오늘은 날씨가 정말 좋아서 산책을 갔다"
+    assert {pair.indexed for pair in index.matches(0, asked)} == {0, 1}
+    index.discard(0)
+    assert {pair.indexed for pair in index.matches(0, asked)} == {1}
 
 
 def test_spaces_and_punctuation_do_not_count():

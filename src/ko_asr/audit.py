@@ -250,7 +250,8 @@ def _near_duplicates(train: SplitResult, others: Sequence[SplitResult]) -> dict[
     for position, text in enumerate(_texts(train)):
         for pair in index.matches(position, text):
             split, other_text = texts[pair.indexed]
-            if pair.indexed not in matched[split] and text != other_text:
+            if text != other_text:
+                index.discard(pair.indexed)
                 matched[split][pair.indexed] = {"text": other_text, "in_train": text, "edits": pair.edits}
     return {
         other.split: {

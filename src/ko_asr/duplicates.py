@@ -5,11 +5,11 @@ Near means at most one edit in ten characters, spaces and punctuation not counte
 
 Found without comparing every pair: two texts within k edits share, unchanged and shifted by at most k, one
 of any k + 1 pieces that one of them is cut into. So the small side is cut and indexed by its pieces, and
-the large side streams past.
+the large side streams past. A piece that more than `MOST_SHARING` indexed texts hold (set phrases of a
+command corpus) is not followed, which bounds the time; a pair that shares only such pieces is missed.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from rapidfuzz.distance import Levenshtein
 
 SHORTEST = 12
 EDITS_A_CHARACTER = 0.1
+MOST_SHARING = 500
 
 _IGNORED = re.compile(r"[\W_]+")
 
@@ -46,13 +47,14 @@ class NearDuplicates:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: list[str] = []
-        self._index: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._index: dict[str, list[tuple[int, int]]] = {}
         for number, text in enumerate(texts):
             bare = _IGNORED.sub("", text)
             self._texts.append(bare)
             if len(bare) >= SHORTEST:
                 for offset, piece in _pieces(bare):
-                    self._index[piece].append((number, offset))
+                    self._index.setdefault(piece, []).append((number, offset))
+        self._index = {piece: found for piece, found in self._index.items() if len(found) <= MOST_SHARING}
         self._lengths = sorted({len(piece) for piece in self._index})
 
     def matches(self, position: int, text: str) -> list[NearPair]:
@@ -67,6 +69,12 @@ class NearDuplicates:
                 if edits <= allowed:
                     pairs.append(NearPair(number, position, edits))
         return pairs
+
+    def discard(self, number: int) -> None:
+        """Do not find the indexed text ``number`` again: for who wants one match each."""
+        for offset, piece in _pieces(self._texts[number]):
+            if (number, offset) in self._index.get(piece, ()):
+                self._index[piece].remove((number, offset))
 
     def _candidates(self, text: str) -> set[int]:
         found = set()
