@@ -94,7 +94,7 @@ def main() -> int:
             write_manifest(args.out / f"{name}.json", rows)
             print(f"{name}: {len(rows)} pieces, {sum(row['duration'] for row in rows) / 3600:.2f} h")
     if entries["noise"]:
-        options.append(f"model.train_ds.noise_path={args.out}/noise.json 'model.train_ds.noise_snr=[10,30]'")
+        options.append(f"augment=noise model.train_ds.noise_path={args.out}/noise.json")
     if responses:
         noise.write_recordings(args.out / "rir.jsonl.gz", responses)
         print(f"rir: {len(responses)} room responses")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ko_asr.errors import UserError
-from ko_asr.feasibility import refuse_infeasible, token_statistics
+from ko_asr.feasibility import TokenStatistics, refuse_infeasible, token_statistics
 from ko_asr.manifest import read_manifest
 from ko_asr.manifest_schema import FILES_CHECKED, validate_manifest
 from ko_asr.tokenizer import load
@@ -40,7 +40,7 @@ def check_data(config: "DictConfig") -> None:
     load(config.model.tokenizer.dir)
 
 
-def check_feasibility(config: "DictConfig") -> None:
+def check_feasibility(config: "DictConfig") -> TokenStatistics:
     """Print the share of training utterances that CTC cannot align; UserError above ``max_infeasible``."""
     encoder = config.model.encoder
     factor = encoder.subsampling_factor
@@ -55,6 +55,7 @@ def check_feasibility(config: "DictConfig") -> None:
         flush=True,
     )
     refuse_infeasible(statistics, factor, config.max_infeasible)
+    return statistics
 
 
 def quiet_nemo() -> None:
@@ -96,7 +97,7 @@ def train(config: "DictConfig") -> Path:
     by validation CER becomes ``experiments/NAME/checkpoints/NAME.nemo``.
     """
     check_data(config)
-    check_feasibility(config)
+    statistics = check_feasibility(config)
     if config.trainer.accelerator == "cpu":
         # Must precede torch. Threads that spin at a barrier cost nothing on an idle machine, but beside any
         # other load a step was measured to take 8 s instead of 0.3 s.
@@ -111,6 +112,10 @@ def train(config: "DictConfig") -> Path:
     if not sys.stderr.isatty():
         config.trainer.enable_progress_bar = False
     trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[_report_callback(config)])
+    if config.model.train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
+        # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
+        seconds = config.model.train_ds.batch_duration * trainer.world_size
+        trainer.limit_train_batches = max(1, round(statistics.seconds / seconds))
     log_dir = Path(exp_manager(trainer, config.exp_manager))
     model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(config)
