@@ -5,6 +5,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ko_asr.errors import UserError
 
 
@@ -25,6 +27,33 @@ def check_nemo_file(path: str | Path) -> None:
         raise UserError(f"{path} is a tar without model_config.yaml, not a .nemo file: give a model's .nemo")
     if max(member.offset_data + member.size for member in members) > os.path.getsize(path):
         raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The model_config.yaml of a .nemo as plain data, without NeMo; UserError as ``check_nemo_file``."""
+    check_nemo_file(path)
+    with tarfile.open(path, "r:") as archive:
+        stream = next(
+            archive.extractfile(member)
+            for member in archive.getmembers()
+            if Path(member.name).name == "model_config.yaml"
+        )
+        try:
+            config = yaml.safe_load(stream)  # type: ignore[arg-type]
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: model_config.yaml is not YAML: copy or export it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: model_config.yaml is empty: copy or export it again")
+    return config
+
+
+def read_tokenizer(path: str | Path) -> bytes | None:
+    """The SentencePiece model inside a .nemo, None where it has none (a character model, say)."""
+    with tarfile.open(path, "r:") as archive:
+        for member in archive.getmembers():
+            if member.name.endswith("tokenizer.model") and (stream := archive.extractfile(member)):
+                return stream.read()
+    return None
 
 
 def restore_model(path: str | Path, device: str = "cpu") -> Any:
