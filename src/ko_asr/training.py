@@ -108,10 +108,15 @@ def train(config: "DictConfig") -> Path:
     from nemo.utils.exp_manager import exp_manager
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
-    pl.seed_everything(config.model.train_ds.seed, verbose=False)
+    from ko_asr.resume import ResumeExactly, fix_data_order
+
+    seed = config.model.train_ds.seed
+    fix_data_order(config.model.train_ds)
+    pl.seed_everything(seed, verbose=False)
     if not sys.stderr.isatty():
         config.trainer.enable_progress_bar = False
-    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[_report_callback(config)])
+    callbacks = [_report_callback(config), ResumeExactly(seed)]
+    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=callbacks)
     if config.model.train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
         # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
         seconds = config.model.train_ds.batch_duration * trainer.world_size
