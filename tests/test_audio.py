@@ -1,12 +1,13 @@
 """Corpus audio: exact samples where nothing has to change, named repairs and reasons where it does."""
 
+import hashlib
 import io
 
 import numpy as np
 import pytest
 import soundfile
 
-from ko_asr.audio import AudioProblem, flac_bytes, measure, read_audio
+from ko_asr.audio import AudioProblem, flac_bytes, flac_digest, measure, read_audio
 from ko_asr.corpus import AudioSource
 
 RATE = 16_000
@@ -28,7 +29,10 @@ def test_containers_at_16_khz_are_bit_exact(tmp_path):
     for name in ("a.wav", "a.flac"):
         heard, repairs = read_audio(write(tmp_path / name, samples, subtype="PCM_16"))
         assert np.array_equal(heard, samples) and repairs == ()
-    assert np.array_equal(soundfile.read(io.BytesIO(flac_bytes(samples)), dtype="int16")[0], samples)
+    flac = flac_bytes(samples)
+    assert np.array_equal(soundfile.read(io.BytesIO(flac), dtype="int16")[0], samples)
+    md5 = hashlib.md5(samples.tobytes()).digest()
+    assert flac_digest(flac) == int.from_bytes(md5[:8], "little", signed=True)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_facts():
     facts = measure(tone())
     assert facts.peak == pytest.approx(0.5, abs=1e-3) and facts.clipped == 0 and facts.silent == 0
     assert facts.rms_db == pytest.approx(-9.03, abs=0.02) and facts.dc == pytest.approx(0, abs=1e-4)
-    assert facts.correlation > 0.95 and facts.digest == measure(tone()).digest != measure(tone()[1:]).digest
+    assert facts.correlation > 0.95
     loud = np.clip(tone().astype(int) * 4, -32768, 32767).astype(np.int16)
     assert measure(loud).clipped > 1000
     shifted = np.frombuffer(tone().tobytes()[1:-1], "<i2")  # a lost byte

@@ -9,11 +9,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from ko_asr.audio import AudioFacts, AudioProblem, flac_bytes, measure, read_audio, signature
+from ko_asr.audio import (
+    AudioFacts,
+    AudioProblem,
+    flac_bytes,
+    flac_digest,
+    measure,
+    read_audio,
+    signature,
+)
 from ko_asr.corpus import Utterance
 from ko_asr.frames import SAMPLE_RATE
 from ko_asr.manifest import format_entry
@@ -27,14 +35,16 @@ LABEL_SLACK = 0.25
 class Store(Protocol):
     """Where converted audio goes: `FlacFiles`, or a shard (`shard_store`)."""
 
+    effort: ClassVar[float]  # of the encoder, see `audio.flac_bytes`
+
     def name(self, identifier: str) -> str:
         """The audio_filepath of the manifest."""
 
     def holds(self, record: Record) -> bool:
         """Whether the recorded audio is still there, whole."""
 
-    def write(self, identifier: str, samples: np.ndarray) -> int:
-        """Write int16 [samples] and return the size in bytes. Raises OSError."""
+    def write(self, identifier: str, flac: bytes) -> None:
+        """Write one utterance's FLAC. Raises OSError."""
 
 
 _UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, bytes that were no UTF-8
@@ -45,6 +55,7 @@ class FlacFiles:
     """One FLAC file an utterance under ``root``/audio, written once, recorded afterwards."""
 
     root: Path
+    effort: ClassVar[float] = 0.625
 
     def name(self, identifier: str) -> str:
         """Path relative to the manifests."""
@@ -57,20 +68,18 @@ class FlacFiles:
         except OSError:
             return False
 
-    def write(self, identifier: str, samples: np.ndarray) -> int:
-        """Write int16 [samples] and return the size in bytes. Raises OSError."""
+    def write(self, identifier: str, flac: bytes) -> None:
+        """Write one FLAC file under its own name: only a record makes it count. Raises OSError."""
         path = self.root / self.name(identifier)
-        data = flac_bytes(samples)
         try:
             try:
-                path.write_bytes(data)
+                path.write_bytes(flac)
             except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                path.write_bytes(flac)
         except OSError as error:
             error.filename = error.filename or str(path)  # a write that fails names no file, an open does
             raise
-        return len(data)
 
 
 class Task(NamedTuple):
@@ -95,6 +104,7 @@ class Outcome(NamedTuple):
     syllables: int = 0
     jamo: int = 0
     text_digest: int = 0
+    audio_digest: int = 0
 
 
 class ChunkResult(NamedTuple):
@@ -139,6 +149,7 @@ def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outco
         syllables=syllables,
         jamo=jamo,
         text_digest=_digest(cleaned.text),
+        audio_digest=record.digest,
     )
 
 
@@ -155,7 +166,9 @@ def _convert(utterance: Utterance, store: Store) -> Record:
     missing = utterance.labelled_seconds - facts.samples / SAMPLE_RATE
     if missing > LABEL_SLACK:
         raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
-    return Record(utterance.id, mark, store.write(utterance.id, samples), repairs, facts)
+    flac = flac_bytes(samples, store.effort)
+    store.write(utterance.id, flac)
+    return Record(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
 
 
 def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:

@@ -243,8 +243,7 @@ def _record(outcome: Outcome, result: SplitResult, manifest: IO[bytes], rejected
     result.kept += 1
     result.reused += outcome.new is None
     result.repairs.update(outcome.repairs)
-    columns["audio_digest"].append(facts.digest)
-    for name in ("syllables", "jamo", "text_digest"):
+    for name in ("syllables", "jamo", "text_digest", "audio_digest"):
         columns[name].append(getattr(outcome, name))
     for name in ("samples", "peak", "clipped", "dc", "rms_db", "silent", "correlation"):
         columns[name].append(getattr(facts, name))

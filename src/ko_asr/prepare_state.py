@@ -17,8 +17,8 @@ from ko_asr.audio import AudioFacts
 from ko_asr.errors import UserError
 
 _COMMIT_SECONDS = 2.0  # work that a kill can cost
-_COLUMNS = ("id", "signature", "size", "repairs", *AudioFacts._fields)
-_VERSION = 1  # raise when the columns or their meaning change: old records are then ignored
+_COLUMNS = ("id", "signature", "size", "repairs", "digest", *AudioFacts._fields)
+VERSION = 2  # raise when the columns or their meaning change: old records are then ignored
 
 
 class Record(NamedTuple):
@@ -28,6 +28,7 @@ class Record(NamedTuple):
     signature: str
     size: int
     repairs: tuple[str, ...]
+    digest: int  # of the samples: `audio.flac_digest`
     facts: AudioFacts
 
 
@@ -64,9 +65,9 @@ class State:
     def _connect(self) -> None:
         self._database = sqlite3.connect(self.path)
         self._database.execute("PRAGMA synchronous=NORMAL")
-        if self._database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        if self._database.execute("PRAGMA user_version").fetchone()[0] != VERSION:
             self._database.execute("DROP TABLE IF EXISTS audio")
-            self._database.execute(f"PRAGMA user_version={_VERSION}")
+            self._database.execute(f"PRAGMA user_version={VERSION}")
         self._claim()
         columns = ", ".join(f"{name} PRIMARY KEY" if name == "id" else name for name in _COLUMNS)
         self._database.execute(f"CREATE TABLE IF NOT EXISTS audio({columns}) WITHOUT ROWID")
@@ -85,14 +86,14 @@ class State:
         query = f"SELECT {', '.join(_COLUMNS)} FROM audio WHERE id IN ({marks})"
         rows = self._database.execute(query, list(ids))
         return {
-            r[0]: Record(r[0], r[1], r[2], tuple(r[3].split("|")) if r[3] else (), AudioFacts(*r[4:]))
+            r[0]: Record(r[0], r[1], r[2], tuple(r[3].split("|")) if r[3] else (), r[4], AudioFacts(*r[5:]))
             for r in rows
         }
 
     def add(self, records: Iterable[Record]) -> None:
         """Remember files that are whole on disk. Raises UserError when the disk is full."""
         marks = ",".join("?" * len(_COLUMNS))
-        rows = [(r.id, r.signature, r.size, "|".join(r.repairs), *r.facts) for r in records]
+        rows = [(r.id, r.signature, r.size, "|".join(r.repairs), r.digest, *r.facts) for r in records]
         try:
             if rows:
                 self._database.executemany(f"INSERT OR REPLACE INTO audio VALUES ({marks})", rows)

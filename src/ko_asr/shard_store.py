@@ -17,15 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-import numpy as np
-
-from ko_asr.audio import AudioFacts, flac_bytes, signature
+from ko_asr.audio import AudioFacts, signature
 from ko_asr.conversion import ChunkResult, Outcome, Task, process
 from ko_asr.files import atomic_write
 from ko_asr.manifest import format_entry
-from ko_asr.prepare_state import Record
+from ko_asr.prepare_state import VERSION, Record
 
 
 @dataclass
@@ -33,6 +31,7 @@ class _Shard:
     """The store of one task: names members, and holds them all (done before) or writes them all."""
 
     tar: tarfile.TarFile | None
+    effort: ClassVar[float] = 0.0  # encoding is what takes the time here
 
     def name(self, identifier: str) -> str:
         # NeMo takes "-sub1" at the end of a name for a segment's number
@@ -41,13 +40,11 @@ class _Shard:
     def holds(self, record: Record) -> bool:
         return self.tar is None
 
-    def write(self, identifier: str, samples: np.ndarray) -> int:
+    def write(self, identifier: str, flac: bytes) -> None:
         assert self.tar is not None, "a finished shard lacks an utterance"
-        data = flac_bytes(samples, effort=0.0)  # encoding is what takes the time here
         member = tarfile.TarInfo(self.name(identifier))
-        member.size = len(data)
-        self.tar.addfile(member, io.BytesIO(data))
-        return len(data)
+        member.size = len(flac)
+        self.tar.addfile(member, io.BytesIO(flac))
 
 
 class ShardTask(NamedTuple):
@@ -80,7 +77,7 @@ def _key(task: Task) -> str:
 
     So other text rules rewrite a shard's manifest, and its audio only where they keep other utterances.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"%d" % VERSION)
     for utterance in task.utterances:
         kept = not utterance.problem and not task.normalizer.clean(utterance.text).reason
         digest.update(f"{utterance.id}\0{signature(utterance.source)}\0{kept}\n".encode())
@@ -95,7 +92,7 @@ def _records_of(note: Path, key: str) -> dict[str, Record] | None:
         return None
     if noted["key"] != key:
         return None
-    rows = ((row[0], *row[1:3], tuple(row[3]), AudioFacts(*row[4])) for row in noted["records"])
+    rows = ((*row[:3], tuple(row[3]), row[4], AudioFacts(*row[5])) for row in noted["records"])
     return {row[0]: Record(*row) for row in rows}
 
 
