@@ -5,10 +5,11 @@ section 2: merge repeats, then drop blanks. Pieces are SentencePiece's; `Vocabul
 ``SentencePieceProcessor.decode`` gives, which export checks on random token sequences.
 """
 
+import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,14 @@ def confidence(tokens: Sequence[Token], log_probs: np.ndarray) -> float:
     return float(np.mean(np.exp(log_probs))) if np.size(log_probs) else 0.0
 
 
+class Character(NamedTuple):
+    """One character of a text, spelled by the tokens at ``first`` to ``last``, both included."""
+
+    text: str
+    first: int
+    last: int
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """SentencePiece pieces in id order (blank is not among them) and the rule from pieces to text.
@@ -104,17 +113,44 @@ class Vocabulary:
         >>> Vocabulary(("<unk>", "▁안녕", "하세요", "▁")).text([1, 2, 3, 0])
         '안녕하세요  ⁇ '
         """
-        parts: list[str] = []
-        pending = bytearray()
-        for token in token_ids:
+        return "".join(character.text for character in self.characters(token_ids))
+
+    def characters(self, token_ids: Iterable[int], at_start: bool = True) -> list[Character]:
+        """`text` character by character, each with the positions in ``token_ids`` of its tokens.
+
+        ``at_start=False`` for tokens that continue a text: then no leading space is dropped.
+
+        >>> jamo = Vocabulary(("<unk>", *hangul.decompose("각")), rule="compose")
+        >>> jamo.characters([1, 2, 3, 1, 2])
+        [Character(text='각', first=0, last=2), Character(text='가', first=3, last=4)]
+        """
+        return _join_jamo(list(self._spell(token_ids, at_start)), self.rule)
+
+    def begins_word(self, token: int) -> bool:
+        """Whether the token's surface begins with a space, so that what came before can no longer change."""
+        return token == self.unknown_id or self.pieces[token].startswith(SPACE)
+
+    def _spell(self, token_ids: Iterable[int], at_start: bool) -> Iterator[Character]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # as SentencePiece: no UTF-8 is U+FFFD
+        position = run = -1  # `run`: the first byte piece of the character that is being read, or -1
+        for position, token in enumerate(token_ids):
             piece = self.pieces[token]
             if byte := _BYTE_PIECE.fullmatch(piece):
-                pending.append(int(byte[1], 16))
+                run = position if run < 0 else run
+                if chars := decoder.decode(bytes([int(byte[1], 16)])):
+                    yield from (Character(char, run, position) for char in chars)
+                    run = position if decoder.getstate()[0] else -1
+                at_start = False
                 continue
-            _flush(parts, pending)
-            parts.append(self._surface(token, piece, first=not any(parts)))
-        _flush(parts, pending)
-        return _join_jamo("".join(parts), self.rule)
+            if run >= 0:
+                yield from (Character(char, run, position - 1) for char in decoder.decode(b"", final=True))
+                decoder.reset()
+                run = -1
+            surface = self._surface(token, piece, at_start)
+            yield from (Character(char, position, position) for char in surface)
+            at_start = at_start and not surface
+        if run >= 0:
+            yield from (Character(char, run, position) for char in decoder.decode(b"", final=True))
 
     def _surface(self, token: int, piece: str, first: bool) -> str:
         if token == self.unknown_id:
@@ -125,18 +161,19 @@ class Vocabulary:
         return surface[1:] if first and surface.startswith(" ") else surface
 
 
-def _flush(parts: list[str], pending: bytearray) -> None:
-    """Decode byte-fallback pieces; bytes that are no UTF-8 become U+FFFD, as in SentencePiece."""
-    if pending:
-        parts.append(pending.decode("utf-8", errors="replace"))
-        pending.clear()
-
-
-def _join_jamo(text: str, rule: str) -> str:
+def _join_jamo(spelled: list[Character], rule: str) -> list[Character]:
     if rule == "identity":
-        return text
-    if rule == "compose":
-        return hangul.compose(text)
-    return _SYLLABLE_OR_JAMO.sub(
-        lambda match: hangul.COMPOSITION.get(match[0]) or hangul.to_compat(match[0]), text
-    )
+        return spelled
+    raw = "".join(character.text for character in spelled)
+    joined, done = [], 0
+    for match in (hangul.COMPOSABLE if rule == "compose" else _SYLLABLE_OR_JAMO).finditer(raw):
+        joined += spelled[done : match.start()]
+        done = match.end()
+        part = spelled[match.start() : done]
+        text = hangul.compose(match[0])
+        if len(text) > 1:  # a syllable that has a coda already, and another coda
+            joined += part
+        else:
+            text = text if rule == "compose" else hangul.to_compat(text)
+            joined.append(Character(text, part[0].first, part[-1].last))
+    return joined + spelled[done:]

@@ -44,7 +44,7 @@ def _arithmetic(code: int) -> str:
 DECOMPOSITION = {code: _arithmetic(code) for code in range(SYLLABLE_FIRST, SYLLABLE_LAST + 1)}
 COMPOSITION = {jamo: chr(code) for code, jamo in DECOMPOSITION.items()}
 
-_COMPOSABLE = re.compile(f"[{ONSETS}][{NUCLEI}][{CODAS}]?|[가-힣][{CODAS}]")
+COMPOSABLE = re.compile(f"[{ONSETS}][{NUCLEI}][{CODAS}]?|[가-힣][{CODAS}]")
 _TO_COMPAT = str.maketrans(ONSETS + NUCLEI + CODAS, COMPAT_ONSETS + COMPAT_NUCLEI + COMPAT_CODAS)
 _STAND_ALONE_RUN = re.compile(f"[{COMPAT_JAMO}]+")
 
@@ -85,7 +85,7 @@ def compose(text: str) -> str:
     >>> compose(decompose("닭이 꽥 OK")), compose("가" + chr(0x11A8)), len(compose(ONSETS[0] + "각"))
     ('닭이 꽥 OK', '각', 2)
     """
-    return _COMPOSABLE.sub(_composed, text)
+    return COMPOSABLE.sub(_composed, text)
 
 
 def split_syllable(char: str) -> tuple[str, str, str]:
