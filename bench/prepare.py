@@ -1,14 +1,18 @@
 """How fast a corpus is prepared, beside plain WAV copies and Lhotse on the same disk in the same run:
 
-    python bench/prepare.py [--utterances 5000] [--rounds 3] [--folder DIR] [--out bench/results/prepare.json]
+    python bench/prepare.py [--utterances 5000] [--rounds 2] [--folder DIR] [--out bench/results/prepare.json]
     python bench/prepare.py --lines 620000        # memory: a script as long as KsponSpeech's
     python bench/prepare.py --text                # normalisation, lines a second
 
 Speech of 3 to 5 s from espeak-ng in KsponSpeech's layout. Each case runs once a round, cases take turns, and
 the best round counts, since other work on the machine only ever adds time.
+
+Two cases bound what any preparation into FLAC files can reach: encoding alone, in memory, and writing FLAC
+that was encoded before the clock started. Their times add up to the least that one core needs.
 """
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -22,14 +26,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.audio import flac_bytes
 from ko_asr.audit import write_audit
+from ko_asr.conversion import FlacFiles
 from ko_asr.errors import UserError, run_main
 from ko_asr.espeak import VOICES, synthesize
 from ko_asr.files import atomic_write
 from ko_asr.ksponspeech import KsponSpeech
-from ko_asr.prepare import prepare
+from ko_asr.prepare import CHUNK, prepare
 from ko_asr.provenance import provenance
 from ko_asr.text import Normalizer
+from ko_asr.workers import ordered_map
 
 MEMORY = Path("/dev/shm")
 TEXT = "그/ 나는 (20년)/(이십 년) 전에 학교에서 밥을 먹었어. b/"
@@ -57,18 +64,50 @@ def write_corpus(root: Path, utterances: int) -> None:
     (root / "train.trn").write_text("".join(lines), encoding="utf-8")
 
 
-def copy_as_wav(corpus: Path, out: Path) -> None:
-    """The least that any preparation does: read each PCM, write it with a header."""
+def each_pcm(write: Callable[[Path, Path], None], corpus: Path, out: Path, jobs: int) -> None:
+    """Call ``write(pcm, folder)`` for every PCM file of the corpus, in ``jobs`` processes."""
+    tasks = []
     for folder in sorted((corpus / "KsponSpeech_01").iterdir()):
         (out / folder.name).mkdir(parents=True)
-        for pcm in sorted(folder.glob("*.pcm")):
-            buffer = io.BytesIO()
-            with wave.open(buffer, "wb") as stream:
-                stream.setnchannels(1)
-                stream.setsampwidth(2)
-                stream.setframerate(16_000)
-                stream.writeframes(pcm.read_bytes())
-            (out / folder.name / f"{pcm.stem}.wav").write_bytes(buffer.getvalue())
+        files = sorted(folder.glob("*.pcm"))
+        tasks += [(write, files[i : i + CHUNK], out / folder.name) for i in range(0, len(files), CHUNK)]
+    with ordered_map(jobs) as run:
+        for _ in run(write_chunk, tasks):
+            pass
+
+
+def write_chunk(task: tuple[Callable[[Path, Path], None], list[Path], Path]) -> None:
+    write, files, folder = task
+    for pcm in files:
+        write(pcm, folder)
+
+
+def copy_as_wav(pcm: Path, folder: Path) -> None:
+    """The least that any preparation does: read each PCM, write it with a header."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(16_000)
+        stream.writeframes(pcm.read_bytes())
+    (folder / f"{pcm.stem}.wav").write_bytes(buffer.getvalue())
+
+
+_encoded: dict[str, bytes] = {}  # by file name; worker processes inherit it when they are forked
+
+
+def write_encoded(pcm: Path, folder: Path) -> None:
+    """What creating the files costs when nothing has to be encoded."""
+    (folder / f"{pcm.stem}.flac").write_bytes(_encoded[pcm.stem])
+
+
+def encode(corpus: Path) -> float:
+    """Fill `_encoded`; return the utterances a second that one core encodes."""
+    samples = {p.stem: np.fromfile(p, "<i2") for p in (corpus / "KsponSpeech_01").rglob("*.pcm")}
+    start = time.perf_counter()
+    for name, values in samples.items():
+        _encoded[name] = flac_bytes(values, FlacFiles.effort)
+    return len(samples) / (time.perf_counter() - start)
 
 
 def ours(corpus: Path, out: Path, jobs: int) -> None:
@@ -101,30 +140,43 @@ def speed(utterances: int, rounds: int, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as disk, tempfile.TemporaryDirectory(dir=MEMORY) as memory:
         for place in (Path(disk), Path(memory)):
             write_corpus(place / "corpus", utterances)
-        cases["WAV copies, disk"] = (Path(disk), copy_as_wav)
-        cases["ours, 1 process, disk"] = (Path(disk), lambda c, o: ours(c, o, 1))
-        cases["ours, 2 processes, disk"] = (Path(disk), lambda c, o: ours(c, o, 2))
+        for jobs, named in ((1, "1 process"), (2, "2 processes")):
+            for case, write in (("WAV copies", copy_as_wav), ("encoded FLAC", write_encoded)):
+                cases[f"{case}, {named}, disk"] = (Path(disk), functools.partial(each_pcm, write, jobs=jobs))
+            for place, where in ((Path(disk), "disk"), (Path(memory), "memory")):
+                cases[f"ours, {named}, {where}"] = (place, functools.partial(ours, jobs=jobs))
         cases["Lhotse, 1 process, disk"] = (Path(disk), lhotse)
-        cases["ours, 1 process, memory"] = (Path(memory), lambda c, o: ours(c, o, 1))
-        cases["ours, 2 processes, memory"] = (Path(memory), lambda c, o: ours(c, o, 2))
-        best = dict.fromkeys(cases, float("inf"))
+        best = dict.fromkeys(cases, 0.0)
+        encoding = 0.0
         for _ in range(rounds):
+            encoding = max(encoding, encode(Path(memory) / "corpus"))
             for name, (place, work) in cases.items():
-                best[name] = min(best[name], timed(work, place / "corpus", place))
-    return {name: utterances / seconds for name, seconds in best.items()}
+                best[name] = max(best[name], utterances / timed(work, place / "corpus", place))
+    return {"FLAC encoding alone, 1 process": encoding} | best
 
 
 def report_speed(rates: dict[str, float]) -> dict[str, float]:
+    one, two = "1 process, disk", "2 processes, disk"
+    wav, encoding = rates[f"WAV copies, {one}"], rates["FLAC encoding alone, 1 process"]
+    bounds = {n: n / (1 / encoding + 1 / rates[f"encoded FLAC, {one}"]) for n in (1, 2)}
     ratios = {
-        "ours (2 processes) / WAV copies, disk": rates["ours, 2 processes, disk"] / rates["WAV copies, disk"],
-        "ours (1 process) / WAV copies, disk": rates["ours, 1 process, disk"] / rates["WAV copies, disk"],
-        "ours / Lhotse, 1 process, disk": rates["ours, 1 process, disk"] / rates["Lhotse, 1 process, disk"],
+        "ours, 2 processes / WAV copies, 1 process": rates[f"ours, {two}"] / wav,
+        "ours / WAV copies, 2 processes each": rates[f"ours, {two}"] / rates[f"WAV copies, {two}"],
+        "ours / WAV copies, 1 process each": rates[f"ours, {one}"] / wav,
+        "bound, 2 processes / WAV copies, 1 process": bounds[2] / wav,
+        "ours / bound, 1 process": rates[f"ours, {one}"] / bounds[1],
+        "ours / bound, 2 processes": rates[f"ours, {two}"] / bounds[2],
+        "ours / Lhotse, 1 process": rates[f"ours, {one}"] / rates[f"Lhotse, {one}"],
         "2 processes / 1, memory": rates["ours, 2 processes, memory"] / rates["ours, 1 process, memory"],
     }
     for name, rate in rates.items():
         print(f"{name:42} {rate:8.0f} utterances/s")
     for name, ratio in ratios.items():
         print(f"{name:42} {ratio:8.2f}")
+    print(
+        f"bound: libFLAC takes {1000 / encoding:.2f} ms an utterance and creating its file "
+        f"{1000 / rates[f'encoded FLAC, {one}']:.2f} ms, so two cores make at most {bounds[2]:.0f} a second"
+    )
     return ratios
 
 
@@ -192,7 +244,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--utterances", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to measure"
     )
