@@ -55,7 +55,7 @@ def config_errors(folder: Path, config_name: str) -> Iterator[None]:
         raise UserError(_missing(error, folder)) from error
     except (InterpolationResolutionError, MissingMandatoryValue) as error:
         raise UserError(
-            f"the config has no value for {error.full_key} ({error.msg.splitlines()[0]})"
+            f"the config has no value for {error.full_key} ({str(error).splitlines()[0]})"
         ) from error
     except HydraException as error:
         raise UserError(_refused(error, folder, config_name)) from error
@@ -64,7 +64,7 @@ def config_errors(folder: Path, config_name: str) -> Iterator[None]:
 def _missing(error: MissingConfigException, folder: Path) -> str:
     """A config or an option of a group that does not exist."""
     wanted = error.missing_cfg_file or ""
-    options = error.options or sorted(path.stem for path in folder.glob("*.yaml"))
+    options = list(error.options or ()) or sorted(path.stem for path in folder.glob("*.yaml"))
     kind = f"option {wanted.replace('/', '=')}" if "/" in wanted else f"config {wanted}"
     return f"no {kind} in {folder}: choose one of {', '.join(options)}{_nearest(Path(wanted).name, options)}"
 
@@ -73,7 +73,8 @@ def _refused(error: HydraException, folder: Path, config_name: str) -> str:
     """An override of a key that does not exist, or one that Hydra cannot read."""
     key = re.match(r"Could not override '(.+?)'", str(error))
     if isinstance(error, ConfigCompositionException) and key:
-        return f"the config has no key {key[1]}{_nearest(key[1], _keys(folder, config_name))} (+{key[1]}=... adds a new one)"
+        near = _nearest(key[1], _keys(folder, config_name))
+        return f"the config has no key {key[1]}{near} (+{key[1]}=... adds a new one)"
     first = " ".join(str(error).split("\nSee ")[0].split())
     return f"an override on the command line cannot be applied: {first}"
 

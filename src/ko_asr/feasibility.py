@@ -73,14 +73,39 @@ def token_statistics(
     return statistics
 
 
+def refuse_unknown(statistics: TokenStatistics, limit: float, tokenizer: str) -> None:
+    """Raise UserError when more than ``limit`` of the tokens are unknown: ``tokenizer`` is of another corpus.
+
+    An unknown token decodes to nothing that was said, in the references as well, so no score would show it.
+    """
+    if statistics.unknown_rate > limit:
+        raise UserError(
+            f"{statistics.unknown_rate:.1%} of the training text's tokens are unknown to {tokenizer} (limit "
+            f"{limit:.1%}): build a tokenizer from this corpus with python tokenizers/build.py, prepare the "
+            "text with the rules it was built with, or raise max_unknown"
+        )
+
+
 def refuse_infeasible(
-    statistics: TokenStatistics, subsampling: int, limit: float = DEFAULT_MAX_INFEASIBLE
+    statistics: TokenStatistics,
+    subsampling: int,
+    limit: float = DEFAULT_MAX_INFEASIBLE,
+    base_model: str | None = None,
 ) -> None:
-    """Raise UserError, which says what to change, when the infeasible share is above ``limit``."""
+    """Raise UserError, which says what to change, when the infeasible share is above ``limit``.
+
+    The subsampling cannot change where it is that of the weights of a ``base_model``.
+    """
     share = statistics.infeasible_share(subsampling)
     if share > limit:
+        finer = max(subsampling // 2, 1)
+        other = (
+            f"another base model than {base_model} with {finer}x subsampling"
+            if base_model
+            else f"model.encoder.subsampling_factor={finer}"
+        )
         raise UserError(
             f"{share:.1%} of the training utterances have more tokens than the encoder has frames at "
-            f"{subsampling}x subsampling (limit {limit:.1%}): use a tokenizer with longer tokens, or "
-            f"model.encoder.subsampling_factor={max(subsampling // 2, 1)}, or raise max_infeasible"
+            f"{subsampling}x subsampling (limit {limit:.1%}): use a tokenizer with longer tokens, or {other}"
+            ", or raise max_infeasible"
         )

@@ -1,19 +1,24 @@
 """What every training run does around NeMo's own classes: checks first, then a quiet, resumable fit."""
 
 import logging
+import math
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ko_asr.errors import UserError
-from ko_asr.feasibility import TokenStatistics, refuse_infeasible, token_statistics
+from ko_asr.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
 from ko_asr.manifest import read_manifest
-from ko_asr.manifest_schema import FILES_CHECKED, validate_manifest
+from ko_asr.manifest_schema import validate_manifest
+from ko_asr.nonfinite import nonfinite_stop
+from ko_asr.starting_weights import check_checkpoint, check_sources, load_sources
 from ko_asr.tokenizer import load
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
     from omegaconf import DictConfig
 
 
@@ -28,7 +33,7 @@ def check_data(config: "DictConfig") -> None:
                 "or run 'make demo' to see the whole recipe on a synthetic corpus"
             )
         # Audio in shards is found by NeMo's own loader; the manifest still says what they hold.
-        validate_manifest(manifest, files_checked=0 if dataset.get("input_cfg") else FILES_CHECKED)
+        validate_manifest(manifest, check_audio=not dataset.get("input_cfg"))
     for key, recipe in (
         ("noise_path", "prepare_noise.py"),
         ("rir_path", "prepare_noise.py"),
@@ -38,10 +43,11 @@ def check_data(config: "DictConfig") -> None:
         if isinstance(path, str) and not Path(path).is_file():
             raise UserError(f"no file {path} (model.train_ds.{key}): write it with recipes/{recipe}")
     load(config.model.tokenizer.dir)
+    check_sources(config)
 
 
 def check_feasibility(config: "DictConfig") -> TokenStatistics:
-    """Print the share of training utterances that CTC cannot align; UserError above ``max_infeasible``."""
+    """Print how tokens and frames go together; UserError above ``max_infeasible`` or ``max_unknown``."""
     encoder = config.model.encoder
     factor = encoder.subsampling_factor
     entries = read_manifest(config.model.train_ds.manifest_filepath)
@@ -54,7 +60,8 @@ def check_feasibility(config: "DictConfig") -> TokenStatistics:
         f"{statistics.unknown_rate:.2%} unknown)",
         flush=True,
     )
-    refuse_infeasible(statistics, factor, config.max_infeasible)
+    refuse_unknown(statistics, config.max_unknown, config.model.tokenizer.dir)
+    refuse_infeasible(statistics, factor, config.max_infeasible, base_model=config.get("base_model"))
     return statistics
 
 
@@ -90,12 +97,45 @@ def _report_callback(config: "DictConfig"):
     return ReportValidation()
 
 
-def train(config: "DictConfig") -> Path:
-    """Train the model of ``config`` with NeMo and return the path of its .nemo.
+def new_model(config: "DictConfig", trainer: Any) -> Any:
+    """The model of ``config``, from scratch or with the weights that ``init_from_nemo_model`` names."""
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+
+    model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
+    load_sources(model, config)
+    return model
+
+
+def advise_batch(config: "DictConfig", statistics: TokenStatistics, devices: int) -> None:
+    """Print how many utterances a step of the optimiser sees, and what to set when they are too few."""
+    train_ds, accumulated = config.model.train_ds, config.trainer.accumulate_grad_batches
+    if not train_ds.get("batch_duration"):
+        return
+    utterances = train_ds.batch_duration * devices * statistics.utterances / statistics.seconds
+    said = f"a step sees about {utterances * accumulated:.0f} utterances"
+    if utterances * accumulated < config.advised_batch:
+        enough = math.ceil(config.advised_batch / utterances)
+        said += f", fewer than the {config.advised_batch} advised: trainer.accumulate_grad_batches={enough}"
+    print(said, flush=True)
+
+
+def train(
+    config: "DictConfig",
+    make_model: Callable[["DictConfig", Any], Any] = new_model,
+    callbacks: "Sequence[Callback]" = (),
+) -> Path | None:
+    """Train the model that ``make_model(config, trainer)`` gives and return the path of its .nemo.
 
     Checks the data first; continues where an interrupted run of the same name stopped. The best checkpoint
-    by validation CER becomes ``experiments/NAME/checkpoints/NAME.nemo``.
+    by validation CER becomes ``experiments/NAME/checkpoints/NAME.nemo``. With ``debug`` or ``profile`` in
+    the config it does what they say instead, and returns None.
     """
+    if config.debug or config.profile:
+        from ko_asr.profiling import profile
+        from ko_asr.start_small import debug
+
+        (debug if config.debug else profile)(config, make_model)
+        return None
     check_data(config)
     statistics = check_feasibility(config)
     if config.trainer.accelerator == "cpu":
@@ -104,7 +144,6 @@ def train(config: "DictConfig") -> Path:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_nemo()
     import lightning.pytorch as pl
-    from nemo.collections.asr.models import EncDecCTCModelBPE
     from nemo.utils.exp_manager import exp_manager
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
@@ -115,14 +154,19 @@ def train(config: "DictConfig") -> Path:
     pl.seed_everything(seed, verbose=False)
     if not sys.stderr.isatty():
         config.trainer.enable_progress_bar = False
-    callbacks = [_report_callback(config), ResumeExactly(seed)]
-    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=callbacks)
+    own = [
+        _report_callback(config),
+        ResumeExactly(seed),
+        nonfinite_stop(config.max_nonfinite_losses, config.model.train_ds.manifest_filepath),
+    ]
+    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[*own, *callbacks])
+    advise_batch(config, statistics, trainer.world_size)
     if config.model.train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
         # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
         seconds = config.model.train_ds.batch_duration * trainer.world_size
         trainer.limit_train_batches = max(1, round(statistics.seconds / seconds))
     log_dir = Path(exp_manager(trainer, config.exp_manager))
-    model = EncDecCTCModelBPE(cfg=config.model, trainer=trainer)
-    model.maybe_init_from_pretrained_checkpoint(config)
+    model = make_model(config, trainer)
+    check_checkpoint(trainer.ckpt_path, model)
     trainer.fit(model)
     return log_dir / "checkpoints" / f"{config.name}.nemo"
