@@ -9,7 +9,7 @@ The family is told by the labels themselves. A run that was stopped goes on when
 import argparse
 from pathlib import Path
 
-from ko_asr.corpora.aihub import FAMILIES, Dialect, detect_family
+from ko_asr.corpora.aihub import FAMILIES, Dialect, archives_below, detect_family
 from ko_asr.corpora.layout import outside_of
 from ko_asr.errors import run_main
 from ko_asr.prepare import add_arguments, run_recipe
@@ -29,6 +29,8 @@ def main() -> int:
     outside_of(args.corpus, args.out)
     family = detect_family(args.corpus) if args.family == "auto" else args.family
     corpus = Dialect(args.corpus, args.form) if family == "dialect" else FAMILIES[family](args.corpus)
+    if packed := archives_below(args.corpus):
+        print(f"note: {len(packed)} archives are not read, unpacked or not: {packed[0]} and so on")
     return run_recipe(corpus, args)
 
 

@@ -1,6 +1,8 @@
 """Every corpus recipe on a small tree of its published layout, quirks included, spoken by espeak-ng."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +159,29 @@ def test_aihub_conversation(tmp_path):
     )
     assert not reasons
     prepared.check_audio()
+
+
+def test_aihub_still_packed_is_told_and_the_advice_helps(tmp_path):
+    corpus = tmp_path / "자유대화 음성"
+    write_json(tmp_path / "l" / "a.json", conversation_label("좋은 아침입니다", "a.wav", "r"))
+    write_audio(tmp_path / "s" / "a.wav", "좋은 아침입니다")
+    for name, folder in (("TL1", "l"), ("TS1", "s")):
+        (corpus / "1.Training").mkdir(parents=True, exist_ok=True)
+        shutil.make_archive(str(corpus / "1.Training" / name), "zip", tmp_path / folder)
+    for options in ((), ("--family", "conversation")):
+        refused = Prepared("aihub", corpus, tmp_path / "out", *options).process
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert (
+            f"no JSON labels below {corpus}, but 2 archives still packed (1.Training/TL1.zip)"
+            in refused.stderr
+        )
+    _, _, advice = refused.stderr.partition("(python ")
+    command = [sys.executable, *shlex.split(advice.partition(")")[0])]
+    for name in ("TL1", "TS1"):
+        subprocess.run([part.replace("TL1", name) for part in command], cwd=corpus, check=True)
+    prepared = Prepared("aihub", corpus, tmp_path / "out")
+    assert prepared.texts("train") == ["좋은 아침입니다"], prepared.process.stderr
+    assert "note: 2 archives are not read" in prepared.process.stdout
 
 
 def test_aihub_command(tmp_path):
@@ -397,7 +422,7 @@ def test_wrong_folders_end_in_one_sentence(tmp_path):
         ("clovacall", "empty", "no train_ClovaCall.json or"),
         ("commonvoice", "empty", "no ko/train.tsv"),
         ("fleurs", "empty", "no ko_kr/train.tsv"),
-        ("aihub", "empty", "none of 0 JSON files"),
+        ("aihub", "empty", "no JSON labels below"),
         ("aihub", "labels", "none of 1 JSON files"),
         ("folder", "empty", "no utterance below"),
         ("folder", "bad", "has no audio column"),

@@ -11,6 +11,7 @@ audio folders whose last name is the same. Folders are indexed, not files: a cor
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ko_asr.text import PLAIN
 
 _LABEL_WORDS = (("라벨링", "원천"), ("라벨", "원천"), ("TL", "TS"), ("VL", "VS"), ("label", "source"))
 _HEADERLESS = {".pcm", ".raw"}
+_ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz)(\.part\d+)?$", re.IGNORECASE)
 _EXTENSIONS = {*AUDIO_EXTENSIONS, ".wavp"}
 
 
@@ -40,6 +42,32 @@ def split_of(path: Path) -> str:
         if name.startswith(("train", "tl", "ts")):
             return "train"
     return "train"
+
+
+def archives_below(root: Path) -> list[Path]:
+    """What is still packed: zips and tars, and the .zip.part0 of AI Hub's cut-up downloads."""
+    files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return sorted(file for file in files if _ARCHIVE.search(file.name))
+
+
+def _no_labels(root: Path) -> UserError:
+    packed = archives_below(root)
+    if not packed:
+        return UserError(f"no JSON labels below {root}: give the folder of the unpacked corpus")
+    first = packed[0].relative_to(root)
+    return UserError(
+        f"no JSON labels below {root}, but {len(packed)} archives still packed: unpack each where it lies "
+        f"({_unpacking(str(first))}), then run the same command"
+    )
+
+
+def _unpacking(archive: str) -> str:
+    """The command for one archive; a zip goes into a folder of its own name, which tells labels from audio."""
+    name, is_zip, part = archive.partition(".zip")
+    if not is_zip:
+        return f"tar xf '{archive}'"
+    join = f"cat '{name}'.zip.part* > '{name}.zip'; " if part else ""
+    return f"{join}python -m zipfile --metadata-encoding cp949 -e '{name}.zip' '{name}'"
 
 
 def _without_extension(name: str) -> str:
@@ -95,8 +123,7 @@ class _AiHub(Corpus):
         self._audio = _AudioFolders(self.root)
         found = {split_of(label.relative_to(self.root)) for label in self._labels()}
         if not found:
-            packed = " (there are zips: unpack them first)" if next(self.root.rglob("*.zip"), None) else ""
-            raise UserError(f"no JSON labels below {self.root}{packed}")
+            raise _no_labels(self.root)
         self._splits: list[str] = [split for split in ("train", "dev", "test") if split in found]
 
     def _labels(self) -> Iterator[Path]:
@@ -264,6 +291,8 @@ def detect_family(root: str | Path) -> str:
                     reader.key in label or (family == "dialect" and "document" in label)
                 ):
                     return family
+    if not seen:
+        raise _no_labels(Path(root))
     keys = " or ".join(reader.key for reader in FAMILIES.values())
     raise UserError(f"none of {seen} JSON files below {root} holds {keys}: give --family, or another folder")
 
