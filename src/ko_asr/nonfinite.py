@@ -51,7 +51,7 @@ def nonfinite_stop(limit: int, manifest: str | Path) -> Any:
                 buffer.copy_(before)
             if self.in_a_row >= limit:
                 cause = (
-                    _cause(module, batch, manifest) if here else "on another device, which names the cause"
+                    _cause(module, batch, manifest) if here else "on another device"
                 )
                 raise UserError(
                     f"the loss was not a finite number in {limit} steps in a row, the last of them step "
