@@ -2,7 +2,7 @@
 
     python recipes/merge_models.py A.nemo B.nemo --weights 0.6 0.4 --out C.nemo
     python recipes/merge_models.py A.nemo B.nemo --sweep 0,0.25,0.5,0.75,1 --manifest dev.jsonl --out C.nemo
-    python recipes/merge_models.py BASE.nemo --adapters NAME_adapters.safetensors --out C.nemo
+    python recipes/merge_models.py BASE.nemo --adapters NAME.safetensors --out C.nemo
 
 Weights are scaled to sum to one. --sweep gives the first of two models each weight in turn, measures the CER
 on --manifest and writes the best. A merge of models without a common ancestor is noise: the distance between
