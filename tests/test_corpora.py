@@ -171,10 +171,7 @@ def test_aihub_still_packed_is_told_and_the_advice_helps(tmp_path):
     for options in ((), ("--family", "conversation")):
         refused = Prepared("aihub", corpus, tmp_path / "out", *options).process
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
-        assert (
-            f"no JSON labels below {corpus}, but 2 archives still packed (1.Training/TL1.zip)"
-            in refused.stderr
-        )
+        assert f"no JSON labels below {corpus}, but 2 archives still packed" in refused.stderr
     _, _, advice = refused.stderr.partition("(python ")
     command = [sys.executable, *shlex.split(advice.partition(")")[0])]
     for name in ("TL1", "TS1"):

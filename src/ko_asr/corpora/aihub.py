@@ -62,7 +62,7 @@ def _no_labels(root: Path) -> UserError:
 
 
 def _unpacking(archive: str) -> str:
-    """The command for one archive; a zip goes into a folder of its own name, which tells labels from audio."""
+    """The command for one archive; a zip gets a folder of its own name, which tells labels from audio."""
     name, is_zip, part = archive.partition(".zip")
     if not is_zip:
         return f"tar xf '{archive}'"
