@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 _STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
-_BLOCK = 128  # frames a step: the spectra stay in the cache, which halves the time
+_BLOCK = 64  # frames a step: the spectra stay in the cache, which halves the time
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class LogMel:
             block = slice(start, start + _BLOCK)
             # Where the window lies inside n_fft turns the phase only, and power has none: it is not centred.
             spectrum = np.fft.rfft(windows[block] * self.window, self.n_fft, axis=1)
-            squares = spectrum.view(spectrum.real.dtype)  # real and imaginary parts side by side
-            np.square(squares, out=squares)
-            power = (squares[:, ::2] + squares[:, 1::2]).astype(np.float32)
+            power = spectrum.real**2
+            power += spectrum.imag**2
+            power = power.astype(np.float32, copy=False)  # numpy 1 transforms in double precision
             np.matmul(self.filters, power.T, out=energies[:, block])
         return energies
 
