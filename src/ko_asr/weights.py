@@ -194,7 +194,8 @@ def write_nemo(template: Path, out: Path, state: "State", made_from: dict[str, A
     """
     import torch
 
-    config = read_config(template) | {"made_from": made_from}
+    config = read_config(template)
+    config["made_from"] = (config.get("made_from") or {}) | made_from
     with tempfile.TemporaryDirectory(prefix="ko_asr_weights_") as folder, tarfile.open(template) as source:
         torch.save(state, Path(folder) / WEIGHTS)
         text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode()
