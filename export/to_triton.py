@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ko_asr.contract import ENCODER, PREPROCESSOR, Contract, bucket_lengths
+from ko_asr.contract import ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
 from ko_asr.errors import UserError, run_main
 from ko_asr.nemo_file import check_nemo_file
 
@@ -136,6 +136,7 @@ def main() -> None:
     from ko_asr import repository
 
     with repository.staging(options.repository) as stage:
+        from ko_asr.model_card import write_model_card
         from ko_asr.onnx_export import export_encoder, load_model, log_mel_of
 
         started = time.monotonic()
@@ -149,7 +150,9 @@ def main() -> None:
         files = {f"{ENCODER}/model.onnx": graph, f"{PREPROCESSOR}/logmel.npz": front_end}
         serving = repository.Serving(instances=options.instances, threads=options.threads)
         repository.build(stage, contract, serving, ROOT / "triton", files)
+        write_model_card(path, stage / ENSEMBLE / repository.VERSION / "model_card.md", repository=stage)
         repository.publish(stage, options.repository)
+    print(f"model card: {shown(options.repository)}/{ENSEMBLE}/{repository.VERSION}/model_card.md")
     models = ", ".join(sorted(repository.CONFIGS))
     print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
     print(f"next: tritonserver --model-repository {shown(options.repository)}/")

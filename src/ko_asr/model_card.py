@@ -65,6 +65,14 @@ def _read_json(path: Path) -> dict:
     return found
 
 
+def _found_json(path: Path) -> dict:
+    """What a file that nobody named says; nothing when it is missing or broken."""
+    try:
+        return _read_json(path)
+    except (UserError, OSError):
+        return {}
+
+
 def _given_scores(path: Path, digest: str) -> dict:
     card = _read_json(path / "scores.json" if path.is_dir() else path)
     if "metrics" not in card:
@@ -91,25 +99,34 @@ def train_manifest(config: dict) -> Path | None:
 
 
 def _read_audit(nemo: Path, given: Path | None) -> dict | None:
-    manifest = train_manifest(read_config(nemo))
-    path = given or (manifest.parent / "audit.json" if manifest else None)
-    if path is None or (given is None and not path.is_file()):
-        return None
-    audit = _read_json(path)
+    if given is None:
+        manifest = train_manifest(read_config(nemo))
+        audit = _found_json(manifest.parent / "audit.json") if manifest else {}
+        return audit if {"corpus", "splits"} <= audit.keys() else None
+    audit = _read_json(given)
     if not {"corpus", "splits"} <= audit.keys():
-        raise UserError(f"{path} is no audit: give the audit.json of a recipes/prepare_*.py script")
+        raise UserError(f"{given} is no audit: give the audit.json of a recipes/prepare_*.py script")
     return audit
 
 
 def _contract(repository: Path | None, digest: str) -> dict | None:
-    """The export's contract and the size of its graph, if the repository serves this model."""
+    """What the export says: seconds it takes, difference from NeMo, bytes of the graph."""
     if repository is None:
         return None
     contract = _read_json(repository / ENCODER / "1" / FILE_NAME)
     if contract.get("model_sha256") != digest:
         raise UserError(f"{repository} serves another model: export this one with export/to_triton.py")
     graph = repository / ENCODER / "1" / "model.onnx"
-    return contract | {"onnx_bytes": graph.stat().st_size if graph.is_file() else None}
+    rate = contract.get("sample_rate")
+    seconds = {
+        name: contract[f"{name}_samples"] / rate if rate and f"{name}_samples" in contract else None
+        for name in ("min", "max")
+    }
+    return {
+        "seconds": seconds,
+        "difference": max(contract.get("parity", {}).values(), default=None),
+        "onnx_bytes": graph.stat().st_size if graph.is_file() else None,
+    }
 
 
 def collect(
@@ -160,7 +177,7 @@ def header(name: str, scores: list[dict], synthetic: bool) -> str:
                 ],
             }
         )
-    front = {
+    front: dict[str, Any] = {
         "language": ["ko"],
         "library_name": "nemo",
         "pipeline_tag": "automatic-speech-recognition",
@@ -179,8 +196,8 @@ def _set_name(card: dict) -> str:
 
 def _scored_corpus(card: dict) -> dict:
     """What the audit beside the scored manifest says of its corpus; empty without one."""
-    audit = Path(card.get("manifest", {}).get("path", "/nonexistent/none")).parent / "audit.json"
-    return _read_json(audit).get("corpus", {}) if audit.is_file() else {}
+    manifest = card.get("manifest", {}).get("path")
+    return _found_json(Path(manifest).parent / "audit.json").get("corpus", {}) if manifest else {}
 
 
 def parameters(nemo: Path) -> int:
@@ -213,17 +230,20 @@ def _tokenizer(nemo: Path, config: dict) -> dict[str, Any] | None:
         return None
     pieces = sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size()
     folder = Path((config.get("tokenizer") or {}).get("dir") or "/nonexistent")
-    model, description = folder / "tokenizer.model", folder / "tokenizer.json"
-    kind = None
-    if model.is_file() and description.is_file() and model.read_bytes() == content:
-        kind = _read_json(description).get("type")
-    return {"type": kind, "pieces": pieces}
+    model = folder / "tokenizer.model"
+    ours = model.is_file() and model.read_bytes() == content
+    return {
+        "type": _found_json(folder / "tokenizer.json").get("type") if ours else None,
+        "pieces": pieces,
+    }
 
 
 def _speakers(manifest: Path | None) -> int | None:
-    if manifest is None:
+    try:
+        entries = read_manifest(manifest) if manifest else ()
+        speakers = {entry.get("speaker", entry.get("speaker_id")) for entry in entries}
+    except UserError:
         return None
-    speakers = {entry.get("speaker", entry.get("speaker_id")) for entry in read_manifest(manifest)}
     return len(speakers - {None}) or None
 
 
@@ -235,7 +255,10 @@ def _feasibility(nemo: Path, config: dict, manifest: Path | None) -> dict[str, A
         return None
     processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     causal = bool(encoder.get("causal_downsampling"))
-    statistics = token_statistics(read_manifest(manifest), processor, (factor,), causal)
+    try:
+        statistics = token_statistics(read_manifest(manifest), processor, (factor,), causal)
+    except (UserError, KeyError):  # another manifest may lie there by now
+        return None
     return {
         "share": statistics.infeasible_share(factor),
         "tokens_per_second": statistics.tokens_per_second,
@@ -276,10 +299,10 @@ def _slice(rows: list[dict]) -> dict[str, Any]:
 def _run(nemo: Path) -> dict | None:
     """The record that training leaves in experiments/NAME/run, and its resolved configuration."""
     folder = nemo.resolve().parents[1] / "run"
-    record, config = folder / "run.json", folder / "config.yaml"
-    if not record.is_file():
+    config = folder / "config.yaml"
+    starts = _found_json(folder / "run.json").get("starts")
+    if not starts:
         return None
-    starts = _read_json(record).get("starts") or [{}]
     text = config.read_text(encoding="utf-8").strip() if config.is_file() else None
     return {"starts": len(starts), "last": starts[-1], "config": text}
 
