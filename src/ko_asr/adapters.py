@@ -15,7 +15,7 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.nemo_file import check_nemo_file, read_config, read_tokenizer
+from ko_asr.nemo_file import check_nemo_file, read_config, tokenizer_bytes
 from ko_asr.provenance import sha256
 from ko_asr.weights import WEIGHTS, open_weights
 
@@ -30,7 +30,7 @@ def save_adapters(model: Path, base: Path, out: Path) -> int:
     from safetensors.torch import save
 
     config = read_config(model)
-    new_vocabulary = read_tokenizer(model) != read_tokenizer(base)
+    new_vocabulary = tokenizer_bytes(model) != tokenizer_bytes(base)
     with open_weights(model) as state, open_weights(base) as before:
         learnt = {
             name: tensor.clone()

@@ -15,7 +15,7 @@ import sentencepiece
 from ko_asr import tokenizer
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.nemo_file import read_config, read_tokenizer
+from ko_asr.nemo_file import read_config, tokenizer_bytes
 from ko_asr.provenance import sha256
 from ko_asr.weights import open_weights
 
@@ -90,7 +90,7 @@ def run_folder(config: "DictConfig") -> Path:
 
 def _unpack_tokenizer(config: "DictConfig") -> Path:
     """The base model's own SentencePiece model as a tokenizer folder of the run."""
-    content = read_tokenizer(config.base_model)
+    content = tokenizer_bytes(config.base_model)
     if content is None:
         raise UserError(
             f"{config.base_model} holds no SentencePiece tokenizer: build one with tokenizers/build.py and "
@@ -107,7 +107,7 @@ def _unpack_tokenizer(config: "DictConfig") -> Path:
 
 def same_vocabulary(config: "DictConfig") -> bool:
     """Whether the run's tokenizer is the base model's, piece by piece."""
-    content = read_tokenizer(config.base_model)
+    content = tokenizer_bytes(config.base_model)
     if content is None:
         return False
     pieces = [

@@ -21,7 +21,7 @@ from ko_asr.evaluation import METRIC_NAMES
 from ko_asr.feasibility import token_statistics
 from ko_asr.files import atomic_write
 from ko_asr.manifest import read_manifest
-from ko_asr.nemo_file import read_config, read_tokenizer
+from ko_asr.nemo_file import read_config, tokenizer_bytes
 from ko_asr.provenance import sha256
 from ko_asr.weights import open_weights
 
@@ -225,7 +225,7 @@ def _architecture(config: dict) -> dict[str, Any]:
 
 def _tokenizer(nemo: Path, config: dict) -> dict[str, Any] | None:
     """Type and size; the type is in the tokenizer's folder, if that still holds this very model."""
-    content = read_tokenizer(nemo)
+    content = tokenizer_bytes(nemo)
     if content is None:
         return None
     pieces = sentencepiece.SentencePieceProcessor(model_proto=content).get_piece_size()
@@ -249,7 +249,7 @@ def _speakers(manifest: Path | None) -> int | None:
 
 def _feasibility(nemo: Path, config: dict, manifest: Path | None) -> dict[str, Any] | None:
     """How the training text goes with the encoder's frames, counted again with the model's own tokenizer."""
-    content, encoder = read_tokenizer(nemo), config.get("encoder") or {}
+    content, encoder = tokenizer_bytes(nemo), config.get("encoder") or {}
     factor = encoder.get("subsampling_factor")
     if manifest is None or content is None or factor is None:
         return None

@@ -47,7 +47,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def read_tokenizer(path: str | Path) -> bytes | None:
+def tokenizer_bytes(path: str | Path) -> bytes | None:
     """The SentencePiece model inside a .nemo, None where it has none (a character model, say)."""
     with tarfile.open(path, "r:") as archive:
         for member in archive.getmembers():

@@ -25,7 +25,7 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.nemo_file import check_nemo_file, read_config, read_tokenizer
+from ko_asr.nemo_file import check_nemo_file, read_config, tokenizer_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def check_same_model(first: Path, other: Path) -> None:
     """UserError with the first difference when two .nemo differ in vocabulary or in what they compute."""
     ours, theirs = read_config(first), read_config(other)
     vocabularies = [config.get("decoder", {}).get("vocabulary") for config in (ours, theirs)]
-    if read_tokenizer(first) != read_tokenizer(other) or vocabularies[0] != vocabularies[1]:
+    if tokenizer_bytes(first) != tokenizer_bytes(other) or vocabularies[0] != vocabularies[1]:
         raise UserError(
             f"{first} and {other} have different vocabularies: merge models fine-tuned with one tokenizer"
         )
