@@ -4,13 +4,20 @@ The window and the mel filters are NeMo's own arrays, saved by export, so no aud
 the server runs. Source of every step: ``nemo/collections/asr/parts/preprocessing/features.py`` (NeMo 3.0).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+try:
+    from scipy.fft import rfft  # in single precision, several frames at once: half of numpy's time
+except ImportError:  # the server needs numpy only
+    from numpy.fft import rfft
+
 _STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
 _BLOCK = 64  # frames a step: the spectra stay in the cache, which halves the time
+_BANDS = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class LogMel:
 
     def save(self, path: str | Path) -> None:
         """Write the front end as one .npz file."""
-        np.savez(path, **vars(self))
+        np.savez(path, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @property
     def min_samples(self) -> int:
@@ -52,6 +59,16 @@ class LogMel:
         """Valid frames NeMo counts for ``samples``."""
         return samples // self.hop
 
+    @cached_property
+    def _bands(self) -> list[tuple[slice, slice, np.ndarray]]:
+        """(mels, bins, their filters): a filter is zero outside its bins, so four products cost a quarter."""
+        bands = []
+        for mels in np.array_split(np.arange(len(self.filters)), _BANDS):
+            used = np.flatnonzero(self.filters[mels].any(axis=0))
+            rows, bins = slice(mels[0], mels[-1] + 1), slice(used[0], used[-1] + 1)
+            bands.append((rows, bins, np.ascontiguousarray(self.filters[rows, bins])))
+        return bands
+
     def energies(self, audio: np.ndarray) -> np.ndarray:
         """Mel power [mels, frames] of ``audio`` [n]: pre-emphasis, centred zero-padded STFT, mel filters."""
         windows = self._windows(audio)
@@ -59,11 +76,12 @@ class LogMel:
         for start in range(0, len(windows), _BLOCK):
             block = slice(start, start + _BLOCK)
             # Where the window lies inside n_fft turns the phase only, and power has none: it is not centred.
-            spectrum = np.fft.rfft(windows[block] * self.window, self.n_fft, axis=1)
+            spectrum = rfft(windows[block] * self.window, self.n_fft, axis=1)
             power = spectrum.real**2
             power += spectrum.imag**2
             power = power.astype(np.float32, copy=False)  # numpy 1 transforms in double precision
-            np.matmul(self.filters, power.T, out=energies[:, block])
+            for mels, bins, filters in self._bands:
+                np.matmul(filters, power[:, bins].T, out=energies[mels, block])
         return energies
 
     def _windows(self, audio: np.ndarray) -> np.ndarray:
