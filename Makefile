@@ -14,12 +14,13 @@ PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo serve test lint clean setup setup-dev setup-server
+.PHONY: help demo serve test lint clean setup setup-dev setup-server lmplz
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
 	@echo "make test    lint, types and every test (trains the demo model once)"
 	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
+	@echo "make lmplz   build KenLM's estimator, for language models of any size"
 	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
 
 # ---- environments -------------------------------------------------------------------------------
@@ -55,6 +56,9 @@ demo: .server/.ready
 
 serve: .server/.ready
 	@$(BIN)/tritonserver --model-repository triton/
+
+lmplz: .venv/.ready
+	@$(PY) recipes/build_lmplz.py
 
 # ---- checks -------------------------------------------------------------------------------------
 
