@@ -13,11 +13,13 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from ko_asr.errors import UserError, exit_on_error
+from ko_asr.experiment import run_name
 
 
 def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -32,6 +34,7 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
         @functools.wraps(task)
         def guarded(config: DictConfig) -> None:
             with exit_on_error(), config_errors(folder, config_name):
+                config.name = run_name(config.name, HydraConfig.get().overrides.task)
                 task(config)
 
         run = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)

@@ -22,6 +22,7 @@ class TokenStatistics:
     causal: bool = False
     utterances: int = 0
     seconds: float = 0.0
+    longest: float = 0.0  # seconds
     tokens: int = 0
     unknown: int = 0
     infeasible: dict[int, int] = field(default_factory=dict)  # subsampling -> utterances
@@ -32,6 +33,7 @@ class TokenStatistics:
         """Count one utterance of ``duration`` seconds."""
         self.utterances += 1
         self.seconds += duration
+        self.longest = max(self.longest, duration)
         self.tokens += len(tokens)
         self.unknown += tokens.count(unknown_id)
         needed = required_frames(tokens)

@@ -60,7 +60,7 @@ class ResumeExactly(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._has_started = True
-        # Saved during validation, before Lightning counts the step: every resume would shift the loggers' axis.
+        # Saved during validation, before Lightning counts the step: a resume would shift the loggers' axis.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_start(

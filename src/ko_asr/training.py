@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ko_asr.errors import UserError
+from ko_asr.experiment import begin, check_tracker
 from ko_asr.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
 from ko_asr.manifest import read_manifest
 from ko_asr.manifest_schema import validate_manifest
@@ -119,6 +120,34 @@ def advise_batch(config: "DictConfig", statistics: TokenStatistics, devices: int
     print(said, flush=True)
 
 
+def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequence[Callback]") -> Any:
+    """The Lightning trainer of ``config``, with this project's own callbacks before ``callbacks``."""
+    import lightning.pytorch as pl
+    from nemo.utils.trainer_utils import resolve_trainer_cfg
+
+    from ko_asr.checkpoints import AtomicCheckpointIO
+    from ko_asr.resume import ResumeExactly, fix_data_order
+
+    train_ds = config.model.train_ds
+    fix_data_order(train_ds)
+    pl.seed_everything(train_ds.seed, verbose=False)
+    if not sys.stderr.isatty():
+        config.trainer.enable_progress_bar = False
+    own = [
+        _report_callback(config),
+        ResumeExactly(train_ds.seed),
+        nonfinite_stop(config.max_nonfinite_losses, train_ds.manifest_filepath),
+    ]
+    trainer = pl.Trainer(
+        **resolve_trainer_cfg(config.trainer), callbacks=[*own, *callbacks], plugins=[AtomicCheckpointIO()]
+    )
+    if train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
+        # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
+        seconds = train_ds.batch_duration * trainer.world_size
+        trainer.limit_train_batches = max(1, round(statistics.seconds / seconds))
+    return trainer
+
+
 def train(
     config: "DictConfig",
     make_model: Callable[["DictConfig", Any], Any] = new_model,
@@ -128,7 +157,7 @@ def train(
 
     Checks the data first; continues where an interrupted run of the same name stopped. The best checkpoint
     by validation CER becomes ``experiments/NAME/checkpoints/NAME.nemo``. With ``debug`` or ``profile`` in
-    the config it does what they say instead, and returns None.
+    the config it does what they say instead, and returns None, as when ``max_time_per_run`` ends it.
     """
     if config.debug or config.profile:
         from ko_asr.profiling import profile
@@ -136,6 +165,7 @@ def train(
 
         (debug if config.debug else profile)(config, make_model)
         return None
+    check_tracker(config)
     check_data(config)
     statistics = check_feasibility(config)
     if config.trainer.accelerator == "cpu":
@@ -143,30 +173,28 @@ def train(
         # other load a step was measured to take 8 s instead of 0.3 s.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_nemo()
-    import lightning.pytorch as pl
     from nemo.utils.exp_manager import exp_manager
-    from nemo.utils.trainer_utils import resolve_trainer_cfg
 
-    from ko_asr.resume import ResumeExactly, fix_data_order
+    from ko_asr.checkpoints import check_free_space, tidy_checkpoints, write_best
+    from ko_asr.memory_estimate import check_memory, peak_bytes
 
-    seed = config.model.train_ds.seed
-    fix_data_order(config.model.train_ds)
-    pl.seed_everything(seed, verbose=False)
-    if not sys.stderr.isatty():
-        config.trainer.enable_progress_bar = False
-    own = [
-        _report_callback(config),
-        ResumeExactly(seed),
-        nonfinite_stop(config.max_nonfinite_losses, config.model.train_ds.manifest_filepath),
-    ]
-    trainer = pl.Trainer(**resolve_trainer_cfg(config.trainer), callbacks=[*own, *callbacks])
+    trainer = _trainer(config, statistics, callbacks)
     advise_batch(config, statistics, trainer.world_size)
-    if config.model.train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
-        # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
-        seconds = config.model.train_ds.batch_duration * trainer.world_size
-        trainer.limit_train_batches = max(1, round(statistics.seconds / seconds))
+    tidy_checkpoints(Path(config.exp_manager.exp_dir) / config.name / "checkpoints")
     log_dir = Path(exp_manager(trainer, config.exp_manager))
+    record = begin(trainer, config, log_dir)
     model = make_model(config, trainer)
     check_checkpoint(trainer.ckpt_path, model)
+    check_free_space(log_dir, model, config.exp_manager.checkpoint_callback_params.save_top_k)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    needed = check_memory(model, config, statistics.longest, on_gpu)
     trainer.fit(model)
-    return log_dir / "checkpoints" / f"{config.name}.nemo"
+    nemo = log_dir / "checkpoints" / f"{config.name}.nemo"
+    if trainer.is_global_zero:
+        record.remember(memory={"estimated_bytes": needed.total, "peak_bytes": peak_bytes(on_gpu)})
+    if record.has_started and not record.has_finished:
+        print(f"stopped at step {trainer.global_step}, max_time_per_run is over: the same command goes on")
+        return None
+    if trainer.is_global_zero and (record.has_finished or not nemo.is_file()):
+        write_best(trainer, model, nemo, is_best=record.has_finished)
+    return nemo
