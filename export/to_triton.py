@@ -19,7 +19,7 @@ from typing import Any
 
 from ko_asr.contract import ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
 from ko_asr.errors import UserError, run_main
-from ko_asr.nemo_file import check_nemo_file
+from ko_asr.nemo_file import check_nemo_file, newest_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -48,16 +48,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
     return options
-
-
-def newest_model(folder: Path) -> Path:
-    """The .nemo modified last anywhere under ``folder``."""
-    found = sorted(folder.rglob("*.nemo"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(
-            f"no .nemo under {folder}: train one with python recipes/train_ctc.py, or name one with --model"
-        )
-    return found[-1]
 
 
 def shown(path: Path) -> str:
@@ -143,7 +133,8 @@ def main() -> None:
         model = load_model(path)
         log_mel = log_mel_of(model)
         graph, front_end = stage / "model.onnx", stage / "logmel.npz"
-        export_encoder(model, graph)
+        max_frames = log_mel.frames(longest_samples(model, options.max_seconds, log_mel.hop))
+        export_encoder(model, graph, max_frames)
         log_mel.save(front_end)
         print("against NeMo, largest difference:")
         contract = make_contract(model, path, graph, log_mel, options)
