@@ -56,6 +56,16 @@ def tokenizer_bytes(path: str | Path) -> bytes | None:
     return None
 
 
+def newest_model(folder: Path) -> Path:
+    """The .nemo modified last anywhere under ``folder``; UserError when there is none."""
+    found = sorted(folder.rglob("*.nemo"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(
+            f"no .nemo under {folder}: train one with python recipes/train_ctc.py, or name one with --model"
+        )
+    return found[-1]
+
+
 def restore_model(path: str | Path, device: str = "cpu") -> Any:
     """Restore any NeMo speech recognition model for inference; UserError when the file is not a whole one."""
     check_nemo_file(path)

@@ -35,9 +35,8 @@ class Segmenter:
         ValueError when the times do not fit into each other.
         """
         if not 0 < before + after <= pause < longest or min(before, after, context) < 0:
-            raise ValueError(
-                f"need 0 < before + after <= pause < longest: {before:g} + {after:g}, {pause:g}, {longest:g} s"
-            )
+            times = f"{before:g} + {after:g}, {pause:g}, {longest:g} s"
+            raise ValueError(f"need 0 < before + after <= pause < longest, not {times}")
         self._frame_samples = frame_samples
 
         def frames(seconds: float) -> int:
