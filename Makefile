@@ -14,7 +14,7 @@ PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo serve test lint clean setup setup-dev setup-server lmplz
+.PHONY: help demo serve test lint clean setup setup-dev setup-server lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -49,6 +49,15 @@ setup-server: .server/.ready
 	@$(PY) export/setup_server.py
 	@touch $@
 
+setup-ray: .ray/.ready
+
+.ray/.ready: requirements-ray.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .ray
+	@.ray/bin/pip install -q -r requirements-ray.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@.ray/bin/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
 # ---- the demo -----------------------------------------------------------------------------------
 
 demo: .server/.ready
@@ -68,9 +77,13 @@ lint: .venv/.ready-dev
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Dockerfile
 
+# The one test that `make test` skips: Ray cannot share .venv (requirements-ray.txt says why).
+test-ray: .venv/.ready-dev .ray/.ready
+	@$(BIN)/pytest -rs tests/test_ksponspeech.py -k ray
+
 test: .venv/.ready-dev .server/.ready lint
 	@$(BIN)/pytest
 
 clean:
-	@rm -rf .venv .server .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
+	@rm -rf .venv .server .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
 	@git clean -qfdX triton

@@ -99,7 +99,10 @@ def _ray_pool(jobs: int, address: str) -> Iterator[Any]:
         import ray
         from ray.util.multiprocessing import Pool
     except ImportError as error:
-        raise UserError("--ray needs Ray: pip install 'ray[default]'") from error
+        raise UserError(
+            "--ray needs Ray, in an environment of its own: run make setup-ray (or pip install -r "
+            "requirements-ray.txt in another), then this command with .ray/bin/python"
+        ) from error
     try:
         ray.init(address=None if address == "local" else address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
