@@ -23,7 +23,7 @@ from ko_asr import language_model, tokenizer
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
 from ko_asr.manifest import read_manifest
-from ko_asr.nemo_file import check_nemo_file, read_tokenizer
+from ko_asr.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 
 LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) are said everywhere
@@ -133,7 +133,7 @@ def load_tokenizer(args: argparse.Namespace) -> sentencepiece.SentencePieceProce
     if args.tokenizer:
         return tokenizer.load(args.tokenizer)
     check_nemo_file(args.model)
-    model = read_tokenizer(args.model)
+    model = tokenizer_bytes(args.model)
     if model is None:
         raise UserError(f"{args.model} holds no SentencePiece tokenizer: give a model with sub-word tokens")
     return sentencepiece.SentencePieceProcessor(model_proto=model)

@@ -34,8 +34,8 @@ ARPA, BINARY, DESCRIPTION, WEIGHTS = "lm.arpa", "lm.binary", "lm.json", "weights
 
 def tool(name: str) -> Path | None:
     """KenLM's program ``name``: from KENLM_BIN, from `make lmplz`, or from PATH; None where there is none."""
-    folders = [os.environ.get("KENLM_BIN"), Path(__file__).resolve().parents[2] / ".build" / "kenlm"]
-    for folder in filter(None, folders):
+    built = Path(__file__).resolve().parents[2] / ".build" / "kenlm"
+    for folder in (os.environ.get("KENLM_BIN", built), built):
         if os.access(path := Path(folder) / name, os.X_OK):
             return path
     found = shutil.which(name)
@@ -68,7 +68,7 @@ def estimate_on_disk(sentences: Iterable[Sequence[int]], order: int, arpa: Path,
     lmplz = tool("lmplz")
     assert lmplz is not None
     with tempfile.TemporaryDirectory(dir=arpa.parent, prefix=".lmplz-") as scratch:
-        command = [lmplz, "-o", str(order), "--discount_fallback", "-S", memory, "-T", f"{scratch}/"]
+        command = [str(lmplz), "-o", str(order), "--discount_fallback", "-S", memory, "-T", f"{scratch}/"]
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 [*command, "--arpa", str(arpa)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
