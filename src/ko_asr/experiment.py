@@ -207,14 +207,17 @@ def _recorder(config: "DictConfig", record: RunRecord) -> Any:
 
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             metrics = trainer.callback_metrics
-            if trainer.sanity_checking or "val_wer" not in metrics or not trainer.is_global_zero:
+            if trainer.sanity_checking or "val_wer" not in metrics:
+                return
+            # On every rank: the encoder agrees with its peers on the longest input, and would wait for them.
+            samples = pairs(entries, transcribe_samples(module, entries))
+            if not trainer.is_global_zero:
                 return
             step = trainer.global_step
             row = {"step": step, "epoch": trainer.current_epoch, "cer": float(metrics["val_wer"])}
             row |= {name: float(metrics[name]) for name in ("val_loss", "train_loss") if name in metrics}
             row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
             record.append(record.curve, row | {"seconds": round(time.monotonic() - started, 1)})
-            samples = pairs(entries, transcribe_samples(module, entries))
             record.append(record.samples, {"step": step, "samples": samples})
             for logger in trainer.loggers:
                 if isinstance(logger, pl.loggers.TensorBoardLogger):
