@@ -325,7 +325,12 @@ def test_a_split_that_ends_empty(tmp_path):
     assert done.returncode == 1 and "FAILED eval_other: nothing could be kept" in done.stdout
     assert not (tmp_path / "out" / "eval_other.jsonl").exists()
     assert len(read(tmp_path / "out", "eval_clean")) == 3
-    assert prepare(tmp_path / "corpus", tmp_path / "out", "--splits", "train,dev").returncode == 0
+    done = prepare(tmp_path / "corpus", tmp_path / "out", "--splits", "dev")
+    assert done.returncode == 0 and "not in this audit: train, eval_clean, of an earlier run" in done.stdout
+    assert "--manifest " + str(tmp_path / "out" / "train.jsonl") in done.stdout
+    audit = audit_of(tmp_path / "out")
+    assert list(audit["splits"]) == ["dev"] and audit["not_audited"] == ["train", "eval_clean"]
+    assert "train, eval_clean" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,11 @@ def build_audit(
     normalizer: Normalizer,
     tokenizers: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
-    """Everything the report shows, ready for JSON."""
+    """Everything the report shows, ready for JSON.
+
+    It covers ``results``; manifests of earlier runs with other splits are named in "not_audited".
+    """
+    folder = results[0].manifest.parent
     audit: dict[str, Any] = {
         "corpus": {
             "name": corpus.name,
@@ -81,6 +85,11 @@ def build_audit(
         },
         "text_rules": normalizer.describe(),
         "findings": FINDINGS,
+        "not_audited": [
+            split
+            for split in corpus.splits()
+            if split not in [r.split for r in results] and (folder / f"{split}.jsonl").exists()
+        ],
         "splits": {r.split: _split_audit(r, corpus.published.get(r.split)) for r in results},
         "across_splits": _across(results),
         "feasibility": _feasibility([r for r in results if r.kept], _tokenizer_folders(tokenizers)),
@@ -310,6 +319,11 @@ def _summary(audit: dict[str, Any]) -> list[str]:
             verdict = "as published" if split["matches_published"] else f"published are {split['published']}"
             line += f"; {verdict}"
         lines.append(line)
+    if left_out := ", ".join(audit["not_audited"]):
+        lines.append(
+            f"not in this audit: {left_out}, of an earlier run (without --splits all are audited, and no audio "
+            "is converted again)"
+        )
     for row in audit["across_splits"]:
         counts = row["same_text"]["count"], row["near_text"]["count"], row["same_audio"]["count"]
         if any(counts):

@@ -118,8 +118,8 @@ def run_recipe(corpus: Corpus, args: argparse.Namespace) -> int:
     for problem in failures:
         print(f"FAILED {problem}")
     print(f"audit: {args.out / 'audit.html'} (audit.json, data_card.md, rejected.jsonl beside it)")
-    if not failures:
-        train = results[0].manifest
+    train = args.out / f"{corpus.splits()[0]}.jsonl"
+    if not failures and train.exists():
         print(f"next: python tokenizers/build.py --type unigram --manifest {train} --out tokenizers/unigram")
     return 1 if failures else 0
 
