@@ -45,7 +45,7 @@ def profile(config: "DictConfig", make_model: Callable) -> None:
                 devices=1, num_nodes=1, max_steps=WARM_UP + TIMED + TRACED, limit_val_batches=0,
                 accumulate_grad_batches=1, sync_batchnorm=False, enable_progress_bar=False,
             )  # fmt: skip
-        watch = _timer(Path(folder) / "trace.json")
+        watch = _timer(Path(folder) / "trace.json", config.model.sample_rate)
         train(small, make_model, [watch])
         out.mkdir(parents=True, exist_ok=True)
         shutil.move(Path(folder) / "trace.json", out / "trace.json")
@@ -79,7 +79,7 @@ def print_table(summary: dict[str, Any], operators: str) -> None:
     print(f"  {summary['audio_seconds_per_second']:.0f} seconds of audio a second")
 
 
-def _timer(trace: Path) -> Any:
+def _timer(trace: Path, sample_rate: int) -> Any:
     """The Lightning callback that times the phases, then lets PyTorch's profiler write ``trace``."""
     import lightning.pytorch as pl
     import torch
@@ -117,7 +117,7 @@ def _timer(trace: Path) -> Any:
             self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
         ) -> None:
             if WARM_UP <= self.step < WARM_UP + TIMED:
-                self.audio_seconds += float(batch[1].sum()) / module.cfg.sample_rate
+                self.audio_seconds += float(batch[1].sum()) / sample_rate
             self.mark("data loading", "forward")
 
         def on_before_backward(

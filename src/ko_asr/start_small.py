@@ -89,9 +89,10 @@ def choose(config: "DictConfig", manifest: str, count: int) -> list[dict]:
 def small_config(
     config: "DictConfig", folder: Path, train: list[dict], dev: list[dict], steps: int, epoch: int = 1
 ) -> "DictConfig":
-    """A copy of ``config`` whose every step is one batch of all of ``train``, writing into ``folder``.
+    """A copy of ``config`` with batches of as many utterances as ``train`` has, writing into ``folder``.
 
-    It validates after each ``epoch`` steps, and ends after ``steps``.
+    It validates after each ``epoch`` steps, and ends after ``steps``. Augmentation stays: speed perturbation
+    adds two versions of each utterance to an epoch.
     """
     from omegaconf import open_dict
 
