@@ -10,6 +10,7 @@ second of wall time; start-up is in them.
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def main() -> None:
     )
     parser.add_argument("--utterances", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: the temporary folder)")
-    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/shards.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder)
@@ -95,11 +96,17 @@ def main() -> None:
     theirs = rates["lhotse prepare_ksponspeech, one job"]
     for name, rate in rates.items():
         print(f"{rate:>8.0f} utterances/s  {rate / theirs:>5.2f} x  {name}")
-    if args.out:
-        figures = {"utterances": args.utterances, "utterances_per_second": rates}
-        with atomic_write(args.out) as stream:
-            json.dump(figures | provenance(("lhotse", "soundfile", "numpy")), stream, indent=2)
-        print(f"wrote {args.out}")
+    figures = {
+        "provenance": provenance(("lhotse", "soundfile", "numpy")),
+        "utterances": args.utterances,
+        "utterances_per_second": rates,
+        "ratios_to_lhotse": {name: rate / theirs for name, rate in rates.items()},
+        "load_average": os.getloadavg(),
+    }
+    with atomic_write(args.out) as stream:
+        json.dump(figures, stream, indent=1)
+        stream.write("\n")
+    print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

@@ -321,8 +321,8 @@ def _summary(audit: dict[str, Any]) -> list[str]:
         lines.append(line)
     if left_out := ", ".join(audit["not_audited"]):
         lines.append(
-            f"not in this audit: {left_out}, of an earlier run (without --splits all are audited, and no audio "
-            "is converted again)"
+            f"not in this audit: {left_out}, of an earlier run (without --splits all are audited, and no "
+            "audio is converted again)"
         )
     for row in audit["across_splits"]:
         counts = row["same_text"]["count"], row["near_text"]["count"], row["same_audio"]["count"]
