@@ -123,6 +123,7 @@ def advise_batch(config: "DictConfig", statistics: TokenStatistics, devices: int
 def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequence[Callback]") -> Any:
     """The Lightning trainer of ``config``, with this project's own callbacks before ``callbacks``."""
     import lightning.pytorch as pl
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
     from ko_asr.checkpoints import AtomicCheckpointIO
@@ -138,9 +139,17 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
         ResumeExactly(train_ds.seed),
         nonfinite_stop(config.max_nonfinite_losses, train_ds.manifest_filepath),
     ]
-    trainer = pl.Trainer(
-        **resolve_trainer_cfg(config.trainer), callbacks=[*own, *callbacks], plugins=[AtomicCheckpointIO()]
-    )
+    try:
+        trainer = pl.Trainer(
+            **resolve_trainer_cfg(config.trainer),
+            callbacks=[*own, *callbacks],
+            plugins=[AtomicCheckpointIO()],
+        )
+    except (MisconfigurationException, TypeError) as error:  # such as no GPU where the config asks for all
+        raise UserError(
+            f"the trainer's keys do not fit this machine ({str(error).splitlines()[0]}); without a GPU: "
+            "trainer.accelerator=cpu trainer.devices=1 trainer.precision=32"
+        ) from error
     if train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
         # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
         seconds = train_ds.batch_duration * trainer.world_size
