@@ -3,11 +3,14 @@
     python recipes/evaluate.py --model X.nemo --manifest data/demo/eval_clean.jsonl --out evaluations/x
     python recipes/evaluate.py --model B.nemo --manifest ... --out evaluations/b --against evaluations/x
     python recipes/evaluate.py --predictions evaluations/x --profile icefall --out evaluations/x_icefall
+    python recipes/evaluate.py --model X.nemo --manifest ... --out evaluations/lm --lm lm/ksponspeech \
+        --tune data/ksponspeech/dev.jsonl
 
 Writes predictions.jsonl (the manifest's fields with pred_text, cer, wer), scores.json (figures, rules,
 command, versions, machine) and report.html (one page, plots, the worst utterances playable). Works with any
 .nemo that transcribes speech, and with --predictions on transcripts of any other system: JSON lines with
-audio_filepath, duration, text and pred_text.
+audio_filepath, duration, text and pred_text. With --lm (recipes/train_lm.py) or --boost-words the transcripts
+are NeMo's beam_batch's; greedy ones of the same run stand beside them, with the significance of the change.
 """
 
 import argparse
@@ -16,13 +19,17 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unicodedata import normalize
 
+from ko_asr import language_model
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
 from ko_asr.manifest import read_manifest, write_manifest
 from ko_asr.metrics import PROFILES
-from ko_asr.nemo_file import check_nemo_file
+from ko_asr.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 
 PACKAGES = ("nemo_toolkit", "torch", "lhotse", "numpy", "rapidfuzz", "soundfile")
@@ -55,9 +62,26 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--worst", type=int, default=20, help="utterances to show in the report")
     parser.add_argument("--limit", type=int, help="only the first N utterances")
+    beam = parser.add_argument_group("beam search (CTC models)")
+    beam.add_argument("--lm", type=Path, help="language model folder, of recipes/train_lm.py")
+    beam.add_argument("--tune", type=Path, metavar="DEV", help="manifest to tune alpha and beta of --lm on")
+    beam.add_argument("--tune-limit", type=int, default=500, help="utterances of it, evenly spread")
+    beam.add_argument("--alpha", type=float, help="weight of the language model, if not as tuned")
+    beam.add_argument("--beta", type=float, help="bonus of each token, if not as tuned")
+    beam.add_argument("--beam-size", type=int, default=8)
+    beam.add_argument("--boost-words", type=Path, metavar="FILE", help="words to prefer, one a line")
+    beam.add_argument("--boost-weight", type=float, default=1.0, help="how much (default 1)")
     args = parser.parse_args()
     if args.model and not args.manifest:
         parser.error("--model needs --manifest")
+    if (args.lm or args.boost_words) and not args.model:
+        parser.error("--lm and --boost-words need --model")
+    if args.tune and (not args.lm or args.alpha is not None or args.beta is not None):
+        parser.error("--tune needs --lm and finds --alpha and --beta itself")
+    if args.tune and args.tune.resolve() == args.manifest.resolve():
+        parser.error("--tune and --manifest are the same: tune on dev, and evaluate on what was not seen")
+    if args.beam_size < 1 or args.tune_limit < 1:
+        parser.error("--beam-size and --tune-limit must be at least 1")
     if args.predictions and args.manifest:
         parser.error("--predictions holds the references itself: leave --manifest out")
     if args.batch_size < 1 or (args.limit is not None and args.limit < 1):
@@ -94,11 +118,91 @@ def check_writable(folder: Path) -> None:
         pass
 
 
+def check_beam(args: argparse.Namespace) -> None:
+    """UserError for a language model or word list that cannot be used, before NeMo is imported."""
+    if args.lm:
+        import sentencepiece
+
+        model = tokenizer_bytes(args.model)
+        if model is None:
+            raise UserError(f"{args.model} has no SentencePiece tokenizer, which --lm needs")
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = [processor.id_to_piece(token) for token in range(processor.get_piece_size())]
+        language_model.read_description(args.lm, pieces)
+    if args.boost_words and not boosted_words(args.boost_words):
+        raise UserError(f"{args.boost_words} holds no word: write one a line")
+
+
+def boosted_words(path: Path | None) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
+    return [normalize("NFC", line.strip()) for line in lines if line.strip()]
+
+
+def beam_search(args: argparse.Namespace, model: Any) -> dict:
+    """Make ``model`` decode with beam search, tuned where asked for; returns what the scores say about it."""
+    from tqdm import tqdm
+
+    from ko_asr import beam_batch
+
+    weights = language_model.read_weights(args.lm) if args.lm else language_model.FusionWeights(0.0, 0.0)
+    weights = replace(
+        weights,
+        alpha=weights.alpha if args.alpha is None else args.alpha,
+        beta=weights.beta if args.beta is None else args.beta,
+    )
+    words = boosted_words(args.boost_words)
+    beam_batch.use_beam_batch(model, args.lm, weights, words, args.boost_weight, args.beam_size)
+    said: dict[str, Any] = {"strategy": "beam_batch", "beam_size": args.beam_size}
+    if args.lm:
+        said["language_model"] = {"path": str(args.lm), "sha256": sha256(args.lm / language_model.ARPA)}
+    if args.tune:
+        entries = read_references(args.tune, None)
+        entries = entries[:: max(1, len(entries) // args.tune_limit)][: args.tune_limit]
+        total = len(beam_batch.ALPHAS) * len(beam_batch.BETAS)
+        with tqdm(total=total, desc="tuning", unit=" trials", file=sys.stderr) as bar:
+            weights, trials = beam_batch.tune(
+                model, entries, args.profile, args.batch_size, args.batch_seconds, bar.update
+            )
+        beam_batch.set_weights(model, weights)
+        tuned = {
+            "on": str(args.tune),
+            "sha256": sha256(args.tune),
+            "utterances": len(entries),
+            "trials": trials,
+        }
+        said["tuning"] = tuned
+        with atomic_write(args.lm / language_model.WEIGHTS) as stream:
+            json.dump(
+                {"alpha": weights.alpha, "beta": weights.beta, "model": sha256(args.model)} | tuned, stream
+            )
+        print(f"tuned on {args.tune}: alpha {weights.alpha}, beta {weights.beta}", flush=True)
+    if words:
+        said["boosted"] = {"words": len(words), "weight": args.boost_weight}
+    return said | {"alpha": weights.alpha, "beta": weights.beta}
+
+
+def transcribe(args: argparse.Namespace, model: Any, entries: list[dict], field: str) -> float:
+    """Fill in ``field`` of every entry with its transcript; returns the seconds that it took."""
+    from tqdm import tqdm
+
+    from ko_asr import transcription
+
+    total = round(sum(entry["duration"] for entry in entries))
+    start = time.perf_counter()
+    with tqdm(total=total, unit="s", unit_scale=True, desc="transcribing", file=sys.stderr) as bar:
+        texts = transcription.transcribe(model, entries, args.batch_size, args.batch_seconds, bar.update)
+    for entry, text in zip(entries, texts, strict=True):
+        entry[field] = text
+    return time.perf_counter() - start
+
+
 def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
-    """Fill in ``pred_text`` of every entry; returns what the scores say about the run."""
+    """Fill in ``pred_text`` of every entry (and ``greedy_text`` beside a beam); returns the run's figures."""
     print(f"loading {args.model}", flush=True)
     import torch
-    from tqdm import tqdm
 
     from ko_asr import transcription
 
@@ -108,13 +212,12 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
     if args.att_context:
         transcription.set_attention_context(model, args.att_context)
     total = sum(entry["duration"] for entry in entries)
-    start = time.perf_counter()
-    with tqdm(total=round(total), unit="s", unit_scale=True, desc="transcribing", file=sys.stderr) as bar:
-        texts = transcription.transcribe(model, entries, args.batch_size, args.batch_seconds, bar.update)
-    seconds = time.perf_counter() - start
-    for entry, text in zip(entries, texts, strict=True):
-        entry["pred_text"] = text
-    return {
+    decoding: dict[str, Any] = {}
+    if args.lm or args.boost_words:
+        transcribe(args, model, entries, "greedy_text")
+        decoding = {"decoding": beam_search(args, model)}
+    seconds = transcribe(args, model, entries, "pred_text")
+    return decoding | {
         "model": {
             "path": str(args.model),
             "sha256": sha256(args.model),
@@ -137,6 +240,7 @@ def main() -> None:
 
     if args.model:
         check_nemo_file(args.model)
+        check_beam(args)
     others = evaluation.read_predictions(args.against) if args.against else None
     if args.predictions:
         entries = evaluation.read_predictions(args.predictions)[: args.limit]
@@ -152,6 +256,9 @@ def main() -> None:
 
     card, scores = evaluation.scorecard(entries, args.profile, args.by, args.bootstrap_by)
     card |= run
+    if "decoding" in run:
+        greedy = [entry | {"pred_text": entry["greedy_text"]} for entry in entries]
+        card["greedy"] = {"metrics": evaluation.compare(entries, greedy, args.profile, args.bootstrap_by)}
     if others is not None:
         metrics = evaluation.compare(entries, others, args.profile, args.bootstrap_by)
         card["against"] = {"other": str(args.against), "metrics": metrics}

@@ -30,6 +30,7 @@ _NO_SLICES = {
     "audio_filepath",
     "text",
     "pred_text",
+    "greedy_text",
     "duration",
     "offset",
     "sampling_rate",
@@ -37,6 +38,7 @@ _NO_SLICES = {
     "wer",
     "id",
 }
+_MOST_NUMBERS = 12  # a number with more values is a measure, not a category
 _MOST_VALUES = 60  # a field with more values is an identifier, not a group
 METRIC_NAMES = {
     "cer": "CER, spaces counted",
@@ -86,11 +88,22 @@ def _binned(values: Sequence[float], edges: Sequence[float], unit: str) -> list[
     return [labels[place] for place in places]
 
 
+def _grouped(values: Sequence) -> list[str]:
+    """Values of one field as labels; numbers of many values as the quarter of the utterances they are in."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(set(numbers)) <= _MOST_NUMBERS:
+        return ["(none)" if value is None else str(value) for value in values]
+    edges = np.unique(np.quantile(numbers, (0, 0.25, 0.5, 0.75, 1)))
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+    return [f"{edges[place]:.4g} to {edges[place + 1]:.4g}" for place in places]
+
+
 def slice_labels(entries: Sequence[dict], fields: Sequence[str] | None = None) -> dict[str, list[str]]:
     """Slices to report: name -> label of each entry. Duration and speaking rate, and manifest fields.
 
-    Without ``fields``, every field that groups the utterances (2 to 60 values) is taken. UserError when an
-    asked-for field is in no entry.
+    Without ``fields``, every field that groups the utterances (2 to 60 values) is taken. Numbers of more
+    than 12 values (age, signal-to-noise ratio) are put into quarters. UserError when an asked-for field is
+    in no entry.
     """
     labels = {
         "duration": _binned([e["duration"] for e in entries], DURATION_EDGES, "s"),
@@ -102,7 +115,7 @@ def slice_labels(entries: Sequence[dict], fields: Sequence[str] | None = None) -
             raise UserError(
                 f"no utterance of the manifest has the field '{name}'; it has {', '.join(present) or 'none'}"
             )
-        values = [str(entry.get(name, "(none)")) for entry in entries]
+        values = _grouped([entry.get(name) for entry in entries])
         if fields is not None or 2 <= len(set(values)) <= _MOST_VALUES:
             labels[name] = values
     return labels
@@ -124,7 +137,7 @@ def bootstrap_groups(entries: Sequence[dict], field: str | None) -> list[str] | 
 
 
 def _label_order(label: str) -> tuple:
-    number = label.split("-")[0].split("+")[0]
+    number = label.split(" to ")[0].split("-")[0].split("+")[0]
     return (0, float(number), label) if number.replace(".", "", 1).isdigit() else (1, 0.0, label)
 
 
@@ -289,10 +302,13 @@ def table(card: dict) -> str:
         lines.append(f"{marker} {_label(metric)}{rate}  {interval:<17}{counts}{row['reference']:>9}")
     if "rtfx" in card:
         lines.append(f"RTFx {card['rtfx']} ({card['device']}, batches of {card['batch_size']})")
-    for metric, row in card.get("against", {}).get("metrics", {}).items():
-        interval = " to ".join(map(_percent, row["interval95"]))
-        lines.append(
-            f"{_label(metric)} {_percent(row['this'])} against {_percent(row['other'])}: "
-            f"difference {_percent(row['difference'])} ({interval}), p = {row['p_value']:.4f}"
-        )
+    for other, heading in (("greedy", "beam search against greedy decoding:"), ("against", "")):
+        rows = card.get(other, {}).get("metrics", {})
+        lines += [heading] if rows and heading else []
+        for metric, row in rows.items():
+            interval = " to ".join(map(_percent, row["interval95"]))
+            lines.append(
+                f"{_label(metric)} {_percent(row['this'])} against {_percent(row['other'])}: "
+                f"difference {_percent(row['difference'])} ({interval}), p = {row['p_value']:.4f}"
+            )
     return "\n".join(lines)

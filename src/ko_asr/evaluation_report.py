@@ -24,6 +24,7 @@ from ko_asr.evaluation import METRIC_NAMES
 from ko_asr.metrics import PROFILES
 
 _SHOWN_METRICS = ("cer", "wer", "swer", "onset", "nucleus", "coda")
+_MOST_BARS = 12  # of one slice; the table has them all
 _MOST_SECONDS = 30.0  # of one playable clip; a page with an hour of audio would not open
 
 
@@ -100,9 +101,9 @@ def plots(card: dict, entries: Sequence[dict]) -> list[str]:
         _rates_plot(_SHOWN_METRICS, [card["metrics"][m] for m in _SHOWN_METRICS], "Error rates"),
         _histogram(entries),
     ]
-    for name in ("duration", "speaking rate"):
-        rows = [row | {"rate": row["cer"]} for row in card["slices"].get(name, [])]
-        if rows:
+    for name, table in card["slices"].items():
+        rows = [row | {"rate": row["cer"]} for row in table]
+        if 0 < len(rows) <= _MOST_BARS:
             found.append(_rates_plot([row["value"] for row in rows], rows, f"CER by {name}"))
     heat_map = _coda_heat_map(card["jamo_confusions"])
     return [*found, heat_map] if heat_map else found
@@ -160,7 +161,7 @@ def render(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["percent"] = _percent
     return environment.from_string(source.read_text(encoding="utf-8")).render(
-        card={"against": None} | card,
+        card={"against": None, "greedy": None} | card,
         headline_name=METRIC_NAMES[card["headline"]["metric"]],
         names=METRIC_NAMES,
         plots=plots(card, entries),
