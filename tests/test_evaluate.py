@@ -216,6 +216,22 @@ def test_perfect_transcripts_score_zero_and_slices_add_up():
     assert compare(entries, entries, "plain")["wer"]["p_value"] == 1.0
 
 
+def test_a_measure_is_sliced_into_quarters_and_a_category_by_its_values():
+    entries = [
+        {"audio_filepath": f"/a/{k}.flac", "duration": 1.0, "text": "가", "pred_text": "가나"[: 1 + (k > 14)]}
+        | {"age": 20 + k, "level": k % 3, "name": f"n{k}"}
+        for k in range(20)
+    ]
+    slices = scorecard(entries)[0]["slices"]
+    assert [(row["value"], row["utterances"], row["cer"]) for row in slices["age"]] == [
+        ("20 to 24.75", 5, 0.0),
+        ("24.75 to 29.5", 5, 0.0),
+        ("29.5 to 34.25", 5, 0.0),
+        ("34.25 to 39", 5, 1.0),
+    ]
+    assert [row["value"] for row in slices["level"]] == ["0", "1", "2"] and len(slices["name"]) == 20
+
+
 def test_systems_that_ran_on_other_utterances_are_not_compared():
     entry = {"audio_filepath": "/a/1.flac", "duration": 1.0, "text": "가", "pred_text": "가"}
     with pytest.raises(UserError, match="1 of 2 are missing"):
