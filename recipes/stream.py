@@ -1,0 +1,213 @@
+"""Watch a model listen: partial and final results of a microphone, or of a file at the speed of speech.
+
+    python recipes/stream.py --mic
+    python recipes/stream.py speech.wav --realtime --look-ahead 1
+    python recipes/stream.py speech.wav                        # as fast as it can
+
+On a terminal the partial is written over itself; elsewhere there is one line a final, with its seconds and
+its confidence. At the end: latency figures (`ko_asr.latency` says what they are) and how often partials were
+revised.
+
+A cache-aware model streams exactly, with the --look-ahead (encoder frames) that it was trained with; any
+other EncDecCTCModelBPE is given windows of --left, --chunk and --right seconds, which costs accuracy and
+latency.
+"""
+
+import argparse
+import contextlib
+import queue
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ko_asr.audio_stream import AudioStream
+from ko_asr.errors import UserError, run_main
+from ko_asr.latency import CountingDecoder, LatencyMeter
+from ko_asr.nemo_file import newest_model, read_config
+from ko_asr.results import EndpointRules, GreedyDecoder, Result
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+RATE = 16_000  # Hz
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", nargs="?", metavar="FILE", type=Path, help="any audio that libsndfile reads")
+    source.add_argument("--mic", action="store_true", help="the microphone, until Ctrl-C")
+    add("--realtime", action="store_true", help="feed FILE at the speed at which it was spoken")
+    add("--model", type=Path, help="a .nemo file (default: the newest under experiments/)")
+    add("--look-ahead", type=int, metavar="N", help="of a cache-aware model (default: its first)")
+    add("--left", type=float, default=4.0, help="seconds before the chunk, for other models (default 4)")
+    add("--chunk", type=float, default=1.0, help="seconds of the chunk (default 1)")
+    add("--right", type=float, default=1.0, help="seconds after the chunk (default 1)")
+    add("--packet-ms", type=float, default=40.0, help="audio handed over at once (default 40)")
+    add("--silence-ms", type=float, default=500.0, help="silence that ends an utterance (default 500)")
+    add("--max-utterance-ms", type=float, default=12_000.0, help="longest utterance (default 12000)")
+    add("--input-device", help="number or name of the microphone (default: the system's)")
+    args = parser.parse_args()
+    if min(args.packet_ms, args.silence_ms, args.max_utterance_ms, args.chunk) <= 0:
+        parser.error("--packet-ms, --silence-ms, --max-utterance-ms and --chunk must be positive")
+    if min(args.left, args.right) < 0:
+        parser.error("--left and --right must not be negative")
+    return args
+
+
+def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, GreedyDecoder, CountingDecoder]:
+    """A session of the model at ``path``, cache-aware or buffered, and its decoder."""
+    rules = EndpointRules(args.silence_ms, None, args.max_utterance_ms)
+    recognizer: Any
+    if read_config(path).get("encoder", {}).get("att_context_style") == "chunked_limited":
+        from ko_asr.streaming import StreamingRecognizer
+
+        recognizer = StreamingRecognizer.load(path, args.look_ahead)
+        blank_id, frame_ms = recognizer.contract.blank_id, 1000.0 * recognizer.contract.frame_seconds
+        vocabulary = recognizer.vocabulary
+    else:
+        if args.look_ahead is not None:
+            raise UserError(f"{path} is a full-context model without a look-ahead: leave --look-ahead out")
+        from ko_asr.buffered import BufferedRecognizer
+        from ko_asr.frame_model import FrameModel
+
+        model = FrameModel.load(path)
+        recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
+        vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
+    greedy = GreedyDecoder(vocabulary, blank_id, frame_ms, rules)
+    counting = CountingDecoder(greedy)
+    return recognizer.open(counting), greedy, counting
+
+
+def file_packets(audio: AudioStream, size: int, realtime: bool) -> Iterator[np.ndarray]:
+    """Packets of ``size`` samples; with ``realtime`` each comes when its last sample would be spoken."""
+    rest, sent, started = np.zeros(0, np.float32), 0, time.perf_counter()
+    for block in audio:
+        rest = np.concatenate([rest, block])
+        while len(rest) >= size:
+            packet, rest = rest[:size], rest[size:]
+            sent += size
+            if realtime:
+                time.sleep(max(0.0, started + sent / audio.rate - time.perf_counter()))
+            yield packet
+    if len(rest):
+        yield rest
+
+
+def sound_library() -> Any:
+    """The sounddevice module. UserError where it or PortAudio is missing."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise UserError("--mic needs sounddevice: pip install -r requirements-mic.txt") from error
+    except OSError as error:
+        raise UserError(
+            "--mic needs the PortAudio library: install it (Debian and Ubuntu: apt install libportaudio2)"
+        ) from error
+    return sounddevice
+
+
+def microphone_packets(sounddevice: Any, size: int, device: str | None) -> Iterator[np.ndarray]:
+    """Packets of the microphone until Ctrl-C. UserError when there is none."""
+    packets: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    chosen = int(device) if device and device.isdigit() else device
+    try:
+        with sounddevice.InputStream(
+            RATE, size, chosen, 1, "float32", callback=lambda data, *_: packets.put(data[:, 0].copy())
+        ):
+            while True:
+                yield packets.get()
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise UserError(
+            f"no microphone to listen to ({error}): plug one in or name --input-device"
+        ) from error
+
+
+class Terminal:
+    """Partials over themselves on a terminal; one line a final everywhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+
+    def show(self, results: list[Result]) -> None:
+        """Write what is new."""
+        for result in results:
+            text = " ".join(result.text.split())
+            if result.is_final and text:
+                start, end = result.start_ms / 1000, result.end_ms / 1000
+                line = f"{start:8.2f} {end:8.2f}  {text}  ({result.confidence:.2f})"
+                print(f"\r\x1b[K{line}" if self._live else line, flush=True)
+            elif self._live and not result.is_final:
+                print(f"\r\x1b[K{fitting(text, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
+
+
+def fitting(text: str, columns: int) -> str:
+    """The end of ``text`` that fits; Hangul is two columns wide."""
+    widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text]
+    while sum(widths) > columns and text:
+        text, widths = text[1:], widths[1:]
+    return text
+
+
+def listen(
+    session: Any, counting: CountingDecoder, packets: Iterator[np.ndarray]
+) -> tuple[LatencyMeter, float]:
+    """Feed the session and show its results; the latencies, and the seconds of audio."""
+    meter, terminal, heard = LatencyMeter(), Terminal(), 0
+    begun = 0.0
+    with contextlib.suppress(KeyboardInterrupt):
+        for packet in packets:
+            begun = begun or time.perf_counter() - len(packet) / RATE
+            before, started = counting.chunks, time.perf_counter()
+            results = session.push(packet)
+            now = time.perf_counter()
+            if chunks := counting.chunks - before:
+                meter.computed(now - started, chunks)
+            meter.see(results, now - begun)
+            terminal.show(results)
+            heard += len(packet)
+    results = session.flush()
+    meter.see(results, time.perf_counter() - begun)
+    terminal.show(results)
+    return meter, heard / RATE
+
+
+def report(meter: LatencyMeter, greedy: GreedyDecoder, seconds: float, wall: float, paced: bool) -> None:
+    print(f"\n{seconds:.1f} s of audio in {wall:.1f} s", file=sys.stderr)
+    for name, figure in meter.figures(paced).items():
+        line = f"{name:<20} p50 {figure['p50']:8.1f} ms   p99 {figure['p99']:8.1f} ms   ({figure['count']})"
+        print(line, file=sys.stderr)
+    if not paced:
+        print("(first partial and final after speech are measured with --realtime or --mic)", file=sys.stderr)
+    print(f"partials revised     {greedy.revised} of {greedy.partials}", file=sys.stderr)
+
+
+def main() -> None:
+    args = arguments()
+    path = args.model or newest_model(EXPERIMENTS)
+    with contextlib.ExitStack() as stack:
+        library = sound_library() if args.mic else None
+        audio = None if args.mic else stack.enter_context(AudioStream(args.file, RATE))
+        print(f"loading {path}", file=sys.stderr, flush=True)
+        session, greedy, counting = open_session(args, path)
+        size = max(1, round(args.packet_ms * RATE / 1000))
+        if audio is None:
+            packets = microphone_packets(library, size, args.input_device)
+            print("listening, end with Ctrl-C", file=sys.stderr, flush=True)
+        else:
+            packets = file_packets(audio, size, args.realtime)
+        started = time.perf_counter()
+        meter, seconds = listen(session, counting, packets)
+    report(meter, greedy, seconds, time.perf_counter() - started, args.mic or args.realtime)
+    print("next: python recipes/transcribe.py FILE for files and subtitles", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)
