@@ -34,6 +34,20 @@ def _explain(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def first_error() -> Iterator[None]:
+    """Raise what stopped a run, not what failed after it: a tracker's files may lie on the same full disk."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is None or cause is error:
+            raise
+        raise cause from None
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's file format, streamed to a file beside its place and renamed when it is on disk."""
 

@@ -171,18 +171,23 @@ def check_memory(model: Any, config: "DictConfig", longest: float, on_gpu: bool)
     print(f"memory: {needed}, of {_size(device)} on this {'GPU' if on_gpu else 'machine'}", flush=True)
     if needed.total <= device:
         return needed
-    room = max(device - (needed.total - needed.activations), 0) / needed.activations
-    advice = (
-        f"set model.train_ds.batch_duration={int(0.9 * room * dataset.batch_duration)} and raise "
-        "trainer.accumulate_grad_batches to match"
-        if dataset.get("batch_duration") and room > 0.01
-        else "choose a smaller size"
-    )
-    sentence = f"a training step needs {_size(needed.total)} and this device has {_size(device)}: {advice}"
+    sentence = shortage(needed, device, dataset.get("batch_duration"))
     if on_gpu:
         raise UserError(sentence)
     print(f"warning: {sentence}", flush=True)
     return needed
+
+
+def shortage(needed: MemoryEstimate, device: float, batch_duration: float | None) -> str:
+    """What is too much for a device of ``device`` bytes, and the batch that would fit it."""
+    room = 0.9 * (device - (needed.total - needed.activations)) / needed.activations
+    advice = "choose a smaller size"
+    if batch_duration and room > 0:
+        advice = (
+            f"set model.train_ds.batch_duration={room * batch_duration:.0f} and raise "
+            f"trainer.accumulate_grad_batches {1 / room:.1f}-fold"
+        )
+    return f"a training step needs {_size(needed.total)} and this device has {_size(device)}: {advice}"
 
 
 def device_memory(on_gpu: bool) -> int:

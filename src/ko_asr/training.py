@@ -184,7 +184,7 @@ def train(
     quiet_nemo()
     from nemo.utils.exp_manager import exp_manager
 
-    from ko_asr.checkpoints import check_free_space, tidy_checkpoints, write_best
+    from ko_asr.checkpoints import check_free_space, first_error, tidy_checkpoints, write_best
     from ko_asr.memory_estimate import check_memory, peak_bytes
 
     trainer = _trainer(config, statistics, callbacks)
@@ -197,7 +197,8 @@ def train(
     check_free_space(log_dir, model, config.exp_manager.checkpoint_callback_params.save_top_k)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     needed = check_memory(model, config, statistics.longest, on_gpu)
-    trainer.fit(model)
+    with first_error():
+        trainer.fit(model)
     nemo = log_dir / "checkpoints" / f"{config.name}.nemo"
     if trainer.is_global_zero:
         record.remember(memory={"estimated_bytes": needed.total, "peak_bytes": peak_bytes(on_gpu)})
