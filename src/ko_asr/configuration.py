@@ -57,9 +57,8 @@ def config_errors(folder: Path, config_name: str) -> Iterator[None]:
     except MissingConfigException as error:
         raise UserError(_missing(error, folder)) from error
     except (InterpolationResolutionError, MissingMandatoryValue) as error:
-        raise UserError(
-            f"the config has no value for {error.full_key} ({str(error).splitlines()[0]})"
-        ) from error
+        key = f" for {error.full_key}" if error.full_key else ""
+        raise UserError(f"the config has no value{key}: {str(error).splitlines()[0]}") from error
     except HydraException as error:
         raise UserError(_refused(error, folder, config_name)) from error
 
