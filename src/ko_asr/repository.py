@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr import contract as names
+from ko_asr import plan
 from ko_asr.contract import Contract
 from ko_asr.errors import UserError
 
 VERSION = "1"
 _GROUND_FLOOR = {
     names.PREPROCESSOR: ("__init__", "contract", "ctc", "errors", "hangul", "logmel"),
-    names.DECODER: ("__init__", "contract", "ctc", "errors", "hangul"),
+    names.DECODER: ("__init__", "contract", "ctc", "errors", "hangul", "plan", "results"),
 }
 
 
@@ -74,10 +75,11 @@ def preprocessor_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
     """features [mels, frames], length [1] -> best token of each frame (log_probs on request)."""
     classes = len(contract.vocabulary["pieces"]) + 1
+    tensorrt = contract.target == "tensorrt"
     config = pb.ModelConfig(
         name=names.ENCODER,
-        backend="onnxruntime",
-        default_model_filename="model.onnx",
+        backend="tensorrt" if tensorrt else "onnxruntime",
+        default_model_filename=plan.FILE_NAME if tensorrt else "model.onnx",
         max_batch_size=contract.max_batch_size,
         input=[_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])],
         output=[
@@ -89,16 +91,25 @@ def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
         instance_group=_group(serving.instances),
         dynamic_batching=pb.ModelDynamicBatching(),
     )
-    for key in ("intra_op_thread_count", "inter_op_thread_count"):
-        config.parameters[key].string_value = str(serving.threads)
+    if not tensorrt:
+        for key in ("intra_op_thread_count", "inter_op_thread_count"):
+            config.parameters[key].string_value = str(serving.threads)
     for frames in sorted({contract.bucket(100), contract.bucket(1000)}):
         shapes = {names.FEATURES: ("FP32", [contract.mels, frames]), names.LENGTH: ("INT64", [1])}
         config.model_warmup.append(_warmup(f"frames_{frames}", 1, shapes))
     return config
 
 
+def _answers() -> list[dict]:
+    return [
+        _tensor(names.TEXT, "STRING", [1]),
+        _tensor(names.CONFIDENCE, "FP32", [1]),
+        _tensor(names.WORDS, "STRING", [1]),
+    ]
+
+
 def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """token_ids, token_log_probs [frames], encoded_length [1] -> text [1], confidence [1]."""
+    """token_ids, token_log_probs [frames], encoded_length [1] -> text, confidence, words, [1] each."""
     shapes = {
         names.TOKEN_IDS: ("INT32", [16]),
         names.TOKEN_LOG_PROBS: ("FP32", [16]),
@@ -113,7 +124,7 @@ def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
             _tensor(names.TOKEN_LOG_PROBS, "FP32", [-1], allow_ragged_batch=True),
             _tensor(names.ENCODED_LENGTH, "INT64", [1]),
         ],
-        output=[_tensor(names.TEXT, "STRING", [1]), _tensor(names.CONFIDENCE, "FP32", [1])],
+        output=_answers(),
         instance_group=_group(serving.decoders),
         dynamic_batching=pb.ModelDynamicBatching(),
         model_warmup=[_warmup("sixteen_frames", 1, shapes)],
@@ -131,19 +142,19 @@ def _step(model: str, inputs: list[str], outputs: list[str]) -> pb.ModelEnsembli
 
 
 def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """What a client sees: audio (+ sample_rate) -> text, confidence."""
+    """What a client sees: audio (+ sample_rate) -> text, confidence, words."""
     frame_tensors = [names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH]
     steps = [
         _step(names.PREPROCESSOR, [names.AUDIO, names.RATE], [names.FEATURES, names.LENGTH]),
         _step(names.ENCODER, [names.FEATURES, names.LENGTH], frame_tensors),
-        _step(names.DECODER, frame_tensors, [names.TEXT, names.CONFIDENCE]),
+        _step(names.DECODER, frame_tensors, [names.TEXT, names.CONFIDENCE, names.WORDS]),
     ]
     return pb.ModelConfig(
         name=names.ENSEMBLE,
         platform="ensemble",
         max_batch_size=contract.max_batch_size,
         input=[_tensor(names.AUDIO, "FP32", [-1]), _tensor(names.RATE, "INT32", [1], optional=True)],
-        output=[_tensor(names.TEXT, "STRING", [1]), _tensor(names.CONFIDENCE, "FP32", [1])],
+        output=_answers(),
         ensemble_scheduling=pb.ModelEnsembling(step=steps),
     )
 
@@ -197,7 +208,6 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
     ``templates`` holds ``<model>/model.py`` of the Python models; ``files`` maps "<model>/<file name>" to
     what export made (the graph, the log-mel arrays).
     """
-    library = Path(__file__).resolve().parent
     for model, config in CONFIGS.items():
         version = stage / model / VERSION
         version.mkdir(parents=True)
@@ -205,13 +215,19 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
         (stage / model / "config.pbtxt").write_text(text, encoding="utf-8")
         (version / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         if model in _GROUND_FLOOR:
-            shutil.copyfile(templates / model / "model.py", version / "model.py")
-            (version / "ko_asr").mkdir()
-            for module in _GROUND_FLOOR[model]:
-                shutil.copyfile(library / f"{module}.py", version / "ko_asr" / f"{module}.py")
+            copy_python_model(version, templates / model / "model.py", _GROUND_FLOOR[model])
     for name, source in files.items():
         model, file_name = name.split("/")
         shutil.move(source, stage / model / VERSION / file_name)
+
+
+def copy_python_model(version: Path, template: Path, modules: Iterable[str]) -> None:
+    """The template and the modules of ko_asr that it imports: a server needs no checkout of this project."""
+    library = Path(__file__).resolve().parent
+    shutil.copyfile(template, version / "model.py")
+    (version / "ko_asr").mkdir()
+    for module in modules:
+        shutil.copyfile(library / f"{module}.py", version / "ko_asr" / f"{module}.py")
 
 
 def _keep_template(old: Path, new: Path) -> None:
@@ -220,13 +236,13 @@ def _keep_template(old: Path, new: Path) -> None:
         shutil.copy2(old / "model.py", new / "model.py")
 
 
-def publish(stage: Path, repository: Path) -> None:
-    """Swap every model folder of ``stage`` into ``repository``; other models there are left alone.
+def publish(stage: Path, repository: Path, models: Iterable[str] = tuple(CONFIGS)) -> None:
+    """Swap the model folders ``models`` of ``stage`` into ``repository``; others there are left alone.
 
     Each swap is two renames. The ensemble comes last and all folders carry one export id, so a run killed
     half-way leaves whole models, and the decoder refuses to serve a mixture.
     """
-    for model in CONFIGS:
+    for model in models:
         target, retired = repository / model, stage / f"{model}.retired"
         if target.exists():
             _keep_template(target, stage / model)

@@ -5,9 +5,15 @@ NVIDIA's containers carry a native ``onnxruntime`` backend; the server from PyPI
 unmodified. It reads the same model file name and the same parameters as the native backend
 (``intra_op_thread_count``, ``inter_op_thread_count``), always runs on the CPU, and takes batches of
 requests whose inputs have one shape, as the dynamic batcher forms them.
+
+Triton ignores the ``state`` section of ``sequence_batching`` for Python backends, so implicit state is kept
+here by correlation id, zeros at a sequence's start, and forgotten ``time_to_live`` seconds (a parameter)
+after its last request, because nobody tells a Python model that a client has vanished.
 """
 
 import json
+import time
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +39,50 @@ def same_shape_groups(batches: list[dict]) -> list[list[int]]:
     return list(groups.values())
 
 
+START, END = (
+    pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
+    pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
+)
+_TIME_TO_LIVE = 60.0  # seconds, where the model's parameters do not say
+
+
+class Sequences:
+    """The implicit state of a model, by correlation id, least recently used first."""
+
+    def __init__(self, config: dict, time_to_live: float) -> None:
+        entries = config["sequence_batching"]["state"]
+        self.inputs = [entry["input_name"] for entry in entries]
+        self.outputs = [entry["output_name"] for entry in entries]
+        self._zeros = [self._initial(entry) for entry in entries]
+        self._time_to_live = time_to_live
+        self._states: OrderedDict[int, tuple[float, list[np.ndarray]]] = OrderedDict()
+
+    @staticmethod
+    def _initial(entry: dict) -> np.ndarray:
+        dtype = pb_utils.triton_string_to_numpy(entry["data_type"])
+        (initial,) = entry["initial_state"]
+        if not initial.get("zero_data"):
+            raise ValueError(f"state {entry['input_name']}: this backend starts states with zero_data only")
+        return np.zeros([1, *map(int, entry["dims"])], dtype)
+
+    def before(self, request) -> list[np.ndarray]:
+        """The state, each [1, ...], that a request finds. KeyError when its sequence is not known."""
+        oldest_allowed = time.monotonic() - self._time_to_live
+        while self._states and next(iter(self._states.values()))[0] < oldest_allowed:
+            self._states.popitem(last=False)
+        if request.flags() & START:
+            return self._zeros
+        return self._states[request.correlation_id()][1]
+
+    def after(self, request, states: list[np.ndarray]) -> None:
+        """Keep what a request leaves behind, or forget its sequence if it was the last."""
+        key = request.correlation_id()
+        self._states.pop(key, None)
+        if not request.flags() & END:
+            # Copies, because a row would keep its whole batch in memory.
+            self._states[key] = (time.monotonic(), [state.copy() for state in states])
+
+
 class TritonPythonModel:
     """One instance: one session."""
 
@@ -44,20 +94,35 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         self.session = session_of(path, parameters)
         self.inputs = [entry["name"] for entry in config["input"]]
+        self.sequences = None
+        if (config.get("sequence_batching") or {}).get("state"):
+            self.sequences = Sequences(config, float(parameters.get("time_to_live", _TIME_TO_LIVE)))
 
     def execute(self, requests: list) -> list:
         """Answer every request; what fails, fails alone."""
-        batches = [
-            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-            for request in requests
-        ]
         responses: list = [None] * len(requests)
+        batches: list[dict] = []
+        for index, request in enumerate(requests):
+            inputs = {
+                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs
+            }
+            if self.sequences is not None:
+                try:
+                    inputs |= dict(zip(self.sequences.inputs, self.sequences.before(request), strict=True))
+                except KeyError:
+                    message = "no such sequence, or it was idle for too long: begin one with sequence_start"
+                    failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+                    responses[index] = pb_utils.InferenceResponse(error=failure)
+            batches.append(inputs)
         for group in same_shape_groups(batches):
-            self._answer(group, requests, batches, responses)
+            if remaining := [index for index in group if responses[index] is None]:
+                self._answer(remaining, requests, batches, responses)
         return responses
 
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
         wanted = sorted({name for index in group for name in requests[index].requested_output_names()})
+        if self.sequences is not None:
+            wanted += self.sequences.outputs
         try:
             outputs = self._run(wanted, [batches[index] for index in group])
         except Exception as error:  # onnxruntime raises many kinds; one bad request must not fail its mates
@@ -72,6 +137,9 @@ class TritonPythonModel:
             rows = slice(start, start + len(batches[index][self.inputs[0]]))
             start = rows.stop
             names = requests[index].requested_output_names()
+            if self.sequences is not None:
+                left = [outputs[name][rows] for name in self.sequences.outputs]
+                self.sequences.after(requests[index], left)
             responses[index] = pb_utils.InferenceResponse(
                 [pb_utils.Tensor(name, outputs[name][rows]) for name in names]
             )
@@ -80,5 +148,5 @@ class TritonPythonModel:
         if len(batches) == 1:
             feed = batches[0]
         else:
-            feed = {name: np.concatenate([inputs[name] for inputs in batches]) for name in self.inputs}
+            feed = {name: np.concatenate([inputs[name] for inputs in batches]) for name in batches[0]}
         return dict(zip(wanted, self.session.run(wanted, feed), strict=True))

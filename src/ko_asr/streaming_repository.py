@@ -1,0 +1,228 @@
+"""The streaming ensembles of a Triton model repository: one a look-ahead, side by side with the offline one.
+
+preprocessor (Python) -> encoder (ONNX, its caches are Triton's implicit state) -> decoder (Python), each with
+sequence batching. A request is one chunk; `ko_asr.streaming_contract` says how much audio that is.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from ko_asr import contract as offline
+from ko_asr import streaming_contract as names
+from ko_asr.repository import VERSION, _group, _step, _tensor, copy_python_model
+from ko_asr.stream_options import StreamOptions
+from ko_asr.streaming_contract import StreamingContract
+
+_FRONT = ("__init__", "contract", "ctc", "errors", "frames", "hangul", "logmel", "stream_table")
+_GROUND_FLOOR = {
+    names.PREPROCESSOR: (*_FRONT, "streaming_contract", "streaming_logmel", "streaming_windows"),
+    names.DECODER: (
+        "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "results",
+        "stream_options", "stream_table", "streaming_contract",
+    ),
+}  # fmt: skip
+_STEPS = (names.PREPROCESSOR, names.ENCODER, names.DECODER)
+
+
+@dataclass(frozen=True)
+class StreamServing:
+    """How many streams are served, with how many encoder sessions, and what a stream is given by default."""
+
+    max_streams: int = 128  # further ones are refused
+    idle_seconds: float = 30.0  # a stream that sends nothing for so long is over
+    instances: int = 1  # encoder sessions
+    threads: int = 1  # ONNX Runtime threads of each
+    max_batch_size: int = 32
+    options: StreamOptions = field(default_factory=StreamOptions)
+
+    @property
+    def slots(self) -> int:
+        """Places for sequences in each step: as many again for those that are being refused."""
+        return 2 * self.max_streams
+
+
+def model_name(step: str, contract: StreamingContract, default: int) -> str:
+    """The name of a step for this look-ahead; the ``default`` look-ahead has the plain names.
+
+    >>> from types import SimpleNamespace
+    >>> model_name("asr_streaming", SimpleNamespace(look_ahead=1), default=6)
+    'asr_streaming_1'
+    """
+    return step if contract.look_ahead == default else f"{step}_{contract.look_ahead}"
+
+
+def _sequences(serving: StreamServing, instances: int = 1, **options: object) -> pb.ModelSequenceBatching:
+    """`oldest`: real requests only. Each instance has its share of the slots."""
+    slots = -(-serving.slots // instances)
+    return pb.ModelSequenceBatching(
+        oldest=pb.ModelSequenceBatching.StrategyOldest(max_candidate_sequences=slots),
+        max_sequence_idle_microseconds=int(1e6 * serving.idle_seconds),
+        **options,
+    )
+
+
+def _parameters(config: pb.ModelConfig, values: dict[str, object]) -> pb.ModelConfig:
+    for key, value in values.items():
+        config.parameters[key].string_value = str(value)
+    return config
+
+
+def _time_to_live(serving: StreamServing) -> float:
+    """Longer than the batcher's own: a step must not forget a stream whose slot is still held."""
+    return serving.idle_seconds + 5.0
+
+
+def _audio() -> list[dict]:
+    return [
+        _tensor(offline.AUDIO, "FP32", [-1], allow_ragged_batch=True),
+        _tensor(offline.RATE, "INT32", [1], optional=True),
+    ]
+
+
+def _results() -> list[dict]:
+    return [
+        _tensor(offline.TEXT, "STRING", [-1]),
+        _tensor(names.IS_FINAL, "BOOL", [-1]),
+        _tensor(names.WORDS, "STRING", [-1]),
+        _tensor(names.UTTERANCE, "INT32", [-1]),
+        _tensor(names.STABLE, "INT32", [-1]),
+    ]
+
+
+def _passed_on() -> list[dict]:
+    """stream: its number, chunks so far with this one, encoder frames to read. failure: code and sentence."""
+    return [_tensor(names.STREAM, "INT64", [3]), _tensor(names.FAILURE, "STRING", [1])]
+
+
+def _tokens(contract: StreamingContract) -> list[dict]:
+    shape = [contract.chunk, contract.top_k]
+    return [_tensor(offline.TOKEN_IDS, "INT32", shape), _tensor(offline.TOKEN_LOG_PROBS, "FP32", shape)]
+
+
+def _window(contract: StreamingContract) -> list[dict]:
+    shape = [contract.mels, contract.window_frames]
+    return [_tensor(offline.FEATURES, "FP32", shape), _tensor(offline.LENGTH, "INT64", [1])]
+
+
+def preprocessor_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
+    """audio [samples] (+ sample_rate) -> features [mels, window], length [1]; what the decoder must know."""
+    config = pb.ModelConfig(
+        name=name,
+        backend="python",
+        max_batch_size=serving.max_batch_size,
+        input=_audio(),
+        output=[*_window(contract), *_passed_on()],
+        instance_group=_group(1),
+        sequence_batching=_sequences(serving),
+    )
+    values = {"max_streams": serving.max_streams, "time_to_live": _time_to_live(serving)}
+    return _parameters(config, values)
+
+
+def encoder_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
+    """features, length -> the best tokens of each frame; the caches are implicit state, zeros at first."""
+    config = pb.ModelConfig(
+        name=name,
+        backend="onnxruntime",
+        default_model_filename=names.MODEL_NAME,
+        max_batch_size=serving.max_batch_size,
+        input=_window(contract),
+        output=_tokens(contract),
+        instance_group=_group(serving.instances),
+        sequence_batching=_sequences(
+            serving, serving.instances, state=[_state(entry) for entry in contract.states]
+        ),
+    )
+    threads = {key: serving.threads for key in ("intra_op_thread_count", "inter_op_thread_count")}
+    return _parameters(config, {**threads, "time_to_live": _time_to_live(serving)})
+
+
+def _state(entry: dict) -> pb.ModelSequenceBatching.State:
+    kind = {"float32": pb.TYPE_FP32, "int64": pb.TYPE_INT64}[entry["dtype"]]
+    zeros = pb.ModelSequenceBatching.InitialState(
+        name="zeros", data_type=kind, dims=entry["shape"], zero_data=True
+    )
+    return pb.ModelSequenceBatching.State(
+        input_name=entry["input"],
+        output_name=entry["output"],
+        data_type=kind,
+        dims=entry["shape"],
+        initial_state=[zeros],
+    )
+
+
+def decoder_config(
+    contract: StreamingContract, serving: StreamServing, name: str, encoder: str
+) -> pb.ModelConfig:
+    """Best tokens of a chunk -> the results that they bring."""
+    config = pb.ModelConfig(
+        name=name,
+        backend="python",
+        max_batch_size=serving.max_batch_size,
+        input=[*_tokens(contract), *_passed_on(), _tensor(names.OPTIONS, "STRING", [1], optional=True)],
+        output=_results(),
+        instance_group=_group(1),
+        sequence_batching=_sequences(serving),
+    )
+    values = {
+        names.OPTIONS: serving.options.to_json(),
+        "time_to_live": _time_to_live(serving),
+        "encoder": encoder,
+    }
+    return _parameters(config, values)
+
+
+def ensemble_config(serving: StreamServing, name: str, steps: dict[str, str]) -> pb.ModelConfig:
+    """What a client sees: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable."""
+    window, tokens = [offline.FEATURES, offline.LENGTH], [offline.TOKEN_IDS, offline.TOKEN_LOG_PROBS]
+    passed_on, results = [names.STREAM, names.FAILURE], [output["name"] for output in _results()]
+    inputs = [
+        _tensor(offline.AUDIO, "FP32", [-1]),
+        _tensor(offline.RATE, "INT32", [1], optional=True),
+        _tensor(names.OPTIONS, "STRING", [1], optional=True),
+    ]
+    return pb.ModelConfig(
+        name=name,
+        platform="ensemble",
+        max_batch_size=serving.max_batch_size,
+        input=inputs,
+        output=_results(),
+        ensemble_scheduling=pb.ModelEnsembling(
+            step=[
+                _step(steps[names.PREPROCESSOR], [offline.AUDIO, offline.RATE], [*window, *passed_on]),
+                _step(steps[names.ENCODER], window, tokens),
+                _step(steps[names.DECODER], [*tokens, *passed_on, names.OPTIONS], results),
+            ]
+        ),
+    )
+
+
+def build(stage: Path, exported: Path, default: int, serving: StreamServing, templates: Path) -> list[str]:
+    """Write the model folders of one look-ahead, ``exported`` by `export_streaming`, into ``stage``.
+
+    Returns their names, the ensemble last. ``templates`` holds ``<step>/model.py``.
+    """
+    contract = StreamingContract.load(exported)
+    steps = {step: model_name(step, contract, default) for step in _STEPS}
+    ensemble = model_name(names.ENSEMBLE, contract, default)
+    configs = {
+        steps[names.PREPROCESSOR]: preprocessor_config(contract, serving, steps[names.PREPROCESSOR]),
+        steps[names.ENCODER]: encoder_config(contract, serving, steps[names.ENCODER]),
+        steps[names.DECODER]: decoder_config(contract, serving, steps[names.DECODER], steps[names.ENCODER]),
+        ensemble: ensemble_config(serving, ensemble, steps),
+    }
+    for name, config in configs.items():
+        version = stage / name / VERSION
+        version.mkdir(parents=True)
+        text = text_format.MessageToString(config, as_utf8=True)
+        (stage / name / "config.pbtxt").write_text(text, encoding="utf-8")
+        shutil.copyfile(exported / names.FILE_NAME, version / names.FILE_NAME)
+    for step, modules in _GROUND_FLOOR.items():
+        copy_python_model(stage / steps[step] / VERSION, templates / step / "model.py", modules)
+    for step, file in ((names.PREPROCESSOR, names.FRONT_END_NAME), (names.ENCODER, names.MODEL_NAME)):
+        shutil.copyfile(exported / file, stage / steps[step] / VERSION / file)
+    return list(configs)

@@ -1,0 +1,118 @@
+"""The encoder's best tokens of each chunk to what a client reads: partials and finals with words.
+
+What the preprocessor found wrong is answered here, where the stream's slot is freed as well.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
+
+from ko_asr import contract as offline  # noqa: E402
+from ko_asr import streaming_contract as names  # noqa: E402
+from ko_asr.errors import UserError  # noqa: E402
+from ko_asr.results import Result  # noqa: E402
+from ko_asr.stream_options import StreamOptions  # noqa: E402
+from ko_asr.stream_table import StreamTable  # noqa: E402
+
+START, END = (
+    pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
+    pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
+)
+
+
+class Stream:
+    """One live stream: its number, its next chunk, its decoder and the result that it showed last."""
+
+    def __init__(self, number: int, decoder) -> None:
+        self.number, self.decoder = number, decoder
+        self.chunk, self.shown = 0, Result("", False, 0, 0)
+
+
+class TritonPythonModel:
+    """The streaming decoder of one exported model."""
+
+    def initialize(self, args: dict) -> None:
+        """Read the contract; refuse an encoder of another export, which would answer with wrong words."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.contract = names.StreamingContract.load(FOLDER)
+        self.defaults = StreamOptions().updated(parameters[names.OPTIONS])
+        self.streams = StreamTable[Stream](None, float(parameters["time_to_live"]))
+        encoder = Path(args["model_repository"]).parent / parameters["encoder"] / args["model_version"]
+        if (encoder / names.FILE_NAME).is_file():  # a repository on object storage is fetched model by model
+            other = names.StreamingContract.load(encoder).export_id
+            if other != self.contract.export_id:
+                raise RuntimeError(
+                    f"{parameters['encoder']} is of export {other}, this decoder of another "
+                    f"({self.contract.export_id}): "
+                    "fill the repository again with python export/to_triton.py"
+                )
+
+    def execute(self, requests: list) -> list:
+        """One response a request."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request):
+        key, flags = request.correlation_id(), request.flags()
+        failure = pb_utils.get_input_tensor_by_name(request, names.FAILURE).as_numpy()[0, 0].decode()
+        try:
+            if failure:
+                code, _, message = failure.partition(" ")
+                return self._refuse(key, code, message)
+            return self._answer(self._results(request, key, flags))
+        except UserError as error:
+            return self._refuse(key, "INVALID_ARG", str(error))
+        finally:
+            if flags & END:
+                self.streams.close(key)
+
+    def _refuse(self, key: int, code: str, message: str):
+        self.streams.close(key)
+        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        return pb_utils.InferenceResponse(error=error)
+
+    def _results(self, request, key: int, flags: int) -> list:
+        """The finals of this chunk, and the partial after them; never empty."""
+        number, taken, frames = (
+            int(n) for n in pb_utils.get_input_tensor_by_name(request, names.STREAM).as_numpy()[0]
+        )
+        if flags & START:
+            wishes = pb_utils.get_input_tensor_by_name(request, names.OPTIONS)
+            options = self.defaults.updated(wishes.as_numpy()[0, 0].decode()) if wishes else self.defaults
+            self.streams.open(key, Stream(number, options.decoder(self.contract)))
+        stream = self.streams.get(key)
+        # An id used twice, or a chunk lost on the way, must never put one stream's words into another.
+        if stream is None or stream.number != number or stream.chunk != taken - 1:
+            raise UserError("this stream was interrupted: end it and begin another")
+        stream.chunk = taken
+        ids, log_probs = (
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, :frames]
+            for name in (offline.TOKEN_IDS, offline.TOKEN_LOG_PROBS)
+        )
+        results = stream.decoder.accept(ids, log_probs) if frames else []
+        if flags & END:
+            results += stream.decoder.finish()
+        if results:
+            stream.shown = results[-1]
+        elif stream.shown.is_final:  # a final is told once
+            stream.shown = Result("", False, 0, 0, utterance=stream.shown.utterance + 1)
+        return results or [stream.shown]
+
+    def _answer(self, results: list):
+        words = [
+            json.dumps([word.to_json() for word in result.words], ensure_ascii=False) for result in results
+        ]
+        outputs = {
+            offline.TEXT: np.array([[result.text.encode() for result in results]], np.object_),
+            names.IS_FINAL: np.array([[result.is_final for result in results]], np.bool_),
+            names.WORDS: np.array([[word.encode() for word in words]], np.object_),
+            names.UTTERANCE: np.array([[result.utterance for result in results]], np.int32),
+            names.STABLE: np.array([[result.stable for result in results]], np.int32),
+        }
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
