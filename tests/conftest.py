@@ -78,3 +78,15 @@ def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> t
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return f"data.dir={folder}", f"data.tokenizer={demo.work / 'tokenizers/demo'}"
+
+
+@pytest.fixture(scope="session")
+def streaming_model(demo: DemoRun) -> Path:
+    """A cache-aware .nemo, trained once in the demo's folder on the demo's corpus."""
+    config = "fastconformer_ko_streaming_demo"
+    model = demo.work / "experiments" / config / "checkpoints" / f"{config}.nemo"
+    if not model.exists():
+        command = [sys.executable, str(ROOT / "recipes" / "train_ctc.py"), "--config-name", config]
+        done = subprocess.run(command, cwd=demo.work, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
+    return model

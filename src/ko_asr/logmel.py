@@ -71,7 +71,10 @@ class LogMel:
 
     def energies(self, audio: np.ndarray) -> np.ndarray:
         """Mel power [mels, frames] of ``audio`` [n]: pre-emphasis, centred zero-padded STFT, mel filters."""
-        windows = self._windows(audio)
+        return self.energies_of(self._windows(audio))
+
+    def energies_of(self, windows: np.ndarray) -> np.ndarray:
+        """Mel power [mels, frames] of pre-emphasised ``windows`` [frames, window]."""
         energies = np.empty((len(self.filters), len(windows)), np.float32)
         for start in range(0, len(windows), _BLOCK):
             block = slice(start, start + _BLOCK)

@@ -120,7 +120,7 @@ def encoded_frames(length: torch.Tensor, factor: int, chunk: int) -> torch.Tenso
     """
     frames = length + 2
     while factor > 1:
-        frames, factor = torch.div(frames, 2, rounding_mode="floor") + 1, factor // 2
+        frames, factor = frames // 2 + 1, factor // 2
     return torch.clamp(frames - 2, min=0, max=chunk)
 
 
@@ -165,8 +165,8 @@ class Subsampling(nn.Module):
         invalid = (before + after)[:, None, :, None].expand(batch, 1, window, mels)
         x = torch.cat([features.transpose(1, 2).unsqueeze(1), invalid], dim=1)
         x = functional.relu(self.first(functional.pad(x, (2, 1))))
-        for depthwise, pointwise in self.stages:
-            x = functional.relu(pointwise(depthwise(functional.pad(x, (2, 1)))))
+        for stage in self.stages:
+            x = functional.relu(stage(functional.pad(x, (2, 1))))
         return self.out(x.transpose(1, 2).flatten(2).flatten(0, 1))
 
 
@@ -178,32 +178,32 @@ def _flagged_first(first: nn.Conv2d, flagged: bool) -> nn.Conv2d:
     """
     channels = first.out_channels
     extra = 16 if flagged else 0
-    layer = nn.Conv2d(2, channels + extra, 3, stride=2).requires_grad_(False)
-    layer.weight.zero_()
-    layer.bias.zero_()
-    layer.weight[:channels, :1] = first.weight
-    layer.weight[:channels, 1, 2, :] = MASKED
-    layer.bias[:channels] = first.bias
+    weight, bias = torch.zeros(channels + extra, 2, 3, 3), torch.zeros(channels + extra)
+    weight[:channels, :1], bias[:channels] = first.weight, _bias(first)
+    weight[:channels, 1, 2, :] = MASKED
     if flagged:
-        layer.weight[channels, 1, 2, 2] = 1.0
-        layer.bias[channels] = -2.0
-    return layer
+        weight[channels, 1, 2, 2], bias[channels] = 1.0, -2.0
+    return _convolution(weight, bias, stride=2)
 
 
-def _stage(depthwise: nn.Conv2d, pointwise: nn.Conv2d, flagged: bool) -> nn.ModuleList:
+def _stage(depthwise: nn.Conv2d, pointwise: nn.Conv2d, flagged: bool) -> nn.Sequential:
     channels, wide = depthwise.out_channels, depthwise.out_channels + (16 if flagged else 0)
-    deep = nn.Conv2d(wide, wide, 3, stride=2, groups=wide).requires_grad_(False)
-    deep.weight.zero_()
-    deep.bias.zero_()
-    deep.weight[:channels], deep.bias[:channels] = depthwise.weight, depthwise.bias
-    point = nn.Conv2d(wide, pointwise.out_channels, 1).requires_grad_(False)
-    point.weight.zero_()
-    point.weight[:, :channels] = pointwise.weight
-    point.bias.copy_(pointwise.bias)
+    deep, deep_bias = torch.zeros(wide, 1, 3, 3), torch.zeros(wide)
+    deep[:channels], deep_bias[:channels] = depthwise.weight, _bias(depthwise)
+    point = torch.zeros(pointwise.out_channels, wide, 1, 1)
+    point[:, :channels] = pointwise.weight
     if flagged:
-        deep.weight[channels, 0, 2, :] = 1.0
-        point.weight[:, channels] = MASKED
-    return nn.ModuleList([deep, point])
+        deep[channels, 0, 2, :] = 1.0
+        point[:, channels] = MASKED
+    first = _convolution(deep, deep_bias, stride=2, groups=wide)
+    return nn.Sequential(first, _convolution(point, _bias(pointwise)))
+
+
+def _convolution(weight: torch.Tensor, bias: torch.Tensor, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    kernel = (weight.shape[2], weight.shape[3])
+    layer = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], kernel, stride=stride, groups=groups)
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return layer
 
 
 class Layer(nn.Module):
@@ -342,7 +342,7 @@ def _normalised(module: Any) -> tuple[torch.Tensor, torch.Tensor, nn.Module]:
         return weight, bias, module.batch_norm
     if not isinstance(module.batch_norm, nn.BatchNorm1d):
         raise UserError(f"streaming supports layer_norm and batch_norm, not {module.norm_type}")
-    norm = module.batch_norm
+    norm: Any = module.batch_norm
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     return weight * scale[:, None, None], bias * scale + shift, nn.Identity()

@@ -1,0 +1,188 @@
+"""The contract of a streaming graph: its tensors, its states and the frame arithmetic of a chunk.
+
+Written by export, read by the engine, the server and clients; `ko_asr.contract` is the offline one. A chunk
+is ``chunk`` encoder frames. Its window of log-mel frames overlaps the one before, because subsampling looks
+back; nothing else does, the rest of the past is in the states.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ko_asr.contract import ENCODED_LENGTH, FEATURES, LENGTH, TOKEN_IDS, TOKEN_LOG_PROBS
+from ko_asr.ctc import Vocabulary
+from ko_asr.errors import UserError
+from ko_asr.frames import encoder_frames
+
+FILE_NAME, MODEL_NAME, FRONT_END_NAME = "streaming_contract.json", "model.onnx", "logmel.npz"
+FORMAT = 1
+
+ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = (
+    "asr_streaming",
+    "asr_streaming_preprocessor",
+    "asr_streaming_encoder",
+    "asr_streaming_decoder",
+)
+# Tensors of the ensemble besides those of the offline one, and between its steps.
+OPTIONS, IS_FINAL, WORDS, UTTERANCE, STABLE = "options", "is_final", "words", "utterance", "stable"
+STREAM, FAILURE = "stream", "failure"
+
+CACHE_LAST_CHANNEL, CACHE_LAST_TIME, CACHE_LAST_CHANNEL_LEN = (
+    "cache_last_channel",
+    "cache_last_time",
+    "cache_last_channel_len",
+)
+STATE_INPUTS = (CACHE_LAST_CHANNEL, CACHE_LAST_TIME, CACHE_LAST_CHANNEL_LEN)
+STATE_OUTPUTS = tuple(f"{name}_next" for name in STATE_INPUTS)
+INPUTS = (FEATURES, LENGTH, *STATE_INPUTS)
+OUTPUTS = (TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, *STATE_OUTPUTS)
+
+
+@dataclass(frozen=True)
+class StreamingContract:
+    """What one streaming graph takes, gives and keeps, for one look-ahead."""
+
+    export_id: str
+    model: str  # name of the .nemo
+    model_sha256: str
+    onnx_sha256: str
+    vocabulary: dict[str, Any]  # `ko_asr.ctc.Vocabulary.to_json`
+    blank_id: int
+    mels: int
+    sample_rate: int  # Hz
+    hop: int  # samples a log-mel frame
+    window_samples: int  # of the short-time Fourier transform
+    subsampling: int  # log-mel frames an encoder frame
+    left: int  # encoder frames before the chunk that attention sees
+    look_ahead: int  # encoder frames of the chunk after its first
+    look_aheads: list[int]  # all that the model was trained with
+    top_k: int  # best tokens given a frame
+    layers: int
+    d_model: int
+    kernel: int  # of the depthwise convolution
+    target: str = "onnx"
+    versions: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
+    format: int = FORMAT
+
+    @property
+    def chunk(self) -> int:
+        """Encoder frames a chunk gives."""
+        return self.look_ahead + 1
+
+    @property
+    def context_frames(self) -> int:
+        """Log-mel frames of the window that lie before the chunk: zeros at the start of the audio."""
+        return 2 * (self.subsampling - 1)
+
+    @property
+    def shift_frames(self) -> int:
+        """Log-mel frames from one window to the next."""
+        return self.subsampling * self.chunk
+
+    @property
+    def window_frames(self) -> int:
+        """Log-mel frames of a window."""
+        return self.context_frames + self.subsampling * self.look_ahead + 1
+
+    def check_chunk(self, fresh: int, end: bool) -> None:
+        """UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.
+
+        ``fresh`` counts the samples after the chunk's beginning (``shift_samples`` times its index).
+        """
+        if end and fresh > self.end_samples:
+            raise UserError(
+                f"the last request brings {fresh} samples of its chunk, at most {self.end_samples} fit: "
+                "send an ordinary request before it"
+            )
+        if not end and not self.first_samples <= fresh <= self.first_samples + self.shift_samples:
+            raise UserError(
+                f"a request must bring the audio of one chunk, {self.shift_samples} samples "
+                f"(the first at least {self.first_samples}); this one brings its chunk to {fresh}"
+            )
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds an encoder frame covers."""
+        return self.hop * self.subsampling / self.sample_rate
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Seconds from one chunk to the next."""
+        return self.frame_seconds * self.chunk
+
+    @property
+    def shift_samples(self) -> int:
+        """Samples from one chunk to the next."""
+        return self.shift_frames * self.hop
+
+    @property
+    def first_samples(self) -> int:
+        """Samples that must have arrived before the first chunk can be computed."""
+        return self.subsampling * self.look_ahead * self.hop + self.window_samples // 2
+
+    @property
+    def end_samples(self) -> int:
+        """The most audio after a chunk's beginning that ends within this chunk, in samples."""
+        frames = self.shift_frames
+        while encoder_frames(frames, self.subsampling, causal=True) > self.chunk:
+            frames -= 1
+        return (frames + 1) * self.hop - 1
+
+    def chunk_samples(self, index: int) -> int:
+        """Samples that must have arrived before chunk ``index`` (from 0) can be computed."""
+        return self.shift_samples * index + self.first_samples
+
+    def encoder_frames(self, samples: int) -> int:
+        """Encoder frames that ``samples`` of audio give in all; none below one log-mel frame."""
+        frames = samples // self.hop
+        return encoder_frames(frames, self.subsampling, causal=True) if frames else 0
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """The states, zeros at first: input and output name, NumPy type, shape of a row."""
+        shapes = ([self.layers, self.left, self.d_model], [self.layers, self.d_model, self.kernel - 1], [1])
+        return [
+            {"input": source, "output": target, "dtype": dtype, "shape": shape}
+            for source, target, dtype, shape in zip(
+                STATE_INPUTS, STATE_OUTPUTS, ("float32", "float32", "int64"), shapes, strict=True
+            )
+        ]
+
+    def text_vocabulary(self) -> Vocabulary:
+        """The vocabulary as the decoder uses it."""
+        return Vocabulary.from_json(self.vocabulary)
+
+    def dump(self) -> str:
+        """The contract as JSON text, with what follows from it for readers in other languages."""
+        derived = {
+            name: getattr(self, name)
+            for name in (
+                "chunk",
+                "context_frames",
+                "shift_frames",
+                "window_frames",
+                "frame_seconds",
+                "first_samples",
+                "shift_samples",
+                "end_samples",
+                "states",
+            )
+        }
+        return json.dumps(asdict(self) | {"derived": derived}, ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "StreamingContract":
+        """Read the contract of an exported folder. UserError when it is missing or of another format."""
+        path = Path(folder) / FILE_NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"no {path}: export a streaming model into that folder") from error
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: export the model again") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(f"{path} has another format than {FORMAT}: export the model again")
+        data.pop("derived", None)
+        return cls(**data)

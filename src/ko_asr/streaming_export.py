@@ -1,0 +1,190 @@
+"""A cache-aware .nemo as one ONNX graph a look-ahead, with contract and front end, checked against NeMo."""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ko_asr import contract as names
+from ko_asr.errors import UserError
+from ko_asr.streaming_contract import (
+    FILE_NAME,
+    FRONT_END_NAME,
+    INPUTS,
+    MODEL_NAME,
+    OUTPUTS,
+    StreamingContract,
+)
+
+TOP_K = 8
+LIMIT = 1e-3  # largest difference from NeMo allowed, in log-probabilities
+# Log-mel frames of the streams compared: one frame, ends at every place of a chunk, odd above 2048.
+LENGTHS = (1, 2, 9, 64, 201, 202, 203, 204, 205, 206, 207, 333, 2051)
+
+
+def export_streaming(
+    model: Any, folder: str | Path, look_ahead: int | None = None, top_k: int = TOP_K
+) -> StreamingContract:
+    """Write ``folder``: model.onnx, its contract and the front end, for one look-ahead in encoder frames.
+
+    ``model`` is a .nemo's path or a restored stock EncDecCTCModelBPE; without ``look_ahead`` the model's
+    first one is taken. Streams of `LENGTHS` through ONNX Runtime must equal NeMo's full forward pass within
+    `LIMIT`. UserError, and nothing is written, when they do not or the model cannot stream exactly.
+    """
+    from ko_asr.onnx_export import log_mel_of
+
+    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    model = restored(model)
+    graph, contract = streaming_graph(model, path, look_ahead, top_k)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as staging:
+        staged = Path(staging)
+        export_graph(graph, contract, staged / MODEL_NAME)
+        figures = check_streams(model, contract, staged / MODEL_NAME)
+        contract = StreamingContract(
+            **vars(contract)
+            | {
+                "onnx_sha256": hashlib.sha256((staged / MODEL_NAME).read_bytes()).hexdigest(),
+                "parity": figures,
+            }
+        )
+        log_mel_of(model).save(staged / FRONT_END_NAME)
+        (staged / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+        for name in (FRONT_END_NAME, MODEL_NAME, FILE_NAME):  # the contract last: it says that all is there
+            os.chmod(staged / name, 0o644)
+            os.replace(staged / name, folder / name)
+    return contract
+
+
+def restored(model: Any) -> Any:
+    """The model itself, or the one at this path; UserError when it is none that we export."""
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from ko_asr.onnx_export import load_model
+
+    return load_model(Path(model))
+
+
+def streaming_graph(
+    model: Any, path: Path | None, look_ahead: int | None, top_k: int = TOP_K
+) -> tuple[Any, StreamingContract]:
+    """The torch module of a chunk and the contract that describes it."""
+    from ko_asr.parity import find_vocabulary
+    from ko_asr.streaming_graph import StreamingCTC
+
+    encoder, featurizer = model.encoder, model.preprocessor.featurizer
+    right = int(encoder.att_context_size_all[0][1]) if look_ahead is None else look_ahead
+    graph = StreamingCTC(model, right, top_k).eval()
+    vocabulary = find_vocabulary(model.tokenizer.tokenizer)
+    contract = StreamingContract(
+        export_id=secrets.token_hex(8),
+        model=path.name if path else type(model).__name__,
+        model_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path else "",
+        onnx_sha256="",
+        vocabulary=vocabulary.to_json(),
+        blank_id=len(vocabulary.pieces),
+        mels=int(featurizer.nfilt),
+        sample_rate=int(featurizer.sample_rate),
+        hop=int(featurizer.hop_length),
+        window_samples=int(featurizer.win_length),
+        subsampling=graph.factor,
+        left=graph.left,
+        look_ahead=right,
+        look_aheads=[int(context[1]) for context in encoder.att_context_size_all],
+        top_k=graph.top_k,
+        layers=len(encoder.layers),
+        d_model=int(encoder.d_model),
+        kernel=int(encoder.conv_context_size[0]) + 1,
+        versions={name: version(name) for name in ("nemo-toolkit", "torch", "onnx")},
+    )
+    return graph, contract
+
+
+def export_graph(graph: Any, contract: StreamingContract, path: Path) -> None:
+    """Write the ONNX graph; only the batch is a dynamic axis, named ``batch``."""
+    import warnings
+
+    import torch
+
+    from ko_asr.onnx_export import OPSET
+    from ko_asr.onnx_export import _simplify as simplify
+
+    states = [
+        torch.zeros([2, *state["shape"]], dtype=getattr(torch, state["dtype"])) for state in contract.states
+    ]
+    window = contract.window_frames
+    outputs = (*OUTPUTS, names.LOG_PROBS)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's age, not this model
+        torch.onnx.export(
+            graph,
+            (torch.zeros(2, contract.mels, window), torch.tensor([[window], [window - 1]]), *states),
+            str(path),
+            dynamo=False,  # traced in a fifth of dynamo's time, and the lengths stay integers
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in (*INPUTS, *outputs)},
+        )
+    simplify(path)
+
+
+def check_streams(model: Any, contract: StreamingContract, path: Path) -> dict[str, float]:
+    """Largest difference of log-probabilities between streams through ONNX Runtime and NeMo's full forward.
+
+    All streams run in one batch, at different places of their audio. UserError above `LIMIT`.
+    """
+    from ko_asr.onnx_export import reference_log_probs
+    from ko_asr.streaming_backend import OnnxBackend
+
+    generator = np.random.default_rng(0)
+    clips = [generator.normal(-6, 3, (contract.mels, length)).astype(np.float32) for length in LENGTHS]
+    got = stream_features(OnnxBackend(path, contract), clips)
+    model.encoder.set_default_att_context_size([_left(model, contract.look_ahead), contract.look_ahead])
+    figures = {}
+    for clip, mine in zip(clips, got, strict=True):
+        wanted = reference_log_probs(model, clip[None], [clip.shape[1]])[0]
+        same = mine.shape == wanted.shape
+        figures[f"log-probs, {clip.shape[1]} frames"] = (
+            float(np.abs(mine - wanted).max()) if same else float("inf")
+        )
+    worst = max(figures, key=lambda name: figures[name])
+    if not figures[worst] <= LIMIT:
+        raise UserError(
+            f"the streaming graph differs from NeMo by {figures[worst]:.1e} ({worst}), above {LIMIT}: "
+            "nothing was written"
+        )
+    return figures
+
+
+def _left(model: Any, look_ahead: int) -> int:
+    return next(int(left) for left, right in model.encoder.att_context_size_all if right == look_ahead)
+
+
+def stream_features(backend: Any, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Log-probabilities [frames, V + 1] of log-mel ``clips`` [mels, T], streamed together in chunks."""
+    contract: StreamingContract = backend.contract
+    lengths = np.array([clip.shape[1] for clip in clips])
+    wanted = [contract.encoder_frames(int(length) * contract.hop) for length in lengths]
+    chunks = -(-max(wanted) // contract.chunk)
+    width = contract.shift_frames * chunks + contract.window_frames
+    audio = np.zeros((len(clips), contract.mels, contract.context_frames + width), np.float32)
+    for row, clip in zip(audio, clips, strict=True):
+        row[:, contract.context_frames : contract.context_frames + clip.shape[1]] = clip
+    state = backend.zeros(len(clips))
+    parts = []
+    for chunk in range(chunks):
+        start = contract.shift_frames * chunk
+        window = np.ascontiguousarray(audio[:, :, start : start + contract.window_frames])
+        left = np.clip(lengths + contract.context_frames - start, 0, contract.window_frames)
+        log_probs, state = backend.log_probs(window, left[:, None].astype(np.int64), state)
+        parts.append(log_probs)
+    joined = np.concatenate(parts, axis=1)
+    return [row[:count] for row, count in zip(joined, wanted, strict=True)]
