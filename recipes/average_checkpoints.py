@@ -39,6 +39,8 @@ def find_inputs(inputs: list[Path], best: int | None) -> list[Path]:
     from ko_asr.weights import checkpoints_in
 
     found = [path for each in inputs for path in (checkpoints_in(each, best) if each.is_dir() else [each])]
+    if missing := [path for path in found if not path.is_file()]:
+        raise UserError(f"no checkpoint at {missing[0]}: give .ckpt or .nemo files, or a folder of them")
     unique = list(dict.fromkeys(path.resolve() for path in found))
     if len(unique) < 2:
         raise UserError(
