@@ -8,6 +8,7 @@ import numpy as np
 from ko_asr.errors import UserError
 
 _BLOCK_SECONDS = 5.0
+_MISSING_SECONDS = 0.5  # headers of compressed files may count the encoder's padding
 
 
 class AudioStream:
@@ -42,20 +43,21 @@ class AudioStream:
         self._file.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks of about five seconds. UserError on NaN and where the file cannot be read on."""
+        """Blocks of about five seconds. UserError on NaN, and where the file ends before its header says."""
         resampler = self._resampler()
-        done = 0
+        done, rate = 0, self._file.samplerate
         for block in self._blocks():
             mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
             if not np.isfinite(mono).all():
-                at = done / self._file.samplerate
-                raise UserError(
-                    f"{self.path} holds samples that are no numbers (NaN) after {at:.0f} s: repair it"
-                )
+                raise UserError(f"{self.path} holds NaN or infinity after {done / rate:.0f} s: make it again")
             done += len(block)
             yield mono if resampler is None else resampler.resample_chunk(mono)
         if resampler is not None:
             yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if done < self._file.frames - rate * _MISSING_SECONDS:
+            raise UserError(
+                f"{self.path} ends after {done / rate:.0f} s of {self.duration:.0f} s: copy it again"
+            )
 
     def _resampler(self):
         if self._file.samplerate == self.rate:

@@ -11,9 +11,9 @@ only a measurement on the model gives it (bench/long_audio.py makes one), so it 
 
 Confidence. A token has the probability of its best frame; a word is as sure as its least sure token, the
 space before it included. On the noisy synthetic demo (bench/confidence.py: AUROC 0.85, expected calibration
-error 0.04) this tells right words from wrong ones far better than measures of frames, with blanks or without,
-the entropies of Laptev and Ginsburg 2022 (arXiv:2212.08703) among them. The mean over tokens ranks as well but
-is four times worse calibrated; their product is equal in both, but falls with the length of the word.
+error 0.04) this tells right words from wrong ones far better than measures of frames, blanks or not,
+the entropies of Laptev and Ginsburg 2022 (arXiv:2212.08703) among them. The mean over tokens ranks as well
+but is four times worse calibrated; their product is equal in both, but falls with the length of the word.
 """
 
 from collections.abc import Sequence
