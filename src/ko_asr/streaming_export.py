@@ -29,17 +29,22 @@ LENGTHS = (1, 2, 9, 64, 201, 202, 203, 204, 205, 206, 207, 333, 2051)
 
 
 def export_streaming(
-    model: Any, folder: str | Path, look_ahead: int | None = None, top_k: int = TOP_K
+    model: Any,
+    folder: str | Path,
+    look_ahead: int | None = None,
+    top_k: int = TOP_K,
+    source: Path | None = None,
 ) -> StreamingContract:
     """Write ``folder``: model.onnx, its contract and the front end, for one look-ahead in encoder frames.
 
-    ``model`` is a .nemo's path or a restored stock EncDecCTCModelBPE; without ``look_ahead`` the model's
-    first one is taken. Streams of `LENGTHS` through ONNX Runtime must equal NeMo's full forward pass within
-    `LIMIT`. UserError, and nothing is written, when they do not or the model cannot stream exactly.
+    ``model`` is a .nemo's path or a stock EncDecCTCModelBPE restored from ``source``; without ``look_ahead``
+    the model's first one is taken. Streams of `LENGTHS` through ONNX Runtime must equal NeMo's full forward
+    pass within `LIMIT`. UserError, and nothing is written, when they do not or the model cannot stream
+    exactly.
     """
     from ko_asr.onnx_export import log_mel_of
 
-    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    path = Path(model) if isinstance(model, str | os.PathLike) else source
     model = restored(model)
     graph, contract = streaming_graph(model, path, look_ahead, top_k)
     folder = Path(folder)

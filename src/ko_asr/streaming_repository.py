@@ -5,15 +5,17 @@ sequence batching. A request is one chunk; `ko_asr.streaming_contract` says how 
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr import contract as offline
 from ko_asr import streaming_contract as names
-from ko_asr.repository import VERSION, _group, _step, _tensor, copy_python_model
+from ko_asr.repository import VERSION, _group, _step, _tensor, copy_python_model, publish, staging
 from ko_asr.stream_options import StreamOptions
 from ko_asr.streaming_contract import StreamingContract
 
@@ -226,3 +228,39 @@ def build(stage: Path, exported: Path, default: int, serving: StreamServing, tem
     for step, file in ((names.PREPROCESSOR, names.FRONT_END_NAME), (names.ENCODER, names.MODEL_NAME)):
         shutil.copyfile(exported / file, stage / steps[step] / VERSION / file)
     return list(configs)
+
+
+def publish_look_aheads(
+    model: Any,
+    nemo: Path,
+    repository: Path,
+    look_aheads: Sequence[int],
+    serving: StreamServing,
+    templates: Path,
+) -> list[StreamingContract]:
+    """Export each look-ahead of a restored cache-aware ``model``, check it, and swap it into ``repository``.
+
+    The first look-ahead is the default one. Those that an earlier export left there are removed. UserError,
+    and nothing is written, when a graph differs from NeMo or the model was not trained with a look-ahead.
+    """
+    from ko_asr.model_card import write_model_card
+    from ko_asr.streaming_export import export_streaming
+
+    contracts, written = [], []
+    with staging(repository) as stage:
+        for look_ahead in look_aheads:
+            exported = stage / f"look_ahead_{look_ahead}"
+            contracts.append(export_streaming(model, exported, look_ahead, source=nemo))
+            written += build(stage, exported, look_aheads[0], serving, templates)
+        write_model_card(nemo, stage / names.ENSEMBLE / VERSION / "model_card.md")
+        publish(stage, repository, written)
+        _remove_others(stage, repository, written)
+    return contracts
+
+
+def _remove_others(stage: Path, repository: Path, written: Sequence[str]) -> None:
+    """Take away the look-aheads of an earlier export: they would serve another model."""
+    for step in (names.ENSEMBLE, *_STEPS):
+        for folder in repository.glob(f"{step}_*"):
+            if folder.name.removeprefix(f"{step}_").isdigit() and folder.name not in written:
+                folder.rename(stage / f"{folder.name}.retired")
