@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ko_asr.checkpoints import tidy_checkpoints
 from ko_asr.experiment import run_name
 from ko_asr.provenance import sha256
 
@@ -127,6 +128,16 @@ def check_record(work: Path, tiny: tuple[str, ...]) -> None:
         logged = store.execute("select count(*) from metrics where key = 'train_loss'").fetchone()
     assert runs == [(facts["tracker_id"], "killed")]  # three starts, one run
     assert logged[0] >= STEPS
+
+
+def test_what_a_killed_save_leaves_costs_no_checkpoint(tmp_path: Path) -> None:
+    """NeMo would delete the marked checkpoint and refuse the other two as ambiguous."""
+    left = ("run-epoch=1-last.ckpt", "run-epoch=2-last.ckpt", "run-epoch=2-last-unfinished", ".run.x.tmp")
+    for age, name in enumerate(left):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+        os.utime(tmp_path / name, (age, age))
+    tidy_checkpoints(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [left[1]]
 
 
 def test_wandb_without_account_is_refused_before_anything_slow(tiny, tmp_path: Path) -> None:

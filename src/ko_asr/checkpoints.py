@@ -6,6 +6,7 @@ checkpoint, and removes it, or several "last" checkpoints, and refuses.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,11 +42,15 @@ def first_error() -> Iterator[None]:
         yield
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
+        while cause is not None and not isinstance(cause, UserError) and not _is_full_disk(cause):
             cause = cause.__context__
         if cause is None or cause is error:
             raise
         raise cause from None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
