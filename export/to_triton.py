@@ -5,21 +5,29 @@
 
 Then: tritonserver --model-repository triton/
 
-Nothing is written unless the ONNX graph, the log-mel front end and the text decoding agree with NeMo.
-Options may also be written as key=value: `target=onnx`.
+    python export/to_triton.py precision=int8 gate_manifest=data/ko/dev.jsonl        # a third faster on CPUs
+    python export/to_triton.py target=tensorrt precision=fp16 gate_manifest=data/ko/dev.jsonl
+
+Nothing is written unless the ONNX graph, the log-mel front end and the text decoding agree with NeMo, and a
+lower precision costs no more than its limits on the gate manifest. target=tensorrt leaves the plan to
+export/build_plan.py, in the serving container, where TensorRT is not importable here. Options may also be
+written as key=value: `target=onnx`.
 """
 
 import argparse
-import hashlib
+import importlib.util
 import secrets
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ko_asr.contract import ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
 from ko_asr.errors import UserError, run_main
 from ko_asr.nemo_file import check_nemo_file, newest_model
+from ko_asr.provenance import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -37,28 +45,44 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=ROOT / "triton",
         help="where the model folders go (default: triton/)",
     )
-    add("--target", choices=["onnx"], default="onnx", help="what runs the encoder")
+    add("--target", choices=["onnx", "tensorrt"], default="onnx", help="what runs the encoder")
+    add("--precision", choices=["fp32", "fp16", "int8"], default="fp32", help="of the encoder (default fp32)")
+    add("--gate-manifest", type=Path, help="speech with text that judges fp16 and int8 (JSONL)")
+    add("--calibration", type=Path, help="speech that sets the ranges of int8 for TensorRT (JSONL)")
+    add("--gate-utterances", type=int, default=200, help="at most so many of each manifest (default 200)")
+    add("--max-cer-rise", type=float, help="absolute; default 0.001 for fp16, 0.005 for int8")
     add("--max-batch-size", type=int, default=8, help="rows the server may put in one batch (default 8)")
     add("--max-seconds", type=float, default=60.0, help="longest audio of one request (default 60)")
     add("--instances", type=int, default=2, help="encoder sessions (default 2)")
     add("--threads", type=int, default=1, help="threads of an encoder session (default 1)")
-    spelled = [f"--{a.replace('_', '-')}" if "=" in a and not a.startswith("-") else a for a in arguments]
+    add("--preprocessors", type=int, default=2, help="log-mel processes (default 2)")
+    add("--decoders", type=int, default=1, help="decoder processes (default 1)")
+    keys = [a.partition("=") if "=" in a and not a.startswith("-") else ("", "", a) for a in arguments]
+    spelled = [f"--{key.replace('_', '-')}={value}" if key else value for key, _, value in keys]
     options = parser.parse_args(spelled)
-    for name in ("max_batch_size", "max_seconds", "instances", "threads"):
+    counts = ("max_batch_size", "max_seconds", "instances", "threads", "preprocessors", "decoders")
+    for name in (*counts, "gate_utterances"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
+    check_manifests(options)
     return options
+
+
+def check_manifests(options: argparse.Namespace) -> None:
+    """UserError when the precision asked for cannot be judged or calibrated."""
+    if options.precision != "fp32" and options.gate_manifest is None:
+        raise UserError(f"precision {options.precision} is judged on speech: add --gate-manifest M.jsonl")
+    if options.precision == "int8" and options.target == "tensorrt" and options.calibration is None:
+        raise UserError("int8 for TensorRT is calibrated on real speech: add --calibration M.jsonl")
+    for path in (options.gate_manifest, options.calibration):
+        if path is not None and not path.is_file():
+            raise UserError(f"no manifest at {path}: give a JSONL that recipes/prepare_*.py wrote")
 
 
 def shown(path: Path) -> str:
     """``path`` from here when it lies below, else as it is."""
     absolute = path.resolve()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def longest_samples(model: Any, seconds: float, hop: int) -> int:
@@ -79,24 +103,70 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "nemo_toolkit", "onnx", "onnxruntime", "ko-asr")}
 
 
+def show(figures: Sequence[Any]) -> None:
+    for figure in figures:
+        verdict = "ok" if figure.passed else "TOO FAR"
+        print(f"  {figure.name:<38} {figure.value:.1e}  (limit {figure.limit:.0e})  {verdict}")
+
+
 def gate(model: Any, log_mel: Any, graph: Path, max_frames: int) -> dict[str, float]:
     """Print every figure; raise UserError when one is above its limit."""
     from ko_asr.parity import check_graph, check_log_mel
 
     figures = check_log_mel(model, log_mel) + check_graph(model, graph, len(log_mel.filters), max_frames)
-    for figure in figures:
-        verdict = "ok" if figure.passed else "TOO FAR"
-        print(f"  {figure.name:<34} {figure.value:.1e}  (limit {figure.limit:.0e})  {verdict}")
+    show(figures)
     if failed := [figure.name for figure in figures if not figure.passed]:
         raise UserError(f"the export differs from NeMo in: {'; '.join(failed)}; nothing was written")
     return {figure.name: figure.value for figure in figures}
+
+
+def lower_precision(
+    model: Any, graph: Path, log_mel: Any, vocabulary: Any, max_frames: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """Replace ``graph`` by one of ``options.precision`` that passes its gate, and return the figures.
+
+    UserError, and the graph is left, when it does not: with the figure, the utterance and the layer.
+    """
+    from dataclasses import replace
+
+    from ko_asr import precision as low
+    from ko_asr.onnx_export import export_encoder
+
+    rate = int(model.preprocessor.featurizer.sample_rate)
+
+    def speech(manifest: Path) -> list[low.Utterance]:
+        return low.read_utterances(manifest, log_mel, rate, options.gate_utterances, max_frames)
+
+    candidate = graph.with_name(f"{options.precision}.onnx")
+    if options.precision == "fp16":
+        export_encoder(model, candidate, max_frames, half=True)
+    elif options.target == "tensorrt":
+        low.quantize_for_tensorrt(graph, candidate, speech(options.calibration))
+    else:
+        low.quantize_for_cpu(graph, candidate)
+    limits = low.LIMITS[options.precision]
+    if options.max_cer_rise is not None:
+        limits = replace(limits, cer_rise=options.max_cer_rise)
+    utterances = speech(options.gate_manifest)
+    report = low.check(graph, candidate, utterances, vocabulary, max_frames, limits)
+    print(f"{options.precision} against fp32, CER {report.cer[0]:.2%} -> {report.cer[1]:.2%}:")
+    show(report.figures)
+    if not report.passed:
+        reason = low.refusal(report, graph, candidate, utterances, max_frames)
+        raise UserError(f"{options.precision} costs too much: {reason}; nothing was written")
+    candidate.replace(graph)
+    return {f"{options.precision}: {figure.name}": figure.value for figure in report.figures}
 
 
 def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: argparse.Namespace) -> Contract:
     from ko_asr.parity import find_vocabulary
 
     max_samples = longest_samples(model, options.max_seconds, log_mel.hop)
+    max_frames = log_mel.frames(max_samples)
     vocabulary = find_vocabulary(model.tokenizer.tokenizer)
+    parity = gate(model, log_mel, graph, max_frames)
+    if options.precision != "fp32":
+        parity |= lower_precision(model, graph, log_mel, vocabulary, max_frames, options)
     return Contract(
         export_id=secrets.token_hex(8),
         model=path.name,
@@ -113,8 +183,9 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
         bucket_frames=bucket_lengths(log_mel.frames(max_samples)),
         max_batch_size=options.max_batch_size,
         target=options.target,
+        precision=options.precision,
         versions=versions(),
-        parity=gate(model, log_mel, graph, log_mel.frames(max_samples)),
+        parity=parity,
     )
 
 
@@ -139,14 +210,29 @@ def main() -> None:
         print("against NeMo, largest difference:")
         contract = make_contract(model, path, graph, log_mel, options)
         files = {f"{ENCODER}/model.onnx": graph, f"{PREPROCESSOR}/logmel.npz": front_end}
-        serving = repository.Serving(instances=options.instances, threads=options.threads)
+        serving = repository.Serving(
+            options.instances, options.threads, options.preprocessors, options.decoders
+        )
         repository.build(stage, contract, serving, ROOT / "triton", files)
         write_model_card(path, stage / ENSEMBLE / repository.VERSION / "model_card.md", repository=stage)
         repository.publish(stage, options.repository)
     print(f"model card: {shown(options.repository)}/{ENSEMBLE}/{repository.VERSION}/model_card.md")
     models = ", ".join(sorted(repository.CONFIGS))
     print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
-    print(f"next: tritonserver --model-repository {shown(options.repository)}/")
+    build_plan(options)
+
+
+def build_plan(options: argparse.Namespace) -> None:
+    """For target=tensorrt build the plan where that is possible; always say what comes next."""
+    place = shown(options.repository)
+    command = [str(ROOT / "export" / "build_plan.py"), "--repository", str(options.repository)]
+    if options.target == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
+        print("no TensorRT here: the ensemble refuses to start until the plan is built")
+        print(f"next, in the serving container: python export/build_plan.py --repository {place}/")
+        return
+    if options.target == "tensorrt" and subprocess.run([sys.executable, *command], check=False).returncode:
+        raise UserError(f"{place}/ is exported, but its plan could not be built: see above")
+    print(f"next: tritonserver --model-repository {place}/")
 
 
 if __name__ == "__main__":

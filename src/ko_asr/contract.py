@@ -18,7 +18,7 @@ FORMAT = 1
 ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = "asr", "asr_preprocessor", "asr_encoder", "asr_decoder"
 
 # Tensors of the ensemble (what a client sees) and between its steps.
-AUDIO, RATE, TEXT, CONFIDENCE = "audio", "sample_rate", "text", "confidence"
+AUDIO, RATE, TEXT, CONFIDENCE, WORDS = "audio", "sample_rate", "text", "confidence", "words"
 FEATURES, LENGTH = "features", "length"
 TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (
     "token_ids",
@@ -46,7 +46,8 @@ class Contract:
     max_samples: int  # longer audio is refused
     bucket_frames: list[int]  # features are zero-padded to one of these lengths, so that batches form
     max_batch_size: int
-    target: str = "onnx"
+    target: str = "onnx"  # what runs the encoder: "onnx" or "tensorrt"
+    precision: str = "fp32"
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
     format: int = FORMAT

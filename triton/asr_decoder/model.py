@@ -1,5 +1,6 @@
-"""The encoder's best token of each frame to text and confidence: greedy CTC."""
+"""The encoder's best token of each frame to text, confidence and words with their times: greedy CTC."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr import contract as names  # noqa: E402
-from ko_asr import ctc  # noqa: E402
+from ko_asr import ctc, plan, results  # noqa: E402
 
 
 class TritonPythonModel:
@@ -28,6 +29,8 @@ class TritonPythonModel:
                     f"{names.ENCODER} is of export {other}, {names.DECODER} of {self.contract.export_id}: "
                     "fill the repository again with python export/to_triton.py"
                 )
+        if self.contract.target == "tensorrt" and encoder.is_dir():
+            plan.check_plan(encoder, self.contract.onnx_sha256)
 
     def execute(self, requests: list) -> list:
         """One response a request."""
@@ -38,14 +41,26 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in (names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH)
         )
-        rows = [self._decode(*row) for row in zip(ids, log_probs, lengths[:, 0], strict=True)]
-        texts = np.array([[text.encode()] for text, _ in rows], dtype=np.object_)
-        confidences = np.array([[confidence] for _, confidence in rows], dtype=np.float32)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(names.TEXT, texts), pb_utils.Tensor(names.CONFIDENCE, confidences)]
-        )
+        scores = [row[:length] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
+        tokens = [
+            ctc.collapse(row[: len(score)], self.contract.blank_id, score)
+            for row, score in zip(ids, scores, strict=True)
+        ]
+        answers = {
+            names.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
+            names.CONFIDENCE: lambda: np.array(
+                [[ctc.confidence(*row)] for row in zip(tokens, scores, strict=True)], dtype=np.float32
+            ),
+            names.WORDS: lambda: self._strings(self._words(row) for row in tokens),
+        }
+        wanted = request.requested_output_names()
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, answers[name]()) for name in wanted])
 
-    def _decode(self, ids: np.ndarray, log_probs: np.ndarray, length: int) -> tuple[str, float]:
-        scores = log_probs[:length]
-        tokens = ctc.collapse(ids[:length], self.contract.blank_id, scores)
-        return self.vocabulary.text(token.id for token in tokens), ctc.confidence(tokens, scores)
+    @staticmethod
+    def _strings(values) -> np.ndarray:
+        return np.array([[value.encode()] for value in values], dtype=np.object_)
+
+    def _words(self, tokens: list[ctc.Token]) -> str:
+        """A JSON list of words: text, start_ms, end_ms, confidence."""
+        found = results.words(tokens, self.vocabulary, 1000 * self.contract.frame_seconds)
+        return json.dumps([word.to_json() for word in found], ensure_ascii=False)
