@@ -7,8 +7,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from ko_asr.errors import run_main
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"xs": (96, 4, 4), "s": (176, 4, 16), "m": (256, 4, 16), "l": (512, 8, 17)}  # d_model, heads, layers
 
 
@@ -21,11 +24,11 @@ def tokenizer(folder: Path, vocabulary: int) -> Path:
     return folder
 
 
-def configuration(size: str, subsampling: int, tokenizer_folder: Path) -> dict:
-    """NeMo's model configuration: the published FastConformer-CTC values."""
+def configuration(size: str, subsampling: int, tokenizer_folder: Path, streaming: bool = False) -> dict:
+    """NeMo's model configuration: the published FastConformer-CTC values, ``streaming`` cache-aware."""
     d_model, heads, layers = SIZES[size]
     modules = "nemo.collections.asr.modules"
-    return {
+    values = {
         "sample_rate": 16000,
         "train_ds": None,
         "validation_ds": None,
@@ -70,6 +73,10 @@ def configuration(size: str, subsampling: int, tokenizer_folder: Path) -> dict:
         "decoding": {"strategy": "greedy_batch"},
         "optim": {"name": "adamw", "lr": 1e-3},
     }
+    if streaming:
+        changes = OmegaConf.load(ROOT / "conf" / "streaming" / "cache_aware.yaml")
+        values = OmegaConf.to_container(OmegaConf.merge(values, changes))
+    return values
 
 
 def main() -> None:
@@ -79,18 +86,19 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="s")
     parser.add_argument("--vocabulary", type=int, default=1024, help="pieces (default 1024)")
     parser.add_argument("--subsampling", type=int, default=8, choices=[4, 8])
+    parser.add_argument("--streaming", action="store_true", help="cache-aware, as fastconformer_ko_streaming")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the .nemo to write")
     options = parser.parse_args()
 
     import torch
     from nemo.collections.asr.models import EncDecCTCModelBPE
-    from omegaconf import OmegaConf
 
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         pieces = tokenizer(Path(folder), options.vocabulary)
-        model = EncDecCTCModelBPE(OmegaConf.create(configuration(options.size, options.subsampling, pieces)))
+        values = configuration(options.size, options.subsampling, pieces, options.streaming)
+        model = EncDecCTCModelBPE(OmegaConf.create(values))
         with torch.no_grad():
             # An untrained head hardly prefers any token; scaled up, the greedy text varies as real text does.
             model.decoder.decoder_layers[0].weight.mul_(20)
