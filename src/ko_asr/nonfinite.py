@@ -50,9 +50,7 @@ def nonfinite_stop(limit: int, manifest: str | Path) -> Any:
             for buffer, before in self.statistics:
                 buffer.copy_(before)
             if self.in_a_row >= limit:
-                cause = (
-                    _cause(module, batch, manifest) if here else "on another device"
-                )
+                cause = _cause(module, batch, manifest) if here else "on another device"
                 raise UserError(
                     f"the loss was not a finite number in {limit} steps in a row, the last of them step "
                     f"{trainer.global_step}: {cause}"
