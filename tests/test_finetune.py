@@ -22,7 +22,7 @@ STRATEGIES = {
 
 def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     line = [sys.executable, *map(str, command)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=300)
+    return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=600)
 
 
 def finetune(demo, out: Path, *overrides: str, base: Path | str) -> subprocess.CompletedProcess:

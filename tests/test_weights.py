@@ -26,7 +26,7 @@ FLOATS = st.floats(-1e3, 1e3, width=32)
 
 def run(*command: object) -> subprocess.CompletedProcess:
     line = [sys.executable, *map(str, command)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=600)
 
 
 def sentence(done: subprocess.CompletedProcess) -> str:
