@@ -97,7 +97,7 @@ def open_study(folder: Path, name: str, seed: int) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(study_name=name, storage=f"sqlite:///{folder}/study.db", load_if_exists=True)
-    # The sampler's state is not stored: with the same seed a second start would repeat the first one's trials.
+    # The sampler's state is not stored: with the same seed a second start would repeat the first's trials.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
