@@ -82,7 +82,7 @@ def kept_bytes(model: Any, utterances: int, seconds: float, bfloat16: bool = Fal
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor  # held, so that no later tensor gets its address
 
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    statistics = [(tensor, tensor.clone()) for name, tensor in model.named_buffers() if _is_statistic(name)]
     was_training = model.training
     model.train()
     with (
@@ -92,10 +92,14 @@ def kept_bytes(model: Any, utterances: int, seconds: float, bfloat16: bool = Fal
         loss = _loss(model, utterances, seconds)
     del loss
     with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(statistics[name])
+        for tensor, before in statistics:
+            tensor.copy_(before)
     model.train(was_training)
     return sum(kept.values())
+
+
+def _is_statistic(buffer: str) -> bool:
+    return buffer.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _loss(model: Any, utterances: int, seconds: float) -> torch.Tensor:
