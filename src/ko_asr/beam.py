@@ -364,14 +364,14 @@ class BeamDecoder:
         """Take in what the whole beam agrees on; returns how many characters of the text can never change."""
         common = self._search.settled(self._settled)
         text = self._text + self._read([*self._tail, *_tokens(common.path(self._settled))])
-        if common is not self._settled and common.parent is not None:
-            self._take(common.parent)
+        if common is not self._settled:
+            self._take(common)
         return stable_length(text, self.vocabulary.rule)
 
     def _take(self, prefix: Prefix) -> None:
-        """Keep the tokens down to ``prefix`` as words and text, and forget the branches that left them."""
+        """Keep the tokens above ``prefix`` as words and text, and forget the branches that left them."""
         path = prefix.path(self._settled)
-        for token in _tokens(path):
+        for token in _tokens(path)[:-1]:
             if self.vocabulary.begins_word(token.id) and (settled := self._tail_words(self._tail)):
                 self._words += settled
                 self._text += self._read(self._tail)
@@ -379,7 +379,8 @@ class BeamDecoder:
             self._tail.append(token)
         for above, below in itertools.pairwise([self._settled, *path]):
             above.children = {below.token: below}
-        self._settled = prefix
+        assert prefix.parent is not None
+        self._settled = prefix.parent
 
     def _spell(self, prefix: Prefix) -> tuple[str, tuple[Word, ...]]:
         tokens = [*self._tail, *_tokens(prefix.path(self._settled))]
@@ -399,4 +400,13 @@ class BeamDecoder:
 
 
 def _tokens(path: Sequence[Prefix]) -> list[Token]:
-    return [Token(prefix.token, prefix.start, prefix.end, prefix.log_prob) for prefix in path]
+    """Tokens of a path in time order.
+
+    Every prefix knows its own likeliest time. Where that of a prefix has moved on since a longer one began,
+    the longer one's time is right for it.
+    """
+    found: list[Token] = []
+    for prefix in reversed(path):
+        end = min(prefix.end, found[-1].start) if found else prefix.end
+        found.append(Token(prefix.token, min(prefix.start, end - 1), end, prefix.log_prob))
+    return found[::-1]
