@@ -5,6 +5,10 @@
 
 Then: tritonserver --model-repository triton/
 
+A full-context model becomes the ensemble asr, a cache-aware one asr_streaming; both fit into one repository.
+
+    python export/to_triton.py model=experiments/ko_streaming/ko_streaming.nemo look_aheads=6,1,0
+
     python export/to_triton.py precision=int8 gate_manifest=data/ko/dev.jsonl        # a third faster on CPUs
     python export/to_triton.py target=tensorrt precision=fp16 gate_manifest=data/ko/dev.jsonl
 
@@ -51,21 +55,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--calibration", type=Path, help="speech that sets the ranges of int8 for TensorRT (JSONL)")
     add("--gate-utterances", type=int, default=200, help="at most so many of each manifest (default 200)")
     add("--max-cer-rise", type=float, help="absolute; default 0.001 for fp16, 0.005 for int8")
-    add("--max-batch-size", type=int, default=8, help="rows the server may put in one batch (default 8)")
+    add("--max-batch-size", type=int, help="rows the server may put in one batch (default 8; streams 32)")
     add("--max-seconds", type=float, default=60.0, help="longest audio of one request (default 60)")
     add("--instances", type=int, default=2, help="encoder sessions (default 2)")
     add("--threads", type=int, default=1, help="threads of an encoder session (default 1)")
     add("--preprocessors", type=int, default=2, help="log-mel processes (default 2)")
     add("--decoders", type=int, default=1, help="decoder processes (default 1)")
     keys = [a.partition("=") if "=" in a and not a.startswith("-") else ("", "", a) for a in arguments]
+    add(
+        "--look-aheads",
+        type=look_aheads,
+        help="of a streaming model, in encoder frames, such as 6,1; the "
+        "first becomes asr_streaming, 1 becomes asr_streaming_1 (default: the model's first)",
+    )
+    add("--max-streams", type=int, default=128, help="live streams; more are refused (default 128)")
+    add("--idle-seconds", type=float, default=30.0, help="a silent client's stream ends then (default 30)")
     spelled = [f"--{key.replace('_', '-')}={value}" if key else value for key, _, value in keys]
     options = parser.parse_args(spelled)
     counts = ("max_batch_size", "max_seconds", "instances", "threads", "preprocessors", "decoders")
-    for name in (*counts, "gate_utterances"):
-        if getattr(options, name) <= 0:
+    for name in (*counts, "gate_utterances", "max_streams", "idle_seconds"):
+        if (getattr(options, name) or 1) <= 0 or getattr(options, name) == 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
     check_manifests(options)
     return options
+
+
+def look_aheads(text: str) -> list[int]:
+    """Numbers of encoder frames, written with commas; each once."""
+    found = [int(part) for part in text.split(",")]
+    if len(set(found)) != len(found) or min(found) < 0:
+        raise ValueError(text)
+    return found
 
 
 def check_manifests(options: argparse.Namespace) -> None:
@@ -181,7 +201,7 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
         min_samples=log_mel.min_samples,
         max_samples=max_samples,
         bucket_frames=bucket_lengths(log_mel.frames(max_samples)),
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.max_batch_size or 8,
         target=options.target,
         precision=options.precision,
         versions=versions(),
@@ -202,6 +222,8 @@ def main() -> None:
 
         started = time.monotonic()
         model = load_model(path)
+        if is_streaming(model):
+            return export_streams(model, path, options, started)
         log_mel = log_mel_of(model)
         graph, front_end = stage / "model.onnx", stage / "logmel.npz"
         max_frames = log_mel.frames(longest_samples(model, options.max_seconds, log_mel.hop))
@@ -220,6 +242,35 @@ def main() -> None:
     models = ", ".join(sorted(repository.CONFIGS))
     print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
     build_plan(options)
+
+
+def is_streaming(model: Any) -> bool:
+    """Whether the model was trained to be heard chunk by chunk."""
+    return model.encoder.att_context_style == "chunked_limited"
+
+
+def export_streams(model: Any, path: Path, options: argparse.Namespace, started: float) -> None:
+    """The streaming ensembles of a cache-aware model."""
+    from ko_asr import streaming_repository as streams
+
+    if options.target != "onnx" or options.precision != "fp32":
+        raise UserError("a streaming model is exported with target=onnx precision=fp32 only")
+    serving = streams.StreamServing(
+        max_streams=options.max_streams,
+        idle_seconds=options.idle_seconds,
+        instances=options.instances,
+        threads=options.threads,
+        max_batch_size=options.max_batch_size or 32,
+    )
+    wanted = options.look_aheads or [int(model.encoder.att_context_size_all[0][1])]
+    contracts = streams.publish_look_aheads(model, path, options.repository, wanted, serving, ROOT / "triton")
+    print("against NeMo's full forward pass, largest difference of log-probabilities:")
+    for contract in contracts:
+        name = streams.model_name(streams.names.ENSEMBLE, contract, wanted[0])
+        chunk = f"chunks of {1000 * contract.chunk_seconds:.0f} ms"
+        print(f"  {name:<20} {chunk:<20} {max(contract.parity.values()):.1e}  (limit 1e-03)  ok")
+    print(f"wrote {shown(options.repository)}/ in {time.monotonic() - started:.0f} s")
+    print(f"next: tritonserver --model-repository {shown(options.repository)}/")
 
 
 def build_plan(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ko_asr import contract as names
+from ko_asr import streaming_contract as streaming
 from ko_asr.errors import UserError, run_main
 
 RECORD = "server.json"  # written last by the set-up: its presence means the installation is whole
@@ -257,18 +259,37 @@ class TritonServer:
         return f"{reason.split(chr(92) + 'n')[0].strip().strip(chr(34))} (log: {self.log})"
 
 
+def served_ensembles(repository: str | Path) -> list[str]:
+    """The ensembles that a repository holds: ``asr``, ``asr_streaming`` and its other look-aheads."""
+    found = []
+    for path in sorted(Path(repository).glob("*/config.pbtxt")):
+        name = path.parent.name
+        look_ahead = name.removeprefix(f"{streaming.ENSEMBLE}_")
+        if name in (names.ENSEMBLE, streaming.ENSEMBLE) or look_ahead.isdigit():
+            found.append(name)
+    return found
+
+
 def is_alive(url: str, repository: str | Path | None = None) -> bool:
-    """Whether the server at ``url`` answers an inference (or is ready, for a repository without ``asr``)."""
+    """Whether every ensemble of ``repository`` answers an inference at ``url``.
+
+    A streaming ensemble is asked for a stream without audio. Without ``repository`` it is ``asr`` that must
+    answer; a repository without ensembles must be ready.
+    """
     import tritonclient.grpc as triton
 
+    ensembles = [names.ENSEMBLE] if repository is None else served_ensembles(repository)
     with contextlib.suppress(triton.InferenceServerException), triton.InferenceServerClient(url) as client:
         if not client.is_server_ready(client_timeout=2):
             return False
-        if repository is not None and not (Path(repository) / names.ENSEMBLE).is_dir():
-            return True
-        second = triton.InferInput(names.AUDIO, [1, 16_000], "FP32")
-        second.set_data_from_numpy(np.zeros((1, 16_000), np.float32))
-        client.infer(names.ENSEMBLE, [second], client_timeout=30)
+        for name in ensembles:
+            samples, stream = 16_000, {}
+            if name != names.ENSEMBLE:
+                sequence = secrets.randbelow(2**63 - 1) + 1
+                samples, stream = 0, {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
+            audio = triton.InferInput(names.AUDIO, [1, samples], "FP32")
+            audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+            client.infer(name, [audio], client_timeout=30, **stream)
         return True
     return False
 

@@ -5,7 +5,7 @@ sequence batching. A request is one chunk; `ko_asr.streaming_contract` says how 
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def _sequences(serving: StreamServing, instances: int = 1, **options: object) ->
     )
 
 
-def _parameters(config: pb.ModelConfig, values: dict[str, object]) -> pb.ModelConfig:
+def _parameters(config: pb.ModelConfig, values: Mapping[str, object]) -> pb.ModelConfig:
     for key, value in values.items():
         config.parameters[key].string_value = str(value)
     return config
