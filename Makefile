@@ -14,7 +14,7 @@ PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo serve test lint clean setup setup-dev setup-server lmplz setup-ray test-ray
+.PHONY: help demo serve test lint clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -28,6 +28,7 @@ help:
 setup: .venv/.ready
 setup-dev: .venv/.ready-dev
 setup-server: .server/.ready
+setup-rtx: .rtx/.ready
 
 .venv/.ready: requirements.txt constraints.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -58,6 +59,12 @@ setup-ray: .ray/.ready
 	@.ray/bin/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 
+# TensorRT-RTX compiles graphs without a GPU (tests/test_tensorrt.py); it never serves.
+.rtx/.ready: .venv/.ready requirements-rtx.txt
+	@$(PY) -m venv --clear --without-pip .rtx
+	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
 # ---- the demo -----------------------------------------------------------------------------------
 
 demo: .server/.ready
@@ -81,9 +88,9 @@ lint: .venv/.ready-dev
 test-ray: .venv/.ready-dev .ray/.ready
 	@$(BIN)/pytest -rs tests/test_ksponspeech.py -k ray
 
-test: .venv/.ready-dev .server/.ready lint
+test: .venv/.ready-dev .server/.ready .rtx/.ready lint
 	@$(BIN)/pytest
 
 clean:
-	@rm -rf .venv .server .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
+	@rm -rf .venv .server .rtx .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
 	@git clean -qfdX triton

@@ -1,6 +1,7 @@
-"""Throughput of the served ensemble against its own encoder, bare, on the same cores.
+"""Throughput of the served ensemble against its own encoder, bare, and against its peers, on the same cores.
 
     python bench/offline_ensemble.py                       # size s, random weights
+    python bench/offline_ensemble.py --clients 16 --peers --sherpa .sherpa/bin/python      # --size l
     python bench/offline_ensemble.py --model experiments/demo/demo.nemo --clients 16
 
 The bare encoder is the exported ONNX graph in two processes with one ONNX Runtime thread each, fed ready
@@ -8,6 +9,11 @@ features: the fastest arrangement of two cores that was measured. The ensemble g
 concurrent clients on those same cores, and does log-mel, batching, decoding and all transport besides.
 Rounds alternate, so that another load on the machine falls on both; on a busy machine the ratio by CPU time
 (client and transport counted) is the one to trust, because more processes get more of a shared core.
+
+--peers adds, in the same rounds: NeMo's own ``export()`` bare in the same two processes, likewise the int8
+graph of --precision int8 for the CPU, NeMo's ``transcribe()`` with two threads, and, where --sherpa
+names a Python that has sherpa-onnx (``.sherpa/bin/pip install sherpa-onnx==2.0.1``),
+its recogniser in two one-thread processes on NeMo's export. Texts are compared with NeMo's, clip by clip.
 """
 
 import argparse
@@ -49,8 +55,10 @@ def bare_worker(graph: str, mels: int, frames: int, batch: int, commands: Any, r
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     features = np.random.default_rng(0).standard_normal((batch, mels, frames)).astype(np.float32)
-    feed = {names.FEATURES: features, names.LENGTH: np.full((batch, 1), frames, np.int64)}
-    outputs = [names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH]
+    signal, length = session.get_inputs()  # NeMo's export names them otherwise, and its length is [batch]
+    feed = {signal.name: features, length.name: np.full((batch, 1)[: len(length.shape)], frames, np.int64)}
+    small = {names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH}
+    outputs = [o.name for o in session.get_outputs() if o.name in small] or None
     session.run(outputs, feed)
     results.put(0)
     while seconds := commands.get():
@@ -125,15 +133,110 @@ def cpu_seconds(processes: list[int]) -> float:
     return total / CLOCK
 
 
-def exported(options: argparse.Namespace, folder: Path) -> Path:
-    """A filled repository for the model asked for."""
-    model = options.model
-    if model is None:
-        model = folder / f"random_{options.size}.nemo"
-        run([ROOT / "bench" / "random_model.py", "--size", options.size, "--out", model])
+class Peer:
+    """`bench/peer_worker.py` processes that work at the same time, waiting between rounds."""
+
+    def __init__(self, python: str, peer: str, model: Path, clips: Path, batch: int, count: int) -> None:
+        worker = str(ROOT / "bench" / "peer_worker.py")
+        command = [python, worker, peer, "--model", str(model), "--clips", str(clips), "--batch", str(batch)]
+        pipe = subprocess.PIPE
+        self.workers = [
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+            for _ in range(count)
+        ]
+        self.processes = [worker.pid for worker in self.workers]
+        self._answers(peer)
+
+    def _answers(self, what: Any) -> list[Any]:
+        answers = []
+        for worker in self.workers:
+            assert worker.stdout is not None
+            line = next(
+                (text for text in worker.stdout if text.startswith(("[", '"')) or text[0].isdigit()), ""
+            )
+            if not line:
+                raise UserError(f"the peer ended before it answered {what}: run {worker.args} by hand")
+            answers.append(json.loads(line))
+        return answers
+
+    def ask(self, command: object) -> list[Any]:
+        """The answer of each process to one command line."""
+        for worker in self.workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{command}\n")
+            worker.stdin.flush()
+        return self._answers(command)
+
+    def measure(self, seconds: float) -> float:
+        """Clips a second of all together."""
+        return sum(self.ask(seconds))
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.stdin is not None:
+                worker.stdin.close()
+            worker.wait(30)
+
+
+def model_file(options: argparse.Namespace, folder: Path) -> Path:
+    """The .nemo asked for, or one of random weights."""
+    if options.model is not None:
+        return options.model
+    model = folder / f"random_{options.size}.nemo"
+    run([ROOT / "bench" / "random_model.py", "--size", options.size, "--out", model])
+    return model
+
+
+def exported(options: argparse.Namespace, model: Path, folder: Path) -> Path:
+    """A filled repository for ``model``."""
     repository = folder / "repository"
     run([ROOT / "export" / "to_triton.py", "--model", model, "--repository", repository])
     return repository
+
+
+def peer_graphs(model: Path, graph: Path, folder: Path) -> dict[str, Path]:
+    """NeMo's own export with what sherpa-onnx reads from it, and our int8 graph for the CPU."""
+    import onnx
+
+    from ko_asr.nemo_file import restore_model
+    from ko_asr.precision import quantize_for_cpu
+
+    restored, theirs, int8 = restore_model(model), folder / "nemo.onnx", folder / "int8.onnx"
+    restored.export(str(theirs))
+    pieces = [restored.tokenizer.tokenizer.id_to_piece(i) for i in range(len(restored.decoder.vocabulary))]
+    proto = onnx.load(str(theirs))
+    facts = {
+        "vocab_size": len(pieces),
+        "normalize_type": restored.cfg.preprocessor.normalize,
+        "subsampling_factor": restored.encoder.subsampling_factor,
+        "model_type": "EncDecCTCModelBPE",
+        "is_giga_am": 0,
+    }
+    onnx.helper.set_model_props(proto, {key: str(value) for key, value in facts.items()})
+    onnx.save(proto, str(theirs))
+    lines = [f"{piece} {number}\n" for number, piece in enumerate([*pieces, "<blk>"])]
+    theirs.with_name("tokens.txt").write_text("".join(lines), encoding="utf-8")
+    quantize_for_cpu(graph, int8)
+    return {"NeMo export": theirs, "int8": int8}
+
+
+def start_peers(
+    options: argparse.Namespace, contract: Contract, model: Path, graph: Path, folder: Path, clips: np.ndarray
+) -> dict[str, Any]:
+    """Peers by name, each with ``measure``, ``processes`` and ``close``."""
+    frames = clips.shape[1] // contract.hop
+    graphs = peer_graphs(model, graph, folder)
+    path = folder / "clips.npy"
+    np.save(path, clips)
+    peers: dict[str, Any] = {
+        f"{name}, bare": BareEncoder(found, contract.mels, frames, 1) for name, found in graphs.items()
+    }
+    peers["NeMo transcribe"] = Peer(sys.executable, "nemo", model, path, 8, 1)
+    if options.sherpa:
+        for batch in (1, 4):
+            name = f"sherpa-onnx, batch {batch}"
+            peers[name] = Peer(str(options.sherpa), "sherpa", graphs["NeMo export"], path, batch, 2)
+    return peers
 
 
 def run(command: list) -> None:
@@ -151,14 +254,28 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores_used": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 
-def measure(options: argparse.Namespace, repository: Path) -> dict[str, Any]:
+def equal_texts(url: str, clips: np.ndarray, nemo: Peer) -> str:
+    """How many clips the ensemble spells as NeMo's ``transcribe`` does."""
+    with AsrClient(url) as client:
+        ours = [client.transcribe(clip).text for clip in clips]
+    theirs = nemo.ask("texts")[0]
+    return f"{sum(a == b for a, b in zip(ours, theirs, strict=True))} of {len(ours)}"
+
+
+def measure(options: argparse.Namespace, model: Path, repository: Path, folder: Path) -> dict[str, Any]:
     contract = Contract.load(repository / names.ENCODER / "1")
     samples = int(options.seconds * SAMPLE_RATE)
     graph = repository / names.ENCODER / "1" / "model.onnx"
-    audio = (0.1 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
+    clips = (0.1 * np.random.default_rng(0).standard_normal((8, samples))).astype(np.float32)
+    audio = clips[0]
     frames = samples // contract.hop
-    bare = {batch: BareEncoder(graph, contract.mels, frames, batch) for batch in (1, 4)}
-    rounds: dict[str, list[float]] = {"ensemble": [], **{f"bare, batch {batch}": [] for batch in bare}}
+    bare: dict[str, Any] = {
+        f"bare, batch {batch}": BareEncoder(graph, contract.mels, frames, batch) for batch in (1, 4)
+    }
+    if options.peers:
+        bare |= start_peers(options, contract, model, graph, folder, clips)
+    texts = None
+    rounds: dict[str, list[float]] = {"ensemble": [], **{name: [] for name in bare}}
     costs: dict[str, list[float]] = {name: [] for name in rounds}
     latencies: list[float] = []
 
@@ -177,14 +294,16 @@ def measure(options: argparse.Namespace, repository: Path) -> dict[str, Any]:
         with TritonServer(repository, options.server) as server:
             ensemble_round(server.url, audio, options.clients, 1.0)
             for _ in range(options.rounds):
-                for batch, encoder in bare.items():
-                    work = functools.partial(encoder.measure, options.round_seconds)
-                    timed(f"bare, batch {batch}", encoder.processes, work)
+                for name, peer in bare.items():
+                    timed(name, peer.processes, functools.partial(peer.measure, options.round_seconds))
                 timed("ensemble", [os.getpid()], ensemble)  # the server is a child of this process
+            if options.peers:
+                texts = equal_texts(server.url, clips, bare["NeMo transcribe"])
     finally:
         for encoder in bare.values():
             encoder.close()
-    return summary(options, contract, rounds, costs, latencies)
+    result = summary(options, contract, rounds, costs, latencies)
+    return result if texts is None else result | {"texts_equal_to_nemo": texts}
 
 
 def summary(
@@ -196,7 +315,14 @@ def summary(
 ) -> dict[str, Any]:
     clips = {name: statistics.median(values) for name, values in rounds.items()}
     cpu = {name: statistics.median(values) for name, values in costs.items()}
-    best = max((name for name in clips if name != "ensemble"), key=lambda name: clips[name])
+    own = [name for name in clips if name.startswith("bare, ")]
+    best = max(own, key=lambda name: clips[name])
+    peers = [name for name in clips if name not in own and name != "ensemble"]
+    ratios = {f"ensemble / {name}": clips["ensemble"] / clips[name] for name in peers if "bare" not in name}
+    ratios |= {
+        f"own encoder / {name}": clips[best] / clips[name] for name in peers if name == "NeMo export, bare"
+    }
+    ratios |= {f"{name} / own fp32": clips[name] / clips[best] for name in peers if name == "int8, bare"}
     percentiles = np.percentile(1000 * np.array(latencies), [50, 95, 99])
     return {
         "model": contract.model,
@@ -207,7 +333,8 @@ def summary(
         "rtfx": {name: value * options.seconds for name, value in clips.items()},
         "ratio": clips["ensemble"] / clips[best],
         "cpu_ms_per_clip": cpu,
-        "cpu_ratio": min(value for name, value in cpu.items() if name != "ensemble") / cpu["ensemble"],
+        "cpu_ratio": min(cpu[name] for name in own) / cpu["ensemble"],
+        "peer_ratios": ratios,
         "latency_ms": dict(zip(("p50", "p95", "p99"), percentiles.round(1).tolist(), strict=True)),
         "rounds": rounds,
         "machine": machine(),
@@ -221,11 +348,13 @@ def show(result: dict[str, Any]) -> None:
     print(f"\n{what}, {result['machine']}")
     print(f"{'':<34}{'clips/s':>9}{'RTFx':>8}{'CPU ms/clip':>13}")
     for name, value in result["clips_per_second"].items():
-        label = (
-            f"ensemble, {result['clients']} clients" if name == "ensemble" else f"encoder {name}, 2 processes"
-        )
+        label = f"ensemble, {result['clients']} clients" if name == "ensemble" else name
         print(f"{label:<34}{value:>9.1f}{result['rtfx'][name]:>8.0f}{result['cpu_ms_per_clip'][name]:>13.1f}")
     print("latency ms: " + ", ".join(f"{key} {value:g}" for key, value in result["latency_ms"].items()))
+    for name, ratio in result["peer_ratios"].items():
+        print(f"{name} = {ratio:.2f}")
+    if "texts_equal_to_nemo" in result:
+        print(f"texts equal to NeMo's transcribe(): {result['texts_equal_to_nemo']}")
     print(f"ensemble / best bare encoder = {result['ratio']:.2f} (by CPU time {result['cpu_ratio']:.2f})")
 
 
@@ -242,14 +371,19 @@ def main() -> int:
     add("--rounds", type=int, default=5)
     add("--round-seconds", type=float, default=4.0)
     add("--cores", type=int, default=2, help="cores to share (default 2)")
+    add("--peers", action="store_true", help="measure NeMo and sherpa-onnx in the same rounds")
+    add("--sherpa", type=Path, help="a Python with sherpa-onnx, for --peers")
     add("--at-least", type=float, default=0.0, help="exit 1 when the ratio is below this")
     add("--server", type=Path, default=ROOT / ".server", help="the server installation")
     add("--out", type=Path, default=ROOT / "results" / "offline_ensemble.json")
     options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     with tempfile.TemporaryDirectory() as folder:
-        repository = options.repository or exported(options, Path(folder))
-        result = measure(options, repository)
+        if options.peers and options.repository:
+            raise UserError("--peers needs the .nemo itself: leave --repository out")
+        model = options.repository or model_file(options, Path(folder))
+        repository = options.repository or exported(options, model, Path(folder))
+        result = measure(options, model, repository, Path(folder))
     show(result)
     with atomic_write(options.out) as stream:
         json.dump(result, stream, indent=1)
