@@ -66,7 +66,7 @@ def test_live_view_of_a_file_in_real_time(demo, streaming_model: Path, tmp_path:
 
 def test_bad_requests_end_in_one_sentence(tmp_path: Path) -> None:
     for arguments, words in (
-        ((tmp_path / "no.wav",), "no file"),
+        ((tmp_path / "no.wav", "--model", tmp_path / "no.nemo"), "no file"),
         (("--mic", "--model", tmp_path / "no.nemo"), "requirements-mic.txt"),
     ):
         if "--mic" in arguments and importlib.util.find_spec("sounddevice"):
