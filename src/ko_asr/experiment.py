@@ -57,7 +57,7 @@ def run_name(name: str, overrides: Iterable[str]) -> str:
         return name
     parts = [
         f"{key.lstrip('+~').rsplit('.', 1)[-1]}_{Path(value).name}"
-        for key, value in sorted(pairs)
+        for key, value in sorted(pairs, key=lambda pair: (pair[0].count("."), pair))  # groups first
         if not _NOT_NAMED.match(key.lstrip("+~"))
     ]
     full = "-".join([name, *(re.sub(r"[^\w.,+-]", "", part) for part in parts)])
