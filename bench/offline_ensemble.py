@@ -145,7 +145,7 @@ class Peer:
             for _ in range(count)
         ]
         self.processes = [worker.pid for worker in self.workers]
-        self._answers(peer)
+        self._answers("ready")
 
     def _answers(self, what: Any) -> list[Any]:
         answers = []
