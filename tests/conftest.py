@@ -81,6 +81,17 @@ def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.fixture(scope="session")
+def streaming_repository(streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with the streaming ensembles asr_streaming and asr_streaming_1."""
+    repository = tmp_path_factory.mktemp("streaming_repository")
+    command = [sys.executable, str(ROOT / "export" / "to_triton.py"), "look_aheads=6,1"]
+    command += [f"model={streaming_model}", f"repository={repository}"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
+    return repository
+
+
+@pytest.fixture(scope="session")
 def streaming_model(demo: DemoRun) -> Path:
     """A cache-aware .nemo, trained once in the demo's folder on the demo's corpus."""
     config = "fastconformer_ko_streaming_demo"

@@ -28,6 +28,8 @@ ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = (
 OPTIONS, IS_FINAL, WORDS, UTTERANCE, STABLE = "options", "is_final", "words", "utterance", "stable"
 STREAM, FAILURE = "stream", "failure"
 
+FULL = "streams of this server are taken"  # in the refusal of a server without a free place
+
 CACHE_LAST_CHANNEL, CACHE_LAST_TIME, CACHE_LAST_CHANNEL_LEN = (
     "cache_last_channel",
     "cache_last_time",

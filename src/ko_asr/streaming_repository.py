@@ -178,8 +178,13 @@ def decoder_config(
     return _parameters(config, values)
 
 
-def ensemble_config(serving: StreamServing, name: str, steps: dict[str, str]) -> pb.ModelConfig:
-    """What a client sees: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable."""
+def ensemble_config(
+    contract: StreamingContract, serving: StreamServing, name: str, steps: dict[str, str]
+) -> pb.ModelConfig:
+    """What a client sees: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable.
+
+    Its parameters tell a client, which has no contract, how much audio a request brings.
+    """
     window, tokens = [offline.FEATURES, offline.LENGTH], [offline.TOKEN_IDS, offline.TOKEN_LOG_PROBS]
     passed_on, results = [names.STREAM, names.FAILURE], [output["name"] for output in _results()]
     inputs = [
@@ -187,7 +192,7 @@ def ensemble_config(serving: StreamServing, name: str, steps: dict[str, str]) ->
         _tensor(offline.RATE, "INT32", [1], optional=True),
         _tensor(names.OPTIONS, "STRING", [1], optional=True),
     ]
-    return pb.ModelConfig(
+    config = pb.ModelConfig(
         name=name,
         platform="ensemble",
         max_batch_size=serving.max_batch_size,
@@ -201,6 +206,9 @@ def ensemble_config(serving: StreamServing, name: str, steps: dict[str, str]) ->
             ]
         ),
     )
+    told = ("sample_rate", "first_samples", "shift_samples", "end_samples")
+    values = {key: getattr(contract, key) for key in told}
+    return _parameters(config, {**values, "max_streams": serving.max_streams})
 
 
 def build(stage: Path, exported: Path, default: int, serving: StreamServing, templates: Path) -> list[str]:
@@ -215,7 +223,7 @@ def build(stage: Path, exported: Path, default: int, serving: StreamServing, tem
         steps[names.PREPROCESSOR]: preprocessor_config(contract, serving, steps[names.PREPROCESSOR]),
         steps[names.ENCODER]: encoder_config(contract, serving, steps[names.ENCODER]),
         steps[names.DECODER]: decoder_config(contract, serving, steps[names.DECODER], steps[names.ENCODER]),
-        ensemble: ensemble_config(serving, ensemble, steps),
+        ensemble: ensemble_config(contract, serving, ensemble, steps),
     }
     for name, config in configs.items():
         version = stage / name / VERSION

@@ -85,7 +85,7 @@ class TritonPythonModel:
         if flags & START:
             stream = Stream(next(self.numbers), StreamingWindows(self.contract, self.log_mel))
             if not self.streams.open(key, stream):
-                raise StreamsFull(f"all {self.limit} streams of this server are taken; try again later")
+                raise StreamsFull(f"all {self.limit} {names.FULL}; try again later")
             return stream
         stream = self.streams.get(key)
         if stream is None:
