@@ -138,6 +138,18 @@ def test_certain_frames_give_the_greedy_result(seed):
     assert [r.to_json() for r in found if r.is_final] == [r.to_json() for r in expected if r.is_final]
 
 
+def test_no_frames_and_frames_without_numbers_are_silence():
+    log_probs = speech_and_silence(0)[:30]
+    ids, scores = ranked(log_probs)
+    nothing = np.full((3, 8), np.nan, np.float32)
+    decoder = BeamDecoder(JAMO, len(JAMO.pieces), 40.0)
+    decoder.accept(ids[:0], scores[:0])
+    decoder.accept(ids, scores)
+    decoder.accept(ids[:3], nothing)
+    assert decoder.finish()[-1].text == decode(log_probs, [], None)[-1].text
+    assert [r.text for r in BeamDecoder(JAMO, len(JAMO.pieces), 40.0).finish()] == [""]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(JAMO.pieces) - 1), max_size=12))
 def test_a_keyword_earns_its_bonus_wherever_its_letters_are_whatever_the_tokens(tokens):

@@ -282,9 +282,10 @@ class BeamDecoder:
         width = self.options.tokens_a_frame
         ids, log_probs = np.asarray(ids)[:, :width], np.asarray(log_probs)[:, :width]
         likely = (log_probs >= log_probs[:, :1] - self.options.token_threshold).sum(1)
+        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN says nothing
         results: list[Result] = []
         for tokens, scores, count in zip(ids.tolist(), log_probs.tolist(), likely.tolist(), strict=True):
-            if count == 1 and tokens[0] == self.blank_id:
+            if not count or (count == 1 and tokens[0] == self.blank_id):
                 self._search.silence()
             else:
                 self._search.step(self._frame, tokens[:count], scores[:count])
