@@ -1,0 +1,390 @@
+"""Streams a core can follow in real time, compute per chunk, and what look-ahead costs in CER.
+
+    python bench/streaming.py --model X.nemo --manifest data/demo/eval_clean.jsonl
+
+Speed: 32 streams in step, random weights of --size (8x subsampling, vocabulary 1,024), one core, one thread.
+Streams a core = chunk seconds x streams / median compute of a chunk of all of them. Compared with the bare
+graph on ONNX Runtime (no front end, no decoder), NeMo's own cache-aware export on ONNX Runtime, NeMo's
+CacheAwareCTCPipeline and sherpa-onnx, each with the same weights in a process of its own, in turn.
+Latency against CER: the trained --model at each of its look-aheads; a word can appear a chunk after it was
+said at the latest. sherpa-onnx is installed into .build/sherpa-onnx on the first run; a peer that cannot run
+is left out with its reason. Machines differ, and so do minutes: trust the ratios.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ko_asr.errors import UserError, run_main
+from ko_asr.files import atomic_write
+from ko_asr.provenance import provenance
+
+ROOT = Path(__file__).resolve().parent
+SHERPA, SHERPA_VERSION = ROOT.parent / ".build" / "sherpa-onnx", "2.0.1"
+PEERS = ("engine", "bare graph", "NeMo export", "NeMo pipeline", "sherpa-onnx")
+LOOK_AHEADS = (6, 1)
+RATE, WARM_UP = 16_000, 3
+Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], computes them
+
+
+def prepare(folder: Path, size: str) -> None:
+    """Random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
+    from ko_asr.onnx_export import load_model
+    from ko_asr.streaming_export import export_streaming
+
+    nemo = folder / "random.nemo"
+    make = [sys.executable, str(ROOT / "random_model.py"), "--streaming", "--size", size, "--out", str(nemo)]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for look_ahead in LOOK_AHEADS:
+        export_streaming(nemo, folder / str(look_ahead), look_ahead)
+        export_as_nemo_does(load_model(nemo), folder / str(look_ahead), look_ahead)
+
+
+def export_as_nemo_does(model: Any, folder: Path, look_ahead: int) -> None:
+    import onnx
+
+    encoder = model.encoder
+    encoder.set_default_att_context_size([70, look_ahead])
+    model.set_export_config({"decoder_type": "ctc", "cache_support": "True"})
+    model.export(str(folder / "nemo.onnx"), onnx_opset_version=17)
+    stream = encoder.streaming_cfg
+    fields = {
+        "vocab_size": len(model.decoder.vocabulary),
+        "window_size": stream.chunk_size[1] + stream.pre_encode_cache_size[1],
+        "chunk_shift": stream.shift_size[1],
+        "normalize_type": "",
+        "subsampling_factor": encoder.subsampling_factor,
+        "cache_last_channel_dim1": len(encoder.layers),
+        "cache_last_channel_dim2": stream.last_channel_cache_size,
+        "cache_last_channel_dim3": encoder.d_model,
+        "cache_last_time_dim1": len(encoder.layers),
+        "cache_last_time_dim2": encoder.d_model,
+        "cache_last_time_dim3": encoder.conv_context_size[0],
+        "model_type": "EncDecCTCModelBPE",
+        "version": "1",
+        "model_author": "NeMo",
+    }
+    graph = onnx.load(str(folder / "nemo.onnx"))
+    for key, value in fields.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, str(value)
+    onnx.save(graph, str(folder / "nemo.onnx"))
+    pieces = [*model.decoder.vocabulary, "<blk>"]
+    lines = "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))
+    (folder / "tokens.txt").write_text(lines, encoding="utf-8")
+
+
+def engine(folder: Path, look_ahead: int, streams: int) -> Round:
+    """Ours as a user runs it: log-mel, graph, greedy decoding with partial results."""
+    from ko_asr.streaming import StreamingRecognizer
+
+    recognizer = StreamingRecognizer.load(folder / str(look_ahead), max_batch=streams)
+    sessions = [recognizer.open() for _ in range(streams)]
+
+    def compute(audio: np.ndarray) -> None:
+        for session, samples in zip(sessions, audio, strict=True):
+            session.feed(samples)
+        while recognizer.step():
+            pass
+
+    return compute
+
+
+def bare_graph(folder: Path, look_ahead: int, streams: int) -> Round:
+    from ko_asr.streaming_backend import OnnxBackend
+
+    backend = OnnxBackend.load(folder / str(look_ahead))
+    contract = backend.contract
+    features = np.random.default_rng(0).standard_normal((streams, contract.mels, contract.window_frames))
+    features = features.astype(np.float32)
+    length = np.full((streams, 1), contract.window_frames, np.int64)
+    states = [backend.zeros(streams)]
+
+    def compute(audio: np.ndarray) -> None:
+        states[0] = backend.step(features, length, states[0])[1]
+
+    return compute
+
+
+def nemo_export(folder: Path, look_ahead: int, streams: int) -> Round:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    path = str(folder / str(look_ahead) / "nemo.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    value = onnxruntime.OrtValue.ortvalue_from_numpy
+    names = [entry.name for entry in session.get_inputs()]
+    fields = session.get_modelmeta().custom_metadata_map
+    window = int(fields["window_size"])
+    channel, last = (
+        [int(fields[f"cache_last_{kind}_dim{n}"]) for n in (1, 2, 3)] for kind in ("channel", "time")
+    )
+    caches = [
+        value(np.zeros([streams, *channel], np.float32)),
+        value(np.zeros([streams, *last], np.float32)),
+        value(np.zeros([streams], np.int64)),
+    ]
+    features = np.random.default_rng(0).standard_normal((streams, 80, window)).astype(np.float32)
+    fixed = [value(features), value(np.full([streams], window, np.int64))]
+    outputs = [entry.name for entry in session.get_outputs()]
+
+    def compute(audio: np.ndarray) -> None:
+        results = session.run_with_ort_values(outputs, dict(zip(names, [*fixed, *caches], strict=True)))
+        results[0].numpy().argmax(axis=-1)
+        caches[:] = results[-3:]
+
+    return compute
+
+
+def nemo_pipeline(folder: Path, look_ahead: int, streams: int) -> Round:
+    from ko_asr.training import quiet_nemo
+
+    quiet_nemo()
+    import torch
+    from nemo.collections.asr.inference.factory.pipeline_builder import PipelineBuilder
+    from nemo.collections.asr.inference.streaming.framing.request import Frame
+    from omegaconf import OmegaConf
+
+    torch.set_num_threads(1)
+    config = OmegaConf.load(ROOT / "nemo_pipeline.yaml")
+    config.asr.model_name = str(folder / "random.nemo")
+    config.streaming.att_context_size = [70, look_ahead]
+    config.streaming.batch_size = config.streaming.num_slots = streams
+    pipeline = PipelineBuilder.build_pipeline(config)
+    pipeline.open_session()
+    began = [False]
+
+    def compute(audio: np.ndarray) -> None:
+        frames = [
+            Frame(samples=torch.from_numpy(samples), stream_id=number, is_first=not began[0])
+            for number, samples in enumerate(audio)
+        ]
+        began[0] = True
+        pipeline.transcribe_step(frames)
+
+    return compute
+
+
+def sherpa_onnx(folder: Path, look_ahead: int, streams: int) -> Round:
+    import sherpa_onnx as sherpa
+
+    recognizer = sherpa.OnlineRecognizer.from_nemo_ctc(
+        tokens=str(folder / str(look_ahead) / "tokens.txt"),
+        model=str(folder / str(look_ahead) / "nemo.onnx"),
+        num_threads=1,
+    )
+    opened = [recognizer.create_stream() for _ in range(streams)]
+
+    def compute(audio: np.ndarray) -> None:
+        for stream, samples in zip(opened, audio, strict=True):
+            stream.accept_waveform(RATE, samples)
+        while ready := [stream for stream in opened if recognizer.is_ready(stream)]:
+            recognizer.decode_streams(ready)
+        for stream in opened:
+            recognizer.get_result(stream)
+
+    return compute
+
+
+MAKERS = dict(zip(PEERS, (engine, bare_graph, nemo_export, nemo_pipeline, sherpa_onnx), strict=True))
+
+
+def work(peer: str, folder: Path, look_ahead: int, streams: int, rounds: int) -> None:
+    """Measure one peer on one core; prints the seconds of each round as JSON."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    compute = MAKERS[peer](folder, look_ahead, streams)
+    samples = 1280 * (look_ahead + 1)
+    generator = np.random.default_rng(1)
+    seconds, processor = [], []
+    for index in range(WARM_UP + rounds):
+        audio = (0.1 * generator.standard_normal((streams, samples))).astype(np.float32)
+        started, cpu = time.perf_counter(), time.process_time()
+        compute(audio)
+        if index >= WARM_UP:
+            seconds.append(time.perf_counter() - started)
+            processor.append(time.process_time() - cpu)
+    print(json.dumps({"wall": seconds, "cpu": processor}))
+
+
+def sherpa_python() -> Path:
+    """The interpreter of an environment with sherpa-onnx; UserError when it cannot be made."""
+    python = SHERPA / "bin" / "python"
+    if not python.exists():
+        venv.create(SHERPA, with_pip=True, clear=True)
+    if subprocess.run([str(python), "-c", "import sherpa_onnx"], capture_output=True).returncode:
+        packages = [f"sherpa-onnx=={SHERPA_VERSION}", "numpy"]
+        done = subprocess.run(
+            [str(python), "-m", "pip", "install", *packages], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise UserError(f"sherpa-onnx cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    return python
+
+
+def measure(peer: str, folder: Path, look_ahead: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A peer's figures, or the reason why there are none."""
+    try:
+        python = sherpa_python() if peer == "sherpa-onnx" else Path(sys.executable)
+    except UserError as error:
+        return {"skipped": str(error)}
+    command = [str(python), str(ROOT / "streaming.py"), "--work", peer, "--folder", str(folder)]
+    command += ["--look-ahead", str(look_ahead), "--streams", str(options.streams)]
+    command += ["--rounds", str(options.rounds)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT.parent / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        return {"skipped": done.stderr.strip().splitlines()[-1][:300]}
+    times = json.loads(done.stdout.strip().splitlines()[-1])
+    wall, cpu = np.array(times["wall"]), np.array(times["cpu"])
+    chunk = 0.08 * (look_ahead + 1)
+    return {
+        "chunk_ms_p50": round(1000 * float(np.median(wall)), 2),
+        "chunk_ms_p99": round(1000 * float(np.percentile(wall, 99)), 2),
+        "streams_per_core": round(chunk * options.streams / float(np.median(wall)), 1),
+        "streams_per_core_by_cpu_time": round(chunk * options.streams / float(np.median(cpu)), 1),
+    }
+
+
+def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    print(f"random weights of size {options.size}, {options.streams} streams, one core")
+    subprocess.run(
+        [sys.executable, __file__, "--work", "prepare", "--folder", str(folder), "--size", options.size],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    figures: dict[str, Any] = {}
+    for look_ahead in LOOK_AHEADS:
+        found = {peer: measure(peer, folder, look_ahead, options) for peer in PEERS}
+        ours = found["engine"].get("streams_per_core")
+        print(f"[70,{look_ahead}], chunks of {80 * (look_ahead + 1)} ms")
+        for peer, values in found.items():
+            if "skipped" in values:
+                print(f"  {peer:<14} skipped: {values['skipped']}")
+                continue
+            values["engine_ratio"] = round(ours / values["streams_per_core"], 2) if ours else None
+            print(
+                f"  {peer:<14} {values['streams_per_core']:7.1f} streams a core, chunk p50 "
+                f"{values['chunk_ms_p50']:7.1f} ms, p99 {values['chunk_ms_p99']:7.1f} ms, "
+                f"engine / it {values['engine_ratio']}"
+            )
+        figures[f"70,{look_ahead}"] = found
+    return figures
+
+
+def curve(options: argparse.Namespace) -> list[dict[str, float]]:
+    """CER and latency of each look-ahead of the trained model."""
+    from ko_asr.audio_stream import AudioStream
+    from ko_asr.manifest import read_manifest
+    from ko_asr.metrics import Counts, character_counts
+    from ko_asr.streaming import StreamingRecognizer
+
+    entries = list(read_manifest(options.manifest))
+    clips = [np.concatenate(list(AudioStream(entry["audio_filepath"]))) for entry in entries]
+    points = []
+    recognizer = StreamingRecognizer.load(options.model, backend="torch", threads=2, max_batch=len(clips))
+    for look_ahead in recognizer.contract.look_aheads:
+        recognizer = StreamingRecognizer.load(
+            options.model, look_ahead, "torch", threads=2, max_batch=len(clips)
+        )
+        texts = transcribe(recognizer, clips)
+        counts = sum(
+            (character_counts(entry["text"], text) for entry, text in zip(entries, texts, strict=True)),
+            start=Counts(0, 0, 0, 0),
+        )
+        seconds = recognizer.contract.frame_seconds
+        points.append(
+            {
+                "look_ahead_frames": look_ahead,
+                "look_ahead_ms": round(1000 * seconds * look_ahead),
+                "chunk_ms": round(1000 * recognizer.contract.chunk_seconds),
+                "cer": counts.rate,
+            }
+        )
+        print(f"  look-ahead {points[-1]['look_ahead_ms']:5} ms: CER {counts.rate:.2%}")
+    return points
+
+
+def transcribe(recognizer: Any, clips: list[np.ndarray]) -> list[str]:
+    sessions = [recognizer.open() for _ in clips]
+    for session, clip in zip(sessions, clips, strict=True):
+        session.feed(clip)
+        session.end()
+    final = dict.fromkeys(sessions, "")
+    while turn := recognizer.step():
+        for session, results in turn:
+            final[session] = results[-1].text if results else final[session]
+    for session in sessions:
+        session.close()
+    return list(final.values())
+
+
+def plot(points: list[dict[str, float]], title: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    points = sorted(points, key=lambda point: point["chunk_ms"])
+    axes.plot([p["chunk_ms"] for p in points], [100 * p["cer"] for p in points], marker="o")
+    for point in points:
+        place = (point["chunk_ms"], 100 * point["cer"])
+        axes.annotate(f"[70,{point['look_ahead_frames']}]", place, (4, 6), textcoords="offset points")
+    axes.set(xlabel="chunk: latest a word appears, ms", ylabel="CER, %", title=title, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, help="a trained streaming .nemo (without it, no CER)")
+    add("--manifest", type=Path, help="what to transcribe with it")
+    add("--title", default="synthetic speech", help="what the plot says of the audio")
+    add("--size", default="s", help="xs, s, m or l (default s)")
+    add("--streams", type=int, default=32)
+    add("--rounds", type=int, default=30)
+    add("--out", type=Path, default=ROOT / "results" / "streaming.json")
+    for name, kind in (("--work", str), ("--folder", Path), ("--look-ahead", int)):
+        add(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work == "prepare":
+        prepare(options.folder, options.size)
+        return 0
+    if options.work:
+        work(options.work, options.folder, options.look_ahead, options.streams, options.rounds)
+        return 0
+    if (options.model is None) != (options.manifest is None):
+        raise UserError("--model and --manifest belong together: give both or none")
+    with tempfile.TemporaryDirectory() as folder:
+        result: dict[str, Any] = {"streams": options.streams, "size": options.size}
+        result["speed"] = speed(options, Path(folder))
+    if options.model:
+        result["cer"] = curve(options)
+        plot(result["cer"], options.title, options.out.with_suffix(".png"))
+    result |= provenance(["onnxruntime", "torch", "nemo-toolkit", "numpy", "scipy"])
+    result["versions"]["sherpa-onnx"] = SHERPA_VERSION
+    with atomic_write(options.out) as stream:
+        json.dump(result, stream, ensure_ascii=False, indent=1)
+        stream.write("\n")
+    print(f"wrote {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
