@@ -109,15 +109,16 @@ class AsrClient:
         return Transcript(text, float(result.as_numpy(names.CONFIDENCE)[0, 0]))
 
     def _explained(self, error: Exception) -> ServerError:
-        code = str(getattr(error, "status", lambda: None)() or "UNKNOWN").rpartition(".")[2]
-        if code == "UNAVAILABLE":
-            return ServerError(
-                code, f"no server answers at {self.url}: start one with make serve, or give --url"
-            )
-        if code == "DEADLINE_EXCEEDED":
-            return ServerError(code, f"no answer from {self.url} within {self.timeout:g} s")
-        text = getattr(error, "message", lambda: str(error))() or str(error)
-        text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(
-            f"in ensemble '{names.ENSEMBLE}', "
-        )
-        return ServerError(code, text.strip())
+        return explained(error, self.url, self.timeout, names.ENSEMBLE)
+
+
+def explained(error: Exception, url: str, timeout: float, model: str) -> ServerError:
+    """What an InferenceServerException of a request to ``model`` at ``url`` means."""
+    code = str(getattr(error, "status", lambda: None)() or "UNKNOWN").rpartition(".")[2]
+    if code == "UNAVAILABLE":
+        return ServerError(code, f"no server answers at {url}: start one with make serve, or give --url")
+    if code == "DEADLINE_EXCEEDED":
+        return ServerError(code, f"no answer from {url} within {timeout:g} s")
+    text = getattr(error, "message", lambda: str(error))() or str(error)
+    text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
+    return ServerError(code, text.strip())
