@@ -106,8 +106,8 @@ def memory(model: Path, folder: Path, spoken: list[Utterance], hours: float) -> 
     return {"hours": hours, **figures, "growth": figures["long"] - figures["1_minute"]}
 
 
-def context_costs(model: Any, spoken: list[Utterance]) -> list[dict[str, float]]:
-    """CER of full context (the first row) and of windows of each size."""
+def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
+    """CER of full context, and of windows of each size."""
     from ko_asr.buffered import BufferedRecognizer
     from ko_asr.metrics import score
     from ko_asr.results import GreedyDecoder
@@ -123,7 +123,7 @@ def context_costs(model: Any, spoken: list[Utterance]) -> list[dict[str, float]]
         whole.accept(*model([samples])[0])
         return whole.finish()[-1].text
 
-    rows = [{"left": float("inf"), "chunk": 0.0, "right": 0.0, "cer": cer([full(x) for _, x in spoken])}]
+    rows = []
     for left, chunk, right in SIZES:
         recognizer = BufferedRecognizer(model, left, chunk, right)
         texts = []
@@ -131,7 +131,7 @@ def context_costs(model: Any, spoken: list[Utterance]) -> list[dict[str, float]]
             session = recognizer.open(decoder())
             texts.append((session.push(samples) + session.flush())[-1].text)
         rows.append({"left": left, "chunk": chunk, "right": right, "cer": cer(texts)})
-    return rows
+    return {"full_context_cer": cer([full(samples) for _, samples in spoken]), "windows": rows}
 
 
 def lag(model: Any, spoken: list[Utterance]) -> dict[str, float]:
@@ -160,8 +160,8 @@ def show(result: dict[str, Any]) -> None:
     print(f"{fast['rtfx_clips']:.0f}; ratio {fast['ratio']:.2f}")
     print(f"peak memory: {memory['1_minute']:.0f} MB for 1 minute, {memory['long']:.0f} MB for ", end="")
     print(f"{memory['hours']:g} h: +{memory['growth']:.0f} MB")
-    print("left  chunk  right    CER")
-    for row in result["contexts"]:
+    print(f"left  chunk  right    CER (full context {result['contexts']['full_context_cer']:.2%})")
+    for row in result["contexts"]["windows"]:
         print(f"{row['left']:>4g} {row['chunk']:>6g} {row['right']:>6g} {row['cer']:>7.2%}")
     late = result["lag"]
     print(f"words start {late['start_ms']:.0f} ms late and end {late['end_ms']:.0f} ms late: ", end="")
