@@ -187,3 +187,73 @@ def test_contract_of_another_format_is_refused(repository: Path, tmp_path: Path)
     (tmp_path / names.FILE_NAME).write_text(json.dumps(data | {"format": 0}), encoding="utf-8")
     with pytest.raises(Exception, match="export the model again"):
         Contract.load(tmp_path)
+
+
+ENCODERS = {
+    "full context": {},
+    "striding, 4x": {"subsampling": "striding", "subsampling_factor": 4},
+    "streaming": {
+        "causal_downsampling": True,
+        "att_context_style": "chunked_limited",
+        "att_context_size": [70, 13],
+        "conv_norm_type": "layer_norm",
+        "conv_context_size": "causal",
+    },
+    "limited context": {"att_context_size": [20, 5]},
+    "no biases": {"use_bias": False, "xscaling": False, "untie_biases": False},
+    "projected": {"feat_out": 48},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_fused_encoder_is_nemos(kind: str) -> None:
+    """Every row of a padded batch, its padding full of noise, equals NeMo's encoder on that row alone."""
+    import torch
+    from nemo.collections.asr.modules import ConformerEncoder
+
+    from ko_asr.fused_encoder import FusedEncoder
+
+    torch.manual_seed(0)
+    size = {"feat_in": 80, "n_layers": 2, "d_model": 32, "n_heads": 4, "subsampling_conv_channels": 32}
+    kernel = {"conv_kernel_size": 9, "pos_emb_max_len": 500, "subsampling": "dw_striding"}
+    nemo = ConformerEncoder(**(size | kernel | {"subsampling_factor": 8} | ENCODERS[kind])).eval()
+    for module in nemo.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(getattr(module, "pos_bias_u", None), torch.nn.Parameter):
+            torch.nn.init.normal_(module.pos_bias_u)
+            torch.nn.init.normal_(module.pos_bias_v)
+    lengths = [311, 200, 57, 9]
+    features = torch.randn(4, 80, 311)
+    with torch.inference_mode():
+        ours, counts = FusedEncoder(nemo, 3000).eval()(features, torch.tensor(lengths))
+        ours = ours.reshape(4, -1, ours.shape[-1])
+        for row, length in enumerate(lengths):
+            alone = features[row : row + 1, :, :length]
+            theirs, count = nemo(audio_signal=alone, length=torch.tensor([length]))
+            assert int(counts[row]) == int(count)
+            assert (theirs[0].T - ours[row, : int(count)]).abs().max() < 1e-5
+
+
+def test_an_encoder_that_is_not_exported_is_one_sentence() -> None:
+    from nemo.collections.asr.modules import ConformerEncoder
+
+    from ko_asr.errors import UserError
+    from ko_asr.fused_encoder import FusedEncoder
+
+    local = ConformerEncoder(
+        feat_in=80, n_layers=1, d_model=32, self_attention_model="rel_pos_local_attn", att_context_size=[8, 8]
+    )
+    with pytest.raises(UserError, match="self_attention_model=rel_pos_local_attn; only rel_pos"):
+        FusedEncoder(local, 3000)
+
+
+def test_the_gpu_check_without_a_gpu_is_one_sentence() -> None:
+    from ko_asr.plan import gpu_name
+
+    if gpu_name() is not None:
+        pytest.skip("this machine has a GPU")
+    done = run(script=ROOT / "bench" / "gpu_check.py")
+    assert done.returncode == 2 and done.stderr.startswith("error: no NVIDIA GPU answers on this machine")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -137,6 +137,21 @@ def test_rows_of_one_request_are_answered_row_by_row(demo) -> None:
     assert [text.decode() for text in texts[:, 0]] == served(demo.url, list(rows), concurrency=1)
 
 
+def test_words_have_the_text_and_times_in_order_and_only_when_asked_for(demo) -> None:
+    with triton.InferenceServerClient(demo.url) as client:
+        for samples in list(utterances(demo).values())[:12]:
+            tensor = triton.InferInput(names.AUDIO, [1, len(samples)], "FP32")
+            tensor.set_data_from_numpy(samples[None])
+            answer = client.infer(names.ENSEMBLE, [tensor])
+            words = json.loads(answer.as_numpy(names.WORDS)[0, 0])
+            assert [word["text"] for word in words] == answer.as_numpy(names.TEXT)[0, 0].decode().split()
+            times = [time for word in words for time in (word["start_ms"], word["end_ms"])]
+            assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(samples) / 16 + 80
+            assert all(0 < word["confidence"] <= 1 for word in words)
+        only = client.infer(names.ENSEMBLE, [tensor], outputs=[triton.InferRequestedOutput(names.TEXT)])
+    assert [output.name for output in only.get_response().outputs] == [names.TEXT]
+
+
 BAD = {
     "float64": (np.zeros(16_000), 16_000, "FP32"),
     "int16": (np.zeros(16_000, np.int16), 16_000, "FP32"),

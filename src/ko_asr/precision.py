@@ -297,12 +297,9 @@ def refusal(
     pool = [*utterances, *(item for batch in stress_batches(utterances, max_frames) for item in batch)]
     item = next(item for item in pool if item.name == report.worst.name)
     errors = layer_errors(reference, candidate, item)
-    jumps = {
-        name: value / max(before, 1e-6)
-        for (name, value), before in zip(errors.items(), [1e-6, *errors.values()], strict=False)
-    }
-    bad = next((name for name, value in errors.items() if not np.isfinite(value)), None)
-    layer = bad or max(list(jumps)[1:] or list(jumps), key=lambda name: jumps[name])
+    growth = dict(zip(errors, np.diff([0.0, *errors.values()]), strict=True))
+    broken = [name for name, value in errors.items() if not np.isfinite(value)]
+    layer = broken[0] if broken else max(growth, key=lambda name: growth[name])
     failed = "; ".join(
         f"{f.name} {f.value:.2%} (limit {f.limit:.2%})" for f in report.figures if not f.passed
     )
