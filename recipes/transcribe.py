@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--att-context", metavar="L,R", help="attention context of a cache-aware model, such as 70,6")
     add("--longest", type=float, default=20.0, help="seconds of audio in one piece (default 20)")
-    add("--batch-seconds", type=float, help="padded seconds at once (default 60, on a GPU 600)")
+    add("--batch-seconds", type=float, help="padded seconds at once (default 30, on a GPU 600)")
     add("--offset-ms", type=float, default=0.0, help="add this to every time, as bench/long_audio.py says")
     add("--overwrite", action="store_true", help="do not skip files whose output is there")
     args = parser.parse_args()
@@ -100,7 +100,7 @@ def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
         raise UserError(
             f"--longest is more than the model's {model.longest_seconds():.0f} s positional table"
         )
-    return model, args.batch_seconds or (600.0 if device.startswith("cuda") else 60.0)
+    return model, args.batch_seconds or (600.0 if device.startswith("cuda") else 30.0)
 
 
 def write(text: str, target: Path | None) -> None:

@@ -36,7 +36,7 @@ def transcribe_file(
     model: FrameModel,
     path: str | Path,
     longest: float = 20.0,
-    batch_seconds: float = 60.0,
+    batch_seconds: float = 30.0,
     offset_ms: float = 0.0,
     on_progress: Callable[[float], object] = lambda seconds: None,
 ) -> Transcript:
