@@ -155,6 +155,7 @@ def nemo_pipeline(folder: Path, look_ahead: int, streams: int) -> Round:
     import torch
     from nemo.collections.asr.inference.factory.pipeline_builder import PipelineBuilder
     from nemo.collections.asr.inference.streaming.framing.request import Frame
+    from nemo.collections.asr.inference.streaming.framing.request_options import ASRRequestOptions
     from omegaconf import OmegaConf
 
     torch.set_num_threads(1)
@@ -168,7 +169,12 @@ def nemo_pipeline(folder: Path, look_ahead: int, streams: int) -> Round:
 
     def compute(audio: np.ndarray) -> None:
         frames = [
-            Frame(samples=torch.from_numpy(samples), stream_id=number, is_first=not began[0])
+            Frame(
+                samples=torch.from_numpy(samples),
+                stream_id=number,
+                is_first=not began[0],
+                options=None if began[0] else ASRRequestOptions(),
+            )
             for number, samples in enumerate(audio)
         ]
         began[0] = True

@@ -322,5 +322,5 @@ def test_models_that_cannot_be_loaded_end_in_a_sentence(demo, exported, streamin
     for name in ("streaming_contract.json", MODEL_NAME, FRONT_END_NAME):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
     (tmp_path / MODEL_NAME).write_bytes(b"not a graph")
-    with pytest.raises(UserError, match="is no ONNX graph that runs"):
+    with pytest.raises(UserError, match="is not the graph that its contract describes"):
         StreamingRecognizer.load(tmp_path)

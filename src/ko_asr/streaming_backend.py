@@ -12,6 +12,7 @@ import numpy as np
 
 from ko_asr.contract import FEATURES, LENGTH, LOG_PROBS
 from ko_asr.errors import UserError
+from ko_asr.provenance import sha256
 from ko_asr.streaming_contract import (
     FRONT_END_NAME,
     MODEL_NAME,
@@ -69,8 +70,12 @@ class OnnxBackend:
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "OnnxBackend":
-        """An exported folder. UserError when it is not whole."""
-        return cls(folder / MODEL_NAME, StreamingContract.load(folder), threads)
+        """An exported folder. UserError when it is not whole, or a mixture of two exports."""
+        contract = StreamingContract.load(folder)
+        model = folder / MODEL_NAME
+        if not model.is_file() or sha256(model) != contract.onnx_sha256:
+            raise UserError(f"{model} is not the graph that its contract describes: export the model again")
+        return cls(model, contract, threads)
 
     def zeros(self, rows: int) -> Any:
         """See `Backend`."""

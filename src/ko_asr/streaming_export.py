@@ -1,6 +1,5 @@
 """A cache-aware .nemo as one ONNX graph a look-ahead, with contract and front end, checked against NeMo."""
 
-import hashlib
 import os
 import secrets
 import tempfile
@@ -13,6 +12,7 @@ import numpy as np
 
 from ko_asr import contract as names
 from ko_asr.errors import UserError
+from ko_asr.provenance import sha256
 from ko_asr.streaming_contract import (
     FILE_NAME,
     FRONT_END_NAME,
@@ -56,7 +56,7 @@ def export_streaming(
         contract = StreamingContract(
             **vars(contract)
             | {
-                "onnx_sha256": hashlib.sha256((staged / MODEL_NAME).read_bytes()).hexdigest(),
+                "onnx_sha256": sha256(staged / MODEL_NAME),
                 "parity": figures,
             }
         )
@@ -91,7 +91,7 @@ def streaming_graph(
     contract = StreamingContract(
         export_id=secrets.token_hex(8),
         model=path.name if path else type(model).__name__,
-        model_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path else "",
+        model_sha256=sha256(path) if path else "",
         onnx_sha256="",
         vocabulary=vocabulary.to_json(),
         blank_id=len(vocabulary.pieces),
