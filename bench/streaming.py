@@ -347,8 +347,13 @@ def plot(points: list[dict[str, float]], title: str, path: Path) -> None:
     axes.plot([p["chunk_ms"] for p in points], [100 * p["cer"] for p in points], marker="o")
     for point in points:
         place = (point["chunk_ms"], 100 * point["cer"])
-        axes.annotate(f"[70,{point['look_ahead_frames']}]", place, (4, 6), textcoords="offset points")
-    axes.set(xlabel="chunk: latest a word appears, ms", ylabel="CER, %", title=title, ylim=(0, None))
+        label = f"[70,{point['look_ahead_frames']}]"
+        axes.annotate(label, place, (0, 8), textcoords="offset points", ha="center", rotation=45)
+    top = 1.25 * max(100 * point["cer"] for point in points)
+    axes.set(
+        xlabel="chunk, ms: a word appears at most this late", ylabel="CER, %", title=title, ylim=(0, top)
+    )
+    axes.set_xscale("log")
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
