@@ -15,11 +15,8 @@ latency.
 
 import argparse
 import contextlib
-import queue
-import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,9 @@ import numpy as np
 from ko_asr.audio_stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.latency import CountingDecoder, LatencyMeter
+from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.nemo_file import newest_model, read_config
-from ko_asr.results import EndpointRules, GreedyDecoder, Result
+from ko_asr.results import EndpointRules, GreedyDecoder
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RATE = 16_000  # Hz
@@ -86,76 +84,6 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, GreedyDecod
     return recognizer.open(counting), greedy, counting
 
 
-def file_packets(audio: AudioStream, size: int, realtime: bool) -> Iterator[np.ndarray]:
-    """Packets of ``size`` samples; with ``realtime`` each comes when its last sample would be spoken."""
-    rest, sent, started = np.zeros(0, np.float32), 0, time.perf_counter()
-    for block in audio:
-        rest = np.concatenate([rest, block])
-        while len(rest) >= size:
-            packet, rest = rest[:size], rest[size:]
-            sent += size
-            if realtime:
-                time.sleep(max(0.0, started + sent / audio.rate - time.perf_counter()))
-            yield packet
-    if len(rest):
-        yield rest
-
-
-def sound_library() -> Any:
-    """The sounddevice module. UserError where it or PortAudio is missing."""
-    try:
-        import sounddevice
-    except ImportError as error:
-        raise UserError("--mic needs sounddevice: pip install -r requirements-mic.txt") from error
-    except OSError as error:
-        raise UserError(
-            "--mic needs the PortAudio library: install it (Debian and Ubuntu: apt install libportaudio2)"
-        ) from error
-    return sounddevice
-
-
-def microphone_packets(sounddevice: Any, size: int, device: str | None) -> Iterator[np.ndarray]:
-    """Packets of the microphone until Ctrl-C. UserError when there is none."""
-    packets: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-    chosen = int(device) if device and device.isdigit() else device
-    try:
-        with sounddevice.InputStream(
-            RATE, size, chosen, 1, "float32", callback=lambda data, *_: packets.put(data[:, 0].copy())
-        ):
-            while True:
-                yield packets.get()
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise UserError(
-            f"no microphone to listen to ({error}): plug one in or name --input-device"
-        ) from error
-
-
-class Terminal:
-    """Partials over themselves on a terminal; one line a final everywhere."""
-
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-
-    def show(self, results: list[Result]) -> None:
-        """Write what is new."""
-        for result in results:
-            text = " ".join(result.text.split())
-            if result.is_final and text:
-                start, end = result.start_ms / 1000, result.end_ms / 1000
-                line = f"{start:8.2f} {end:8.2f}  {text}  ({result.confidence:.2f})"
-                print(f"\r\x1b[K{line}" if self._live else line, flush=True)
-            elif self._live and not result.is_final:
-                print(f"\r\x1b[K{fitting(text, shutil.get_terminal_size().columns - 1)}", end="", flush=True)
-
-
-def fitting(text: str, columns: int) -> str:
-    """The end of ``text`` that fits; Hangul is two columns wide."""
-    widths = [2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text]
-    while sum(widths) > columns and text:
-        text, widths = text[1:], widths[1:]
-    return text
-
-
 def listen(
     session: Any, counting: CountingDecoder, packets: Iterator[np.ndarray]
 ) -> tuple[LatencyMeter, float]:
@@ -199,7 +127,7 @@ def main() -> None:
         session, greedy, counting = open_session(args, path)
         size = max(1, round(args.packet_ms * RATE / 1000))
         if audio is None:
-            packets = microphone_packets(library, size, args.input_device)
+            packets = microphone_packets(library, RATE, size, args.input_device)
             print("listening, end with Ctrl-C", file=sys.stderr, flush=True)
         else:
             packets = file_packets(audio, size, args.realtime)

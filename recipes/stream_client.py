@@ -1,0 +1,178 @@
+"""Stream speech to a Triton server and watch partials and finals come back.
+
+    python recipes/stream_client.py speech.wav --realtime
+    python recipes/stream_client.py --mic --url gpu-box:8001 --model asr_streaming_1
+    python recipes/stream_client.py *.wav --concurrency 8 --json
+
+On a terminal the partial is written over itself; elsewhere partials are lines that begin with dots, and a
+final has its seconds and its confidence. With --json every result is a line of JSON with its file. A stream
+that loses its server is resumed for --reconnect seconds. The exit status is 1 when a file failed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ko_asr.audio_stream import AudioStream
+from ko_asr.client import DEFAULT_URL, ServerError
+from ko_asr.errors import UserError, run_main
+from ko_asr.latency import LatencyMeter
+from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
+from ko_asr.results import EndpointRules, Result
+from ko_asr.stream_options import StreamOptions
+from ko_asr.streaming_client import AsyncStream, AsyncStreamingClient, StreamingClient, Tls
+
+RATE = 16_000  # Hz
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("files", nargs="*", metavar="FILE", type=Path, help="any audio that libsndfile reads")
+    add("--mic", action="store_true", help="the microphone, until Ctrl-C")
+    add("--url", default=DEFAULT_URL, help=f"host:port of Triton's gRPC (default {DEFAULT_URL})")
+    add("--model", default="asr_streaming", help="asr_streaming, or another look-ahead: asr_streaming_1 ...")
+    add("--realtime", action="store_true", help="send files at the speed at which they were spoken")
+    add("--concurrency", type=int, default=1, metavar="N", help="files streamed at once (default 1)")
+    add("--packet-ms", type=float, default=40.0, help="audio handed over at once (default 40)")
+    add("--silence-ms", type=float, help="silence that ends an utterance (default: the server's)")
+    add("--whole", action="store_true", help="no end-points: one utterance a file")
+    add("--keyword", action="append", default=[], metavar="WORD[:SCORE]", help="favour a word; repeatable")
+    add("--json", action="store_true", help="lines of JSON")
+    add("--timeout", type=float, default=10.0, help="seconds to wait for one answer (default 10)")
+    add("--reconnect", type=float, default=30.0, help="seconds to look for a lost server (default 30)")
+    add("--tls", action="store_true", help="encrypt; trust the system's authorities or --tls-root")
+    for name, what in (("root", "authorities"), ("key", "client's key"), ("chain", "client's certificate")):
+        add(f"--tls-{name}", type=Path, metavar="PEM", help=f"{what}, for --tls")
+    add("--input-device", help="number or name of the microphone (default: the system's)")
+    args = parser.parse_args()
+    if args.mic == bool(args.files):
+        parser.error("name files or --mic, one of both")
+    if min(args.concurrency, args.packet_ms, args.timeout) <= 0 or args.reconnect < 0:
+        parser.error("--concurrency, --packet-ms and --timeout must be positive, --reconnect not negative")
+    return args
+
+
+def options_of(args: argparse.Namespace) -> StreamOptions | None:
+    """What the streams ask for; None leaves everything to the server."""
+    if not (args.whole or args.silence_ms or args.keyword):
+        return None
+    rules = EndpointRules(silence_after_speech_ms=args.silence_ms) if args.silence_ms else EndpointRules()
+    return StreamOptions(None if args.whole else rules, tuple(args.keyword))
+
+
+def connection_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `ko_asr.streaming_client.Connection` besides the address."""
+    files = (args.tls_root, args.tls_key, args.tls_chain)
+    tls = Tls(*files) if args.tls or any(files) else None
+    return {"model": args.model, "timeout": args.timeout, "reconnect": args.reconnect, "tls": tls}
+
+
+class Output:
+    """Shows the results of one file, as text or JSON, and takes the latencies of a stream in real time."""
+
+    def __init__(self, args: argparse.Namespace, file: str) -> None:
+        self._json, self._file = args.json, file
+        several = args.concurrency > 1 and len(args.files) > 1
+        self._terminal = Terminal(partial_lines=True, prefix=f"{file}: " if several else "")
+        self.meter = LatencyMeter()
+        self._begun = time.perf_counter()
+
+    def show(self, *results: Result) -> None:
+        """Write them."""
+        self.meter.see(results, time.perf_counter() - self._begun)
+        if not self._json:
+            self._terminal.show(results)
+            return
+        for result in results:
+            print(json.dumps({"file": self._file} | result.to_json(), ensure_ascii=False), flush=True)
+
+
+def listen(args: argparse.Namespace) -> list[LatencyMeter]:
+    """Stream the microphone until Ctrl-C."""
+    packets = microphone_packets(
+        sound_library(), RATE, round(args.packet_ms * RATE / 1000), args.input_device
+    )
+    with StreamingClient(args.url, **connection_of(args)) as client, client.open(options_of(args)) as stream:
+        print("listening, end with Ctrl-C", file=sys.stderr, flush=True)
+        output = Output(args, "microphone")
+        with contextlib.suppress(KeyboardInterrupt):
+            for packet in packets:
+                output.show(*stream.send(packet))
+        output.show(*stream.finish())
+    return [output.meter]
+
+
+async def send(stream: AsyncStream, packets: Iterator[np.ndarray]) -> None:
+    """All packets, each as soon as it is there; waiting for one must not hold up the other streams."""
+    while (packet := await asyncio.to_thread(next, packets, None)) is not None:
+        await stream.send(packet)
+    await stream.finish()
+
+
+async def stream_file(args: argparse.Namespace, client: AsyncStreamingClient, file: Path) -> LatencyMeter:
+    """One file from its first packet to its last result."""
+    with AudioStream(file, RATE) as audio:
+        size = max(1, round(args.packet_ms * RATE / 1000))
+        async with await client.open(options_of(args)) as stream:
+            output = Output(args, str(file))
+            sending = asyncio.create_task(send(stream, file_packets(audio, size, args.realtime)))
+            try:
+                async for result in stream:
+                    output.show(result)
+                await sending
+            finally:
+                sending.cancel()
+    return output.meter
+
+
+async def stream_files(args: argparse.Namespace) -> tuple[list[LatencyMeter], int]:
+    """The latencies of the files that succeeded, and how many did not."""
+    turn = asyncio.Semaphore(args.concurrency)
+    async with AsyncStreamingClient(args.url, **connection_of(args)) as client:
+        await client.sizes()
+
+        async def one(file: Path) -> LatencyMeter | None:
+            async with turn:
+                try:
+                    return await stream_file(args, client, file)
+                except UserError as error:
+                    where = f"{file}: " if isinstance(error, ServerError) else ""
+                    print(f"error: {where}{error}", file=sys.stderr, flush=True)
+                    return None
+
+        meters = await asyncio.gather(*(one(file) for file in args.files))
+    return [meter for meter in meters if meter is not None], meters.count(None)
+
+
+def report(meters: list[LatencyMeter]) -> None:
+    """Latencies of all streams together, on standard error."""
+    total = LatencyMeter()
+    for meter in meters:
+        total.first_partial += meter.first_partial
+        total.final += meter.final
+    for name, figure in total.figures(paced=True).items():
+        line = f"{name:<20} p50 {figure['p50']:8.1f} ms   p99 {figure['p99']:8.1f} ms   ({figure['count']})"
+        print(line, file=sys.stderr)
+
+
+def main() -> int:
+    args = arguments()
+    meters, failed = (listen(args), 0) if args.mic else asyncio.run(stream_files(args))
+    if args.mic or args.realtime:
+        report(meters)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_main(main)
