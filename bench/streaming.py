@@ -6,8 +6,8 @@ Speed: 32 streams in step, random weights of --size (8x subsampling, vocabulary 
 Streams a core = chunk seconds x streams / median compute of a chunk of all of them. Compared with the bare
 graph on ONNX Runtime (no front end, no decoder), NeMo's own cache-aware export on ONNX Runtime, NeMo's
 CacheAwareCTCPipeline and sherpa-onnx, each with the same weights in a process of its own, in turn.
-Latency against CER: the trained --model at each of its look-aheads; a word can appear a chunk after it was
-said at the latest. sherpa-onnx is installed into .build/sherpa-onnx on the first run; a peer that cannot run
+Latency against CER: the trained --model at each of its look-aheads; a frame waits for its chunk to be
+full, and CTC may emit a token later still. sherpa-onnx is installed into .build/sherpa-onnx on the first run; a peer that cannot run
 is left out with its reason. Machines differ, and so do minutes: trust the ratios.
 """
 
@@ -350,10 +350,11 @@ def plot(points: list[dict[str, float]], title: str, path: Path) -> None:
         label = f"[70,{point['look_ahead_frames']}]"
         axes.annotate(label, place, (0, 8), textcoords="offset points", ha="center", rotation=45)
     top = 1.25 * max(100 * point["cer"] for point in points)
-    axes.set(
-        xlabel="chunk, ms: a word appears at most this late", ylabel="CER, %", title=title, ylim=(0, top)
-    )
+    axes.set(xlabel="chunk, ms: a frame waits at most this long", ylabel="CER, %", title=title, ylim=(0, top))
     axes.set_xscale("log")
+    ticks = [point["chunk_ms"] for point in points]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
