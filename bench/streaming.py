@@ -6,9 +6,9 @@ Speed: 32 streams in step, random weights of --size (8x subsampling, vocabulary 
 Streams a core = chunk seconds x streams / median compute of a chunk of all of them. Compared with the bare
 graph on ONNX Runtime (no front end, no decoder), NeMo's own cache-aware export on ONNX Runtime, NeMo's
 CacheAwareCTCPipeline and sherpa-onnx, each with the same weights in a process of its own, in turn.
-Latency against CER: the trained --model at each of its look-aheads; a frame waits for its chunk to be
-full, and CTC may emit a token later still. sherpa-onnx is installed into .build/sherpa-onnx on the first run; a peer that cannot run
-is left out with its reason. Machines differ, and so do minutes: trust the ratios.
+Latency against CER: the trained --model at each of its look-aheads; a frame waits for its chunk to be full,
+and CTC may emit a token later still. sherpa-onnx is installed into .build/sherpa-onnx at first; a peer
+that cannot run is left out with its reason. Machines differ, and so do minutes: trust the ratios.
 """
 
 import argparse
