@@ -10,7 +10,7 @@ What a chunk computes equals the full forward pass of the same model (NeMo 3.0 `
 - Convolutions take the frames they need and no padding along time, so nothing is computed and dropped.
 - Frames before the first sample and after the last one must be zero between the subsampling stages, not only
   at their input. A second input channel carries how invalid a frame is, and a weight of -10,000 on it makes
-  ReLU write that zero: masks between the convolutions would cost more than the convolutions.
+  ReLU write that zero: nothing then interrupts ONNX Runtime's blocked layout, as a mask would.
 """
 
 from typing import Any
