@@ -71,7 +71,7 @@ demo: .server/.ready
 	@$(PY) recipes/demo.py --started $(STARTED)
 
 serve: .server/.ready
-	@$(BIN)/tritonserver --model-repository triton/
+	@$(PY) export/serve.py --model-repository triton/
 
 lmplz: .venv/.ready
 	@$(PY) recipes/build_lmplz.py

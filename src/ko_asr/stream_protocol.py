@@ -99,6 +99,14 @@ class StreamProtocol:
         """Samples that no request has brought yet."""
         return self._total - self._sent
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is audio enough for a request."""
+        begun = self.sizes.shift_samples * self._index
+        return not self.done and (
+            self._ended or self._total - self._origin >= begun + self.sizes.first_samples
+        )
+
     def feed(self, samples: np.ndarray) -> None:
         """Take float samples [n] in -1..1. UserError for other types and shapes, NaN, and after `end`."""
         if self._ended:

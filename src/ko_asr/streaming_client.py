@@ -273,6 +273,7 @@ class AsyncStream:
         sizes = exchange.protocol.sizes
         self._limit = max(int(pending_seconds * sizes.sample_rate), sizes.first_samples)
         self._changed = asyncio.Condition()
+        self._busy = False  # a request is on its way
         self._results: asyncio.Queue[Result | None] = asyncio.Queue()
         self._pump = asyncio.ensure_future(self._run())
 
@@ -302,11 +303,21 @@ class AsyncStream:
         self._results.put_nowait(None)  # a second iteration ends as well
         self._check()
 
-    async def close(self) -> None:
-        """End the sequence if it is still open; its unfinished utterance is given up."""
+    async def close(self, farewell: bool = True) -> None:
+        """End the sequence if it is still open; its unfinished utterance is given up.
+
+        Without ``farewell`` the server is told nothing, as if this process had died.
+        """
         self._pump.cancel()
         await asyncio.wait([self._pump])
-        await self._say_farewell()
+        if farewell:
+            await self._say_farewell()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a chunk of the packets so far is still to be sent or answered. Raises as `send`."""
+        self._check()
+        return self._busy or self._exchange.protocol.ready
 
     def _has_room(self) -> bool:
         return self._exchange.protocol.pending <= self._limit or self._pump.done()
@@ -332,8 +343,10 @@ class AsyncStream:
     async def _run(self) -> None:
         try:
             while (request := await self._next()) is not None:
+                self._busy = True
                 for result in await self._answer(request):
                     self._results.put_nowait(result)
+                self._busy = False
         finally:
             self._results.put_nowait(None)
             async with self._changed:

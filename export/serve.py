@@ -1,0 +1,28 @@
+"""Serve the exported models, and start the server again when a model process has died.
+
+    python export/serve.py --model-repository triton/ [any option of tritonserver]
+
+Every two seconds each ensemble is asked for an inference; after two failures the server is started again.
+Clients of ko_asr resume their streams by themselves. SIGTERM and Ctrl-C let it finish what it has accepted.
+"""
+
+import sys
+from pathlib import Path
+
+from ko_asr.errors import UserError, run_main
+from ko_asr.supervisor import Supervisor
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0 if arguments else 2
+    command = Path(sys.executable).parent / "tritonserver"
+    if not command.is_file():
+        raise UserError(f"no {command}: install it with python export/setup_server.py")
+    return Supervisor(command, arguments).run()
+
+
+if __name__ == "__main__":
+    run_main(main)
