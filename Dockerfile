@@ -1,7 +1,10 @@
-# Three stages on pinned images:
-#   train  prepares corpora, trains, evaluates, exports:  docker build --target train -t ko-asr:train .
-#   serve  tritonserver with this project's defaults:     docker build --target serve -t ko-asr:serve .
-# Triton 26.01 brings TensorRT 10.13.3 and ONNX Runtime 1.23.2; requirements-gpu.txt names the same versions.
+# Three stages on pinned images; compose.yaml runs export, plan and serve.
+#   train   prepares corpora, trains, evaluates:       docker build --target train -t ko-asr:train .
+#   export  .nemo -> model repository, on the CPU:     docker build --target export -t ko-asr:export .
+#   serve   builds TensorRT plans and serves:          docker build --target serve -t ko-asr:serve .
+# No image holds a corpus, a checkpoint or a model: they are mounted.
+#   docker run --gpus all --shm-size 8g -v "$PWD/data:/opt/ko-asr/data" -v "$PWD/tokenizers:/opt/ko-asr/tokenizers" \
+#     -v "$PWD/experiments:/opt/ko-asr/experiments" ko-asr:train python recipes/train_ctc.py --config-name NAME
 
 FROM python:3.11-slim-bookworm AS train
 SHELL ["/bin/bash", "-eo", "pipefail", "-c"]
@@ -22,12 +25,25 @@ RUN useradd --create-home --uid 1000 asr && chown -R asr /opt/ko-asr
 USER 1000
 CMD ["python", "recipes/train_ctc.py", "--config-name", "fastconformer_ko"]
 
+FROM train AS export
+# NeMo and its libraries keep caches there; a user of another id than 1000 has no home.
+ENV HOME=/tmp
+ENTRYPOINT ["python", "export/to_triton.py"]
+
+# Triton 26.01 carries TensorRT and ONNX Runtime of the versions in requirements-gpu.txt, CUDA 13 and Python 3.12.
 FROM nvcr.io/nvidia/tritonserver:26.01-py3 AS serve
-# The repository that export/to_triton.py filled; mount another over /models to serve that instead.
-COPY --chown=1000:1000 triton /models
+WORKDIR /opt/ko-asr
+COPY requirements.txt requirements-gpu.txt constraints.txt ./
+# What export/build_plan.py needs and the image lacks: Python bindings of the image's own TensorRT, and ONNX
+# Runtime to compare with. In a folder of their own, so that the server's Python models never see them.
+RUN sed -nE 's/^tensorrt==/tensorrt-cu13-bindings==/p; s/^onnxruntime-gpu==/onnxruntime==/p; /^numpy==/p' \
+        requirements.txt requirements-gpu.txt > requirements-plan.txt \
+    && pip install --no-cache-dir --target plan-packages -r requirements-plan.txt -c constraints.txt
+COPY src/ko_asr src/ko_asr
+COPY export/build_plan.py export/healthcheck.py export/
 USER 1000
 EXPOSE 8000 8001 8002
-# Each Python model needs shared memory: run with --shm-size=256m or more.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["curl", "--fail", "--silent", "http://127.0.0.1:8000/v2/health/ready"]
+HEALTHCHECK --interval=4s --timeout=5s --retries=2 --start-period=120s \
+    CMD ["python3", "/opt/ko-asr/export/healthcheck.py"]
+# Each Python model needs shared memory: run with --shm-size=512m.
 CMD ["tritonserver", "--model-repository=/models", "--exit-timeout-secs=30"]

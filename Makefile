@@ -83,6 +83,7 @@ lint: .venv/.ready-dev
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 
 # The one test that `make test` skips: Ray cannot share .venv (requirements-ray.txt says why).
 test-ray: .venv/.ready-dev .ray/.ready

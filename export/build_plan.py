@@ -2,6 +2,7 @@
 
     python export/to_triton.py target=tensorrt precision=fp16 ...     # anywhere: fills the repository
     python export/build_plan.py --repository triton/                  # inside the serving container
+    docker compose run --rm plan                                      # the same, from outside
 
 Needs numpy, tensorrt, onnxruntime and an NVIDIA GPU; no torch, no NeMo. In a container that has the checkout
 mounted and nothing installed, this script finds src/ by itself. A plan that differs from the graph by more
@@ -39,6 +40,21 @@ def encoder_folder(repository: Path) -> tuple[Path, Contract]:
     return folder, contract
 
 
+def nothing_to_build(repository: Path) -> str | None:
+    """Why no plan has to be built for ``repository``; None when one has to be."""
+    folder = repository / ENCODER / "1"
+    if repository.is_dir() and not folder.is_dir():
+        return "it holds no offline model"
+    contract = Contract.load(folder)
+    if contract.target != "tensorrt":
+        return f"it was exported for {contract.target}"
+    try:
+        plan.check_plan(folder, contract.onnx_sha256)
+    except UserError:
+        return None
+    return "its plan fits this machine"
+
+
 def build(folder: Path, contract: Contract, limit: float | None = None) -> plan.Record:
     """Build, compare and publish the plan of one exported encoder."""
     trt = plan.load_tensorrt()
@@ -66,8 +82,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=ROOT / "triton", help="default triton/")
+    parser.add_argument("--if-needed", action="store_true", help="end well when there is nothing to build")
     parser.add_argument("--limit", type=float, help=f"largest log-probability difference (default {LIMITS})")
     options = parser.parse_args()
+    if options.if_needed and (reason := nothing_to_build(options.repository)):
+        print(f"{options.repository}: {reason}, no plan is needed")
+        return
     folder, contract = encoder_folder(options.repository)
     build(folder, contract, options.limit)
     print(f"wrote {folder / plan.FILE_NAME} and {plan.RECORD}")

@@ -11,6 +11,7 @@ Needs numpy; ``tensorrt`` only to build, and ``onnxruntime`` only to compare. `c
 import contextlib
 import ctypes
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,13 +62,14 @@ def profile(mels: int, buckets: Sequence[int], max_batch_size: int) -> dict[str,
 def load_tensorrt() -> ModuleType:
     """The ``tensorrt`` module. UserError where there is none."""
     try:
-        import tensorrt
+        # The package that brings its libraries along, or the bindings alone on the container's own ones.
+        name = "tensorrt_bindings" if importlib.util.find_spec("tensorrt") is None else "tensorrt"
+        return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"TensorRT cannot be imported ({error}): run this inside the serving container after "
-            "pip install tensorrt of the container's own version (requirements-gpu.txt names it)"
+            f"TensorRT cannot be imported ({error}): run this inside the serving container "
+            "(docker compose run --rm plan), or install requirements-gpu.txt"
         ) from error
-    return tensorrt
 
 
 def build_plan(trt: ModuleType, graph: Path, shapes: Shapes, workspace: int = WORKSPACE) -> bytes:

@@ -175,10 +175,8 @@ def staging(repository: Path) -> Iterator[Path]:
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        # Beside the repository, because Triton takes every folder inside it for a model.
-        folder = Path(
-            tempfile.mkdtemp(prefix=f".{repository.resolve().name}.", dir=repository.resolve().parent)
-        )
+        place = _staging_place(repository.resolve())
+        folder = Path(tempfile.mkdtemp(prefix=f".{repository.resolve().name}.", dir=place))
         with tempfile.TemporaryFile(dir=repository):
             pass
     except OSError as error:

@@ -1,0 +1,254 @@
+"""What can be known of the containers without running them, and the health check against a real server.
+
+NVIDIA's image is neither built nor run here: Dockerfile and compose.yaml are linted (`make lint`) and
+compared with the repository's files and with each other.
+"""
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import yaml
+
+from ko_asr import contract as names
+from ko_asr import plan
+from ko_asr.contract import Contract
+from ko_asr.repository import staging
+from ko_asr.server import TritonServer
+from ko_asr.streaming_contract import FULL
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES = COMPOSE["services"]
+
+
+def lines(name: str) -> list[str]:
+    """The lines of a file of the repository that say something."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def read_stages() -> dict[str, dict[str, list[str]]]:
+    """Stage -> instruction -> its arguments, in order; a stage begins with what the one below it says."""
+    stages: dict[str, dict[str, list[str]]] = {}
+    for line in lines("Dockerfile"):
+        word, _, rest = line.partition(" ")
+        if word == "FROM":
+            base, _, name = rest.split()
+            stages[name] = defaultdict(
+                list, {key: list(value) for key, value in stages.get(base, {}).items()}
+            )
+        stages[name][word].append(rest.strip())
+    return stages
+
+
+STAGES = read_stages()
+
+
+def in_image(stage: str, path: str) -> bool:
+    """Whether a COPY of the stage brings the repository's file ``path`` to the same place of its WORKDIR."""
+    for copy in STAGES[stage]["COPY"]:
+        *sources, target = copy.split()
+        for source in sources:
+            inside = (
+                PurePosixPath(source) if source == "." else PurePosixPath(target) / PurePosixPath(source).name
+            )
+            direct = PurePosixPath(target) if not target.endswith("/") else inside
+            if source == "." or (path == str(inside) and path == source) or path.startswith(f"{direct}/"):
+                return True
+    return False
+
+
+def pins(name: str) -> dict[str, str]:
+    return dict(line.split("==") for line in lines(name) if "==" in line)
+
+
+def test_versions_are_stated_once() -> None:
+    gpu = pins("requirements-gpu.txt")
+    tags = [base for base in (line.split()[0] for line in STAGES["serve"]["FROM"]) if "tritonserver" in base]
+    assert len(tags) == 1 and re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", tags[0])
+    release = tags[0].partition(":")[2].removesuffix("-py3")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "compose.yaml")}
+    for text in texts.values():
+        assert set(re.findall(r"\b2\d\.\d\d\b", text)) <= {release, "2.24"}
+        for version in gpu.values():
+            assert ".".join(version.split(".")[:3]) not in text
+    # The command of the serve stage takes the plan's packages from the files that pin them.
+    (command,) = STAGES["serve"]["RUN"]
+    made = subprocess.run(shlex.split(command.partition(">")[0]), cwd=ROOT, capture_output=True, text=True)
+    assert dict(line.split("==") for line in made.stdout.split()) == {
+        "tensorrt-cu13-bindings": gpu["tensorrt"],
+        "onnxruntime": gpu["onnxruntime-gpu"],
+        "numpy": pins("requirements.txt")["numpy"],
+    }
+
+
+def test_every_stage_copies_what_exists_and_runs_as_a_user() -> None:
+    assert list(STAGES) == ["train", "export", "serve"]
+    for stage in STAGES.values():
+        assert stage["USER"] == ["1000"]
+        for copy in stage["COPY"]:
+            assert all((ROOT / source).exists() for source in copy.split()[:-1]), copy
+    assert in_image("export", "export/to_triton.py") and in_image("train", "recipes/train_ctc.py")
+    for path in ("src/ko_asr/plan.py", "export/build_plan.py", "export/healthcheck.py"):
+        assert in_image("serve", path), path
+    assert not in_image("serve", "export/to_triton.py")
+    assert STAGES["export"]["ENTRYPOINT"] == ['["python", "export/to_triton.py"]']
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_agrees_with_its_stage(name: str) -> None:
+    service = SERVICES[name]
+    stage = STAGES[service["build"]["target"]]
+    assert service["image"] == f"ko-asr:{service['build']['target']}"
+    assert service["user"].startswith("${KO_ASR_USER:-1000:")
+    for mount in service["volumes"]:
+        host, inside, *_ = mount.split(":")
+        mounted = f"/opt/ko-asr/{host.removeprefix('./')}" if inside != "/models" else inside
+        assert inside == mounted and host.startswith("./")
+        command = ["git", "check-ignore", "-q", f"{host}/1/" if host == "./triton" else f"{host}/"]
+        assert (ROOT / host).is_dir() or subprocess.run(command, cwd=ROOT).returncode == 0, host
+    for word in service.get("command", []):
+        assert not word.endswith(".py") or in_image(service["build"]["target"], word)
+    packages = service.get("environment", {}).get("PYTHONPATH")
+    assert packages is None or f"--target {Path(packages).name}" in stage["RUN"][0]
+
+
+@pytest.mark.parametrize("name", ["serve", "serve-gpu"])
+def test_the_served_repository_is_read_only_and_its_health_an_inference(name: str) -> None:
+    service, stage = SERVICES[name], STAGES["serve"]
+    assert service["volumes"] == ["./triton:/models:ro"]
+    (command,) = stage["CMD"]
+    assert '"--model-repository=/models"' in command
+    exit_timeout = re.search(r"--exit-timeout-secs=(\d+)", command)
+    assert exit_timeout and int(service["stop_grace_period"].removesuffix("s")) > int(exit_timeout[1])
+    ports = [port.rsplit(":", 2)[1:] for port in service["ports"]]
+    assert ports == [[port, port] for port in stage["EXPOSE"][0].split()]
+    check = service["healthcheck"]
+    assert check["test"][:3] == ["CMD", "python3", f"{stage['WORKDIR'][0]}/export/healthcheck.py"]
+    assert f'CMD ["python3", "{check["test"][2]}"]' in stage["HEALTHCHECK"][0]
+    for key in ("interval", "timeout", "retries"):
+        assert f"--{key}={check[key]} " in stage["HEALTHCHECK"][0]
+    noticed = check["retries"] * int(check["interval"].removesuffix("s"))
+    assert noticed <= 10  # seconds until Docker calls a server with a dead model unhealthy
+
+
+def test_the_plan_is_built_before_it_is_served() -> None:
+    assert SERVICES["serve-gpu"]["depends_on"] == {"plan": {"condition": "service_completed_successfully"}}
+    for name in ("plan", "serve-gpu"):
+        (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert SERVICES["plan"]["volumes"] == ["./triton:/models"]
+    assert "deploy" not in SERVICES["serve"]
+
+
+def test_what_git_ignores_stays_out_of_the_images() -> None:
+    ignored = {line.removeprefix("**/") for line in lines(".dockerignore")}
+    wanted = {line.strip("/") for line in lines(".gitignore") if "tokenizers" not in line}
+    assert wanted <= ignored
+    assert {"tokenizers/*/*", "!tokenizers/jamo/*"} <= ignored
+
+
+def build_plan(repository: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "export" / "build_plan.py"), "--if-needed", "--repository"]
+    return subprocess.run([*command, str(repository)], capture_output=True, encoding="utf-8")
+
+
+def test_a_plan_is_built_only_where_one_is_needed(demo, tmp_path: Path) -> None:
+    done = build_plan(demo.repository)
+    assert done.returncode == 0 and "exported for onnx" in done.stdout, done.stderr
+    (tmp_path / "asr_streaming").mkdir()
+    done = build_plan(tmp_path)
+    assert done.returncode == 0 and "no offline model" in done.stdout, done.stderr
+    assert build_plan(tmp_path / "absent").returncode == 2
+    folder = tmp_path / names.ENCODER / "1"
+    folder.mkdir(parents=True)
+    contract = replace(Contract.load(demo.repository / names.ENCODER / "1"), target="tensorrt")
+    (folder / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+    version, capability = plan.library_version() or "10.13.3", plan.compute_capability() or "8.6"
+    record = plan.Record(contract.onnx_sha256, version, "a GPU", capability, 0.0)
+    plan.save_plan(folder, b"plan", record)
+    done = build_plan(tmp_path)
+    assert done.returncode == 0 and "fits this machine" in done.stdout, done.stderr
+    plan.save_plan(folder, b"plan", replace(record, onnx_sha256="0" * 64))
+    done = build_plan(tmp_path)  # stale, so it begins to build: this repository has no graph
+    assert done.returncode == 2 and "is not the graph of its contract" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="/dev/shm is no mount here")
+def test_a_mounted_repository_is_filled_on_its_own_disk() -> None:
+    """The export service mounts triton/: a rename from beside it would cross disks."""
+    with staging(Path("/dev/shm")) as stage:
+        assert stage.parent == Path("/dev/shm")
+    assert not stage.exists()
+
+
+def healthcheck(url: str, *arguments: str) -> tuple[int, str]:
+    """Status and output of the check, run by a Python that finds the standard library only."""
+    command = [sys.executable, "-I", "-S", str(ROOT / "export" / "healthcheck.py"), "--url", url]
+    done = subprocess.run([*command, *arguments], capture_output=True, encoding="utf-8", timeout=10)
+    assert done.stderr == ""
+    return done.returncode, done.stdout.strip()
+
+
+def processes(parent: int, model: str) -> list[int]:
+    """The processes of a Python model."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split()
+    return [
+        int(pid) for pid in children if f"/{model}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def occupy_stream(url: str) -> str:
+    """Begin a stream of asr_streaming with silence and leave it open; what the server says of it."""
+    audio = triton.InferInput(names.AUDIO, [1, 0], "FP32")
+    audio.set_data_from_numpy(np.zeros((1, 0), np.float32))
+    with triton.InferenceServerClient(url) as client:
+        try:
+            client.infer(
+                "asr_streaming", [audio], sequence_id=secrets.randbelow(2**62) + 1, sequence_start=True
+            )
+        except triton.InferenceServerException as error:
+            return str(error)
+    return ""
+
+
+def test_a_dead_model_is_noticed_and_the_server_ended(demo, streaming_repository, tmp_path: Path) -> None:
+    """Offline and streaming in one server: alive; full and alive; its streaming decoder killed; ended."""
+    repository = tmp_path / "triton"
+    for source in (demo.repository, streaming_repository):
+        shutil.copytree(source, repository, dirs_exist_ok=True)
+    config = repository / "asr_streaming_preprocessor" / "config.pbtxt"
+    one_stream = re.sub(
+        r'("max_streams"\s+value \{\s+string_value: )"\d+"', r'\1"1"', config.read_text("utf-8")
+    )
+    config.write_text(one_stream, encoding="utf-8")
+    with TritonServer(repository, demo.server) as server:
+        status, output = healthcheck(server.http_url)
+        assert (status, output) == (0, f"{server.http_url} is alive: asr, asr_streaming, asr_streaming_1")
+        assert occupy_stream(server.url) == "" and FULL in occupy_stream(server.url)
+        assert healthcheck(server.http_url) == (0, output)
+        assert server.process is not None
+        victims = processes(server.process.pid, "asr_streaming_decoder")
+        assert victims
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        started = time.monotonic()
+        status, output = healthcheck(server.http_url, "--stop", str(server.process.pid))
+        assert status == 1 and "has lost a model: asr_streaming answers 500" in output, output
+        assert time.monotonic() - started < 10
+        server.process.wait(15)
+        status, output = healthcheck(server.http_url)
+        assert status == 1 and "is not ready" in output
