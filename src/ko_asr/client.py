@@ -63,6 +63,7 @@ class AsrClient:
 
         self.url, self.timeout = url, timeout
         self._triton = triton
+        self._outputs = [triton.InferRequestedOutput(name) for name in (names.TEXT, names.CONFIDENCE)]
         try:
             self._client = triton.InferenceServerClient(url)
         except Exception as error:  # tritonclient raises its own and grpc's kinds for a malformed address
@@ -102,7 +103,9 @@ class AsrClient:
         rate = self._triton.InferInput(names.RATE, [1, 1], "INT32")
         rate.set_data_from_numpy(np.array([[sample_rate]], np.int32))
         try:
-            result = self._client.infer(names.ENSEMBLE, [samples, rate], client_timeout=self.timeout)
+            result = self._client.infer(
+                names.ENSEMBLE, [samples, rate], outputs=self._outputs, client_timeout=self.timeout
+            )
         except self._triton.InferenceServerException as error:
             raise self._explained(error) from error
         text = result.as_numpy(names.TEXT)[0, 0].decode()

@@ -6,7 +6,6 @@ for a test or a benchmark. Neither torch nor NeMo is ever imported here.
 """
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -30,7 +29,13 @@ from ko_asr.errors import UserError, run_main
 RECORD = "server.json"  # written last by the set-up: its presence means the installation is whole
 _SHM_PREFIX = "ko_asr_triton_"  # + process id + "_": shared memory of a dead server can be told and removed
 _SHM_OPTION = "shm-region-prefix-name"
-_PR_SET_PDEATHSIG = 1
+# Runs a command that gets SIGTERM when its parent ends, however that ends (prctl's PR_SET_PDEATHSIG, Linux).
+# Not a preexec_fn: that would fork this process with its gRPC threads, whose fork handlers can abort the child.
+DYING_WITH_PARENT = (
+    sys.executable,
+    "-ISc",
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
+)
 _ADDRESS = "127.0.0.1"
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
 _REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
@@ -170,11 +175,6 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _die_with_parent() -> None:
-    """In the child, before exec: SIGTERM when the parent ends, however it ends (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 class TritonServer:
     """A server on free ports for the length of a ``with`` block; it answers before the block begins.
 
@@ -210,11 +210,10 @@ class TritonServer:
         self.log = Path(log)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
-                [self._installation.binary, *with_defaults(command, self._installation)],
+                [*DYING_WITH_PARENT, self._installation.binary, *with_defaults(command, self._installation)],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=self._installation.environment(),
-                preexec_fn=_die_with_parent,
             )
         try:
             self._wait()

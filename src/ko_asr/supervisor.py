@@ -17,7 +17,7 @@ from typing import Any
 from ko_asr.errors import UserError
 from ko_asr.server import (
     _REPOSITORY_OPTIONS,
-    _die_with_parent,
+    DYING_WITH_PARENT,
     is_alive,
     listening_ports,
     option_values,
@@ -84,7 +84,7 @@ class Supervisor:
 
     def _start(self) -> None:
         remove_stale_shared_memory()
-        self._server = subprocess.Popen(self._command, preexec_fn=_die_with_parent)
+        self._server = subprocess.Popen([*DYING_WITH_PARENT, *self._command])
         if self._stop.is_set():  # the signal came while there was no server to pass it to
             self._server.terminate()
 
