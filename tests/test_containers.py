@@ -27,7 +27,7 @@ from ko_asr import plan
 from ko_asr.contract import Contract
 from ko_asr.repository import staging
 from ko_asr.server import TritonServer
-from ko_asr.streaming_contract import FULL
+from ko_asr.streaming_contract import FULL, StreamingContract
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -197,8 +197,17 @@ def test_a_mounted_repository_is_filled_on_its_own_disk() -> None:
 
 def healthcheck(url: str, *arguments: str) -> tuple[int, str]:
     """Status and output of the check, run by a Python that finds the standard library only."""
-    command = [sys.executable, "-I", "-S", str(ROOT / "export" / "healthcheck.py"), "--url", url]
-    done = subprocess.run([*command, *arguments], capture_output=True, encoding="utf-8", timeout=10)
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(ROOT / "export" / "healthcheck.py"),
+        "--url",
+        url,
+        "--timeout",
+        "8",
+    ]
+    done = subprocess.run([*command, *arguments], capture_output=True, encoding="utf-8", timeout=20)
     assert done.stderr == ""
     return done.returncode, done.stdout.strip()
 
@@ -211,15 +220,14 @@ def processes(parent: int, model: str) -> list[int]:
     ]
 
 
-def occupy_stream(url: str) -> str:
-    """Begin a stream of asr_streaming with silence and leave it open; what the server says of it."""
-    audio = triton.InferInput(names.AUDIO, [1, 0], "FP32")
-    audio.set_data_from_numpy(np.zeros((1, 0), np.float32))
+def occupy_stream(url: str, samples: int) -> str:
+    """Begin a stream of asr_streaming with ``samples`` of silence, leave it open; the refusal, if any."""
+    audio = triton.InferInput(names.AUDIO, [1, samples], "FP32")
+    audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+    sequence = secrets.randbelow(2**62) + 1
     with triton.InferenceServerClient(url) as client:
         try:
-            client.infer(
-                "asr_streaming", [audio], sequence_id=secrets.randbelow(2**62) + 1, sequence_start=True
-            )
+            client.infer("asr_streaming", [audio], sequence_id=sequence, sequence_start=True)
         except triton.InferenceServerException as error:
             return str(error)
     return ""
@@ -238,7 +246,9 @@ def test_a_dead_model_is_noticed_and_the_server_ended(demo, streaming_repository
     with TritonServer(repository, demo.server) as server:
         status, output = healthcheck(server.http_url)
         assert (status, output) == (0, f"{server.http_url} is alive: asr, asr_streaming, asr_streaming_1")
-        assert occupy_stream(server.url) == "" and FULL in occupy_stream(server.url)
+        samples = StreamingContract.load(repository / "asr_streaming" / "1").shift_samples
+        assert occupy_stream(server.url, samples) == ""
+        assert FULL in occupy_stream(server.url, samples)
         assert healthcheck(server.http_url) == (0, output)
         assert server.process is not None
         victims = processes(server.process.pid, "asr_streaming_decoder")
