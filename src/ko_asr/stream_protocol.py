@@ -207,7 +207,7 @@ class StreamProtocol:
     def resume(self) -> None:
         """The sequence is lost: begin another one with the audio of the utterance that is not final yet.
 
-        Its partials are told anew. UserError when the utterance is longer than what is kept.
+        What its partials showed may change. UserError when the utterance is longer than what is kept.
         """
         if self._base > self._cut:
             seconds = self._keep / self.sizes.sample_rate

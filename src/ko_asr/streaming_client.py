@@ -100,7 +100,7 @@ def _inputs(request: Request, options: str | None, rate: int) -> list[Any]:
     return made
 
 
-def _arguments(
+def request_arguments(
     model: str, request: Request, options: str | None, rate: int, timeout: float
 ) -> dict[str, Any]:
     """Of tritonclient's ``infer``."""
@@ -114,11 +114,11 @@ def _arguments(
     }
 
 
-def _farewell(sequence_id: int) -> Request:
+def farewell_request(sequence_id: int) -> Request:
     return Request(sequence_id, np.zeros((1, 0), np.float32), False, True, 0)
 
 
-def _outputs(answer: Any) -> Mapping[str, np.ndarray]:
+def answer_outputs(answer: Any) -> Mapping[str, np.ndarray]:
     return {name: answer.as_numpy(name) for name in _OUTPUTS}
 
 
@@ -138,17 +138,17 @@ class _Exchange:
 
     def arguments(self, request: Request, timeout: float | None = None) -> dict[str, Any]:
         wait = self.connection.timeout if timeout is None else timeout
-        return _arguments(self.connection.model, request, self._options, self._rate, wait)
+        return request_arguments(self.connection.model, request, self._options, self._rate, wait)
 
     def farewell(self) -> dict[str, Any] | None:
         """The request that ends a sequence which the server may still hold."""
         if not self.protocol.open_on_server:
             return None
-        return self.arguments(_farewell(self.protocol.sequence_id), _FAREWELL)
+        return self.arguments(farewell_request(self.protocol.sequence_id), _FAREWELL)
 
     def answered(self, request: Request, answer: Any) -> list[Result]:
         self._recovery.answered(request)
-        return self.protocol.answered(request, _outputs(answer))
+        return self.protocol.answered(request, answer_outputs(answer))
 
     def failed(self, error: Exception, request: Request) -> float:
         """Seconds until the stream is resumed; raises ServerError when it cannot be."""
