@@ -30,10 +30,11 @@ RECORD = "server.json"  # written last by the set-up: its presence means the ins
 _SHM_PREFIX = "ko_asr_triton_"  # + process id + "_": shared memory of a dead server can be told and removed
 _SHM_OPTION = "shm-region-prefix-name"
 # Runs a command that gets SIGTERM when its parent ends, however that ends (prctl's PR_SET_PDEATHSIG, Linux).
-# Not a preexec_fn: that would fork this process with its gRPC threads, whose fork handlers can abort the child.
+# Not a preexec_fn: it would fork this process with its gRPC threads, whose fork handlers can abort the child.
 DYING_WITH_PARENT = (
     sys.executable,
-    "-ISc",
+    "-ISXutf8",
+    "-c",
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
 )
 _ADDRESS = "127.0.0.1"

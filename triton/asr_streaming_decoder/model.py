@@ -96,8 +96,8 @@ class TritonPythonModel:
             for name in (offline.TOKEN_IDS, offline.TOKEN_LOG_PROBS)
         )
         results = stream.decoder.accept(ids, log_probs) if frames else []
-        if flags & END:
-            results += stream.decoder.finish()
+        if flags & END:  # a partial in front of its final tells nothing
+            results = [result for result in results if result.is_final] + stream.decoder.finish()
         if results:
             stream.shown = results[-1]
         elif stream.shown.is_final:  # a final is told once
