@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from ko_asr.ctc import collapse
+from ko_asr.errors import UserError
 from ko_asr.results import EndpointRules, Result
 from ko_asr.server import TritonServer, is_alive, served_ensembles
 from ko_asr.stream_options import StreamOptions
@@ -245,7 +246,7 @@ def test_streams_begin_end_and_restart(raw: Raw, clips: Clips) -> None:
 def test_both_kinds_of_ensemble_in_one_repository(
     demo, streaming_repository: Path, streaming_model: Path, tmp_path: Path
 ) -> None:
-    repository = tmp_path / "저장소"
+    repository = tmp_path / "repository"
     shutil.copytree(demo.repository, repository)
     shutil.copytree(streaming_repository, repository, dirs_exist_ok=True)
     shutil.copytree(repository / "asr_streaming_1", repository / "asr_streaming_13")
@@ -257,6 +258,9 @@ def test_both_kinds_of_ensemble_in_one_repository(
     assert served_ensembles(repository) == ["asr", "asr_streaming"]
     with TritonServer(repository, ROOT / ".server") as server:
         assert is_alive(server.url, repository)
+    hangul = repository.rename(tmp_path / "저장소")
+    with pytest.raises(UserError, match="beyond ASCII"), TritonServer(hangul, ROOT / ".server"):
+        pass
     for options, reason in (
         (["look_aheads=5"], "no look-ahead of 5"),
         (["precision=int8", f"gate_manifest={demo.manifests['dev']}"], "a streaming model"),

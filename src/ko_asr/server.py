@@ -138,6 +138,11 @@ def check_repository(arguments: Sequence[str]) -> None:
                 continue
             if not Path(value).is_dir():
                 raise UserError(f"no model repository at {value}: fill it with python export/to_triton.py")
+            if not str(Path(value).absolute()).isascii():
+                raise UserError(
+                    f"Triton's Python models do not load from {Path(value).absolute()}, whose path has letters "
+                    "beyond ASCII: move the repository, or name it through a link with an ASCII path"
+                )
             if not any(Path(value).glob("*/config.pbtxt")):
                 raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
 
@@ -206,6 +211,7 @@ class TritonServer:
         self._shm = f"{_SHM_PREFIX}{os.getpid()}_{grpc}_"
         shared_memory = f"--backend-config=python,{_SHM_OPTION}={self._shm}"
         command = [f"--model-repository={self.repository}", *ports, shared_memory, *self._arguments]
+        check_repository(command)
         remove_stale_shared_memory()
         handle, log = tempfile.mkstemp(prefix="tritonserver-", suffix=".log")
         self.log = Path(log)
