@@ -259,7 +259,7 @@ def test_both_kinds_of_ensemble_in_one_repository(
     with TritonServer(repository, ROOT / ".server") as server:
         assert is_alive(server.url, repository)
     hangul = repository.rename(tmp_path / "저장소")
-    with pytest.raises(UserError, match="beyond ASCII"), TritonServer(hangul, ROOT / ".server"):
+    with pytest.raises(UserError, match="not all ASCII"), TritonServer(hangul, ROOT / ".server"):
         pass
     for options, reason in (
         (["look_aheads=5"], "no look-ahead of 5"),

@@ -140,8 +140,8 @@ def check_repository(arguments: Sequence[str]) -> None:
                 raise UserError(f"no model repository at {value}: fill it with python export/to_triton.py")
             if not str(Path(value).absolute()).isascii():
                 raise UserError(
-                    f"Triton's Python models do not load from {Path(value).absolute()}, whose path has letters "
-                    "beyond ASCII: move the repository, or name it through a link with an ASCII path"
+                    f"Triton's Python models do not load from {Path(value).absolute()}, whose path is "
+                    "not all ASCII: move the repository, or name it through a link with an ASCII path"
                 )
             if not any(Path(value).glob("*/config.pbtxt")):
                 raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
