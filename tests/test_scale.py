@@ -5,14 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from ko_asr.checkpoints import check_free_space
 from ko_asr.errors import UserError
 from ko_asr.memory_estimate import ActivationLaw, MemoryEstimate, largest_batch, shortage
+from ko_asr.training import fill_buckets
 
 ROOT = Path(__file__).resolve().parents[1]
 # LayerNorm, because batches that are split over devices have other statistics than whole ones.
@@ -68,6 +74,27 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny, tmp_pat
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(100, 2500), max_size=60), st.integers(1, 12))
+def test_buckets_hold_equal_seconds_of_what_is_trained_on(centiseconds: list[int], buckets: int) -> None:
+    durations = [value / 100 for value in centiseconds]
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as manifest:
+        for number, duration in enumerate(durations):
+            entry = {"audio_filepath": f"/{number}.flac", "duration": duration, "text": "가"}
+            manifest.write(json.dumps(entry) + "\n")
+        manifest.flush()
+        dataset = OmegaConf.create({
+            "use_bucketing": True, "num_buckets": buckets, "manifest_filepath": manifest.name,
+            "min_duration": 2.0, "max_duration": 20.0,
+        })  # fmt: skip
+        fill_buckets(dataset)
+    trained = sorted(duration for duration in durations if 2.0 <= duration <= 20.0)
+    edges = list(dataset.get("bucket_duration_bins") or [])
+    assert edges == sorted(set(edges)) and len(edges) < buckets
+    held = np.histogram(trained, [0.0, *edges, np.inf], weights=trained)[0]
+    assert held.max() <= sum(trained) / buckets + 2 * max(trained, default=0.0) or len(edges) < buckets - 1
 
 
 def test_bf16_trains_and_stops_early(tiny, tmp_path: Path) -> None:

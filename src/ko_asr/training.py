@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ko_asr.errors import UserError
 from ko_asr.experiment import begin, check_tracker
 from ko_asr.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
@@ -120,6 +122,26 @@ def advise_batch(config: "DictConfig", statistics: TokenStatistics, devices: int
     print(said, flush=True)
 
 
+def fill_buckets(dataset: "DictConfig") -> None:
+    """Bucket edges that hold equal seconds of the manifest, where the ``train_ds`` config gives none.
+
+    NeMo's default spaces them evenly up to ``max_duration``, so that clips of 2 to 5 s with a limit of 20 s
+    share two buckets of six, and batches are as padded as without any.
+    """
+    from omegaconf import open_dict
+
+    from ko_asr.shards import bucket_duration_bins
+
+    if not dataset.get("use_bucketing") or dataset.get("bucket_duration_bins"):
+        return
+    durations = np.array([entry["duration"] for entry in read_manifest(dataset.manifest_filepath)])
+    shortest, longest = dataset.get("min_duration") or 0.0, dataset.get("max_duration") or np.inf
+    kept = durations[(durations >= shortest) & (durations <= longest)]
+    if bins := bucket_duration_bins(kept, dataset.num_buckets) if len(kept) else []:
+        with open_dict(dataset):
+            dataset.bucket_duration_bins = bins
+
+
 def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequence[Callback]") -> Any:
     """The Lightning trainer of ``config``, with this project's own callbacks before ``callbacks``."""
     import lightning.pytorch as pl
@@ -130,6 +152,7 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
     from ko_asr.resume import ResumeExactly, fix_data_order
 
     train_ds = config.model.train_ds
+    fill_buckets(train_ds)
     fix_data_order(train_ds)
     pl.seed_everything(train_ds.seed, verbose=False)
     if not sys.stderr.isatty():
