@@ -24,7 +24,7 @@ from ko_asr.errors import UserError
 from ko_asr.logmel import LogMel
 from ko_asr.results import Decoder, EndpointRules, GreedyDecoder, Result
 from ko_asr.streaming_backend import Backend, OnnxBackend, TorchBackend, front_end_of
-from ko_asr.streaming_logmel import StreamingLogMel
+from ko_asr.streaming_windows import StreamingWindows, checked
 
 BACKENDS = ("onnx", "torch")
 
@@ -67,12 +67,8 @@ class Session:
     def __init__(self, recognizer: "StreamingRecognizer", decoder: Decoder) -> None:
         self.decoder = decoder
         self._recognizer = recognizer
-        contract = recognizer.contract
-        self._front_end = StreamingLogMel(recognizer.log_mel)
-        # Features from the next window's start on.
-        self._features = np.zeros((contract.mels, contract.context_frames), np.float32)
-        self._emitted = 0  # encoder frames
-        self._ended = self._finished = False
+        self.windows = StreamingWindows(recognizer.contract, recognizer.log_mel)
+        self._finished = False
         self._closed = ""  # why
         self._batch: _Batch | None = None
         self.last_active = recognizer.clock()
@@ -95,15 +91,14 @@ class Session:
         and after `end`, `close` or the time to live.
         """
         self._check_open()
-        self._front_end_push(_checked(samples))
+        self.windows.feed(checked(samples))
+        self.last_active = self._recognizer.clock()
 
     def end(self) -> None:
         """The audio is over; the rest becomes ready. Once is enough. UserError after `close`."""
         if self._closed:
             self._check_open()
-        if not self._ended:
-            self._ended = True
-            self._features = np.concatenate([self._features, self._front_end.flush()], axis=1)
+        self.windows.end()
 
     def push(self, samples: np.ndarray) -> list[Result]:
         """`feed`, and the results that follow from it."""
@@ -123,40 +118,19 @@ class Session:
         self._recognizer.forget(self)
 
     def _check_open(self) -> None:
-        if self._closed or self._ended:
+        if self._closed or self.windows.ended:
             reason = self._closed or "flushed"
             raise UserError(f"this session takes no audio, it is {reason}: open another one")
-
-    def _front_end_push(self, samples: np.ndarray) -> None:
-        self.last_active = self._recognizer.clock()
-        fresh = self._front_end.push(samples)
-        if fresh.shape[1]:
-            self._features = np.concatenate([self._features, fresh], axis=1)
 
     @property
     def ready(self) -> bool:
         """Whether a chunk, or the end of the stream, can be computed."""
         if self._closed or self._finished:
             return False
-        return self._ended or self._features.shape[1] >= self._recognizer.contract.window_frames
-
-    @property
-    def remaining(self) -> int:
-        """Encoder frames that an ended stream still owes."""
-        return self._recognizer.contract.encoder_frames(self._front_end.samples) - self._emitted
-
-    def window(self, out: np.ndarray) -> int:
-        """Write the next window into ``out`` [mels, window]; return how many of its frames are valid."""
-        contract = self._recognizer.contract
-        valid = min(self._features.shape[1], contract.window_frames)
-        out[:, :valid] = self._features[:, :valid]
-        out[:, valid:] = 0.0
-        self._features = self._features[:, contract.shift_frames :]
-        return valid
+        return self.windows.ended or self.windows.ready
 
     def take(self, ids: np.ndarray, log_probs: np.ndarray, batch: _Batch) -> list[Result]:
         """Take a chunk's valid frames, [T, K], and where the state is now."""
-        self._emitted += len(ids)
         self._batch = batch
         return self.decoder.accept(ids, log_probs) if len(ids) else []
 
@@ -302,14 +276,14 @@ class StreamingRecognizer:
             session._batch = None
 
     def _compute(self, turn: Sequence[Session]) -> list[tuple[Session, list[Result]]]:
-        owing = [session for session in turn if not session._ended or session.remaining > 0]
+        owing = [session for session in turn if session.windows.ready]
         results: dict[Session, list[Result]] = {session: [] for session in turn}
         if owing:
             # In the order of the last batch the state needs no copy.
             owing.sort(key=lambda session: session._batch.rows[session] if session._batch else -1)
             self._chunk(owing, results)
         for session in turn:
-            if session._ended and session.remaining <= 0:
+            if session.windows.ended and not session.windows.ready:
                 results[session] += session.finish()
             if session in self.sessions:  # to the end of the queue
                 self.sessions[session] = self.sessions.pop(session)
@@ -319,7 +293,7 @@ class StreamingRecognizer:
         contract = self.contract
         features = np.empty((len(owing), contract.mels, contract.window_frames), np.float32)
         state = self._state(owing)
-        lengths = [session.window(row) for session, row in zip(owing, features, strict=True)]
+        lengths = [session.windows.take(row) for session, row in zip(owing, features, strict=True)]
         chunk, after = self.backend.step(features, np.array(lengths, np.int64)[:, None], state)
         batch = _Batch(after, len(owing))
         batch.rows = {session: row for row, session in enumerate(owing)}
@@ -352,16 +326,3 @@ class StreamingRecognizer:
             batch.state = self.backend.gather([(batch.state, batch.rows[session]) for session in staying])
             batch.size = len(staying)
             batch.rows = {session: row for row, session in enumerate(staying)}
-
-
-def _checked(samples: np.ndarray) -> np.ndarray:
-    """Float32 [n]; UserError for anything that is not one channel of finite floats."""
-    samples = np.asarray(samples)
-    if samples.ndim != 1:
-        raise UserError(f"one channel is heard, not samples of shape {samples.shape}: mix the channels first")
-    if samples.dtype.kind != "f":
-        raise UserError(f"samples must be floats in -1..1, not {samples.dtype}: divide int16 by 32768")
-    samples = samples.astype(np.float32, copy=False)
-    if not np.isfinite(samples).all():
-        raise UserError("the samples hold NaN or infinity: nothing of this packet was taken")
-    return samples
