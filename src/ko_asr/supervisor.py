@@ -25,6 +25,7 @@ from ko_asr.server import (
 )
 
 _STOP_SECONDS = 15.0  # what Triton may take to finish what it has accepted
+_BROKEN_STOP_SECONDS = 2.0  # with a dead model process it would always take its whole exit timeout
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -68,14 +69,15 @@ class Supervisor:
         while True:
             self._start()
             reason = self._watch()
-            status = self._end()
             if self._stop.is_set() or reason is None:
-                return status
+                return self._end(_STOP_SECONDS)
+            _say(f"{reason}: stopping it")
+            self._end(_BROKEN_STOP_SECONDS)
             if len(failures) == self._restarts and time.monotonic() - failures[0] < 600:
-                _say(f"{reason}; {self._restarts} restarts in ten minutes did not help: see the log above")
+                _say(f"{self._restarts} restarts in ten minutes did not help: see the log above")
                 return 1
             failures.append(time.monotonic())
-            _say(f"{reason}; starting it again")
+            _say("starting it again")
 
     def _stopped(self, *_: Any) -> None:
         self._stop.set()
@@ -88,11 +90,11 @@ class Supervisor:
         if self._stop.is_set():  # the signal came while there was no server to pass it to
             self._server.terminate()
 
-    def _end(self) -> int:
+    def _end(self, seconds: float) -> int:
         assert self._server is not None
         self._server.terminate()
         try:
-            return self._server.wait(_STOP_SECONDS)
+            return self._server.wait(seconds)
         except subprocess.TimeoutExpired:
             self._server.kill()
             return self._server.wait()
