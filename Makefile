@@ -14,10 +14,11 @@ PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo serve test lint clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test lint clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
+	@echo "make demo-streaming   the same, and a streaming model that is spoken to"
 	@echo "make test    lint, types and every test (trains the demo model once)"
 	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
 	@echo "make lmplz   build KenLM's estimator, for language models of any size"
@@ -70,6 +71,9 @@ setup-ray: .ray/.ready
 demo: .server/.ready
 	@$(PY) recipes/demo.py --started $(STARTED)
 
+demo-streaming: .server/.ready
+	@$(PY) recipes/demo.py --started $(STARTED) --streaming --no-bench
+
 serve: .server/.ready
 	@$(PY) export/serve.py --model-repository triton/
 
@@ -93,5 +97,5 @@ test: .venv/.ready-dev .server/.ready .rtx/.ready lint
 	@$(BIN)/pytest
 
 clean:
-	@rm -rf .venv .server .rtx .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo results/demo
+	@rm -rf .venv .server .rtx .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
 	@git clean -qfdX triton

@@ -2,6 +2,7 @@
 
     make demo                                    # sets up the environments first
     python recipes/demo.py [--utterances N]      # when they are there
+    make demo-streaming                          # and a model that is heard chunk by chunk, four minutes more
 
 The corpus is synthetic speech (espeak-ng) in the KsponSpeech layout, so the same commands work on KsponSpeech
 itself. What an earlier run finished (corpus, manifests, tokenizer, model) is kept; `make clean` removes it.
@@ -29,6 +30,8 @@ from ko_asr.text import normalize
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "fastconformer_ko_demo"
 MODEL = Path("experiments") / CONFIG / "checkpoints" / f"{CONFIG}.nemo"
+STREAMING_CONFIG = "fastconformer_ko_streaming_demo"
+STREAMING_MODEL = Path("experiments") / STREAMING_CONFIG / "checkpoints" / f"{STREAMING_CONFIG}.nemo"
 HELD_OUT = "data/demo_corpus/held_out/held_out"  # .wav and .txt: a sentence that is in no split
 EVAL_SPLITS = ("eval_clean", "eval_other")
 CORPUS, DATA, TOKENIZER, RESULTS = (
@@ -90,6 +93,24 @@ class Demo:
                 "--manifest", DATA / f"{split}.jsonl", "--out", RESULTS / split,
             )  # fmt: skip
         self.run("export", "export/to_triton.py", "--model", MODEL, "--repository", "triton")
+
+    def stream(self) -> None:
+        """A cache-aware model beside the first one, served, and the held-out sentence spoken to it."""
+        self.run(
+            "train a streaming FastConformer-CTC", "recipes/train_ctc.py", "--config-name", STREAMING_CONFIG,
+            done=STREAMING_MODEL,
+        )  # fmt: skip
+        self.run(
+            "export the streaming ensembles", "export/to_triton.py", "--model", STREAMING_MODEL,
+            "--repository", "triton", "--look-aheads", "6,1",
+        )  # fmt: skip
+        with TritonServer("triton", ROOT / ".server") as server:
+            for model in ("asr_streaming", "asr_streaming_1"):
+                self.run(
+                    f"stream to {model}, at the speed of speech", "recipes/stream_client.py",
+                    f"{HELD_OUT}.wav", "--realtime", "--url", server.url, "--model", model,
+                )  # fmt: skip
+        print(f"   said        {Path(f'{HELD_OUT}.txt').read_text(encoding='utf-8').strip()}")
 
     def bench(self) -> None:
         """The ensemble's throughput beside its own encoder's, on random weights of size s."""
@@ -188,6 +209,9 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=1800, help="training utterances (default 1800)")
     parser.add_argument("--started", type=float, default=time.time(), help="when make began, in Unix seconds")
     parser.add_argument("--work", type=Path, default=ROOT, help="folder for everything it writes")
+    parser.add_argument(
+        "--streaming", action="store_true", help="train, serve and stream a streaming model too"
+    )
     parser.add_argument("--no-bench", action="store_true", help="leave the throughput figure out")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -196,6 +220,8 @@ def main() -> None:
     demo.train(arguments.utterances)
     demo.evaluate_and_export()
     served = serve_and_compare()
+    if arguments.streaming:
+        demo.stream()
     if not arguments.no_bench:
         demo.bench()
     figures = summary(demo, served, arguments.started)
