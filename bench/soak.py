@@ -102,8 +102,8 @@ async def answered(stream: AsyncStream) -> None:
         await asyncio.sleep(0.01)
 
 
-async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tally: Tally) -> None:
-    """A stream that goes wrong after one to four chunks."""
+async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tally: Tally) -> bool:
+    """A stream that goes wrong after one to four chunks; False when the server had no place for it."""
     stream = await client.open(WHOLE)
     sizes = await client.sizes()
     size = sizes.first_samples + random.randint(0, 3) * sizes.shift_samples
@@ -114,9 +114,11 @@ async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tal
         else:
             await answered(stream)
         tally.broken[kind] += 1
+        return True
     except StreamsFull:
         tally.refused += 1
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
+        return False
     finally:
         await stream.close(farewell="ended" in kind)
 
@@ -165,7 +167,8 @@ async def soak(args: argparse.Namespace, server: TritonServer, audio: list[np.nd
 
             async def break_one(number: int) -> None:
                 async with turn:
-                    await broken(client, random.choice(audio), KINDS[number % len(KINDS)], tally)
+                    while not await broken(client, random.choice(audio), KINDS[number % len(KINDS)], tally):
+                        pass
                 bar.update()
                 if number % max(1, args.sequences // 5) == 0:
                     tally.memory_mb.append(memory_mb(server.process.pid))
