@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 # With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
@@ -101,3 +103,16 @@ def streaming_model(demo: DemoRun) -> Path:
         done = subprocess.run(command, cwd=demo.work, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
     return model
+
+
+@pytest.fixture(scope="session")
+def clips(demo: DemoRun) -> list[np.ndarray]:
+    """Every utterance of both eval sets."""
+    found = []
+    for split in ("eval_clean", "eval_other"):
+        manifest = demo.manifests[split]
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            path = manifest.parent / json.loads(line)["audio_filepath"]
+            found.append(soundfile.read(path, dtype="float32")[0])
+    assert len(found) == 200
+    return found

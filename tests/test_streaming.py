@@ -1,6 +1,5 @@
 """Cache-aware streaming: what is heard chunk by chunk is what the whole audio gives, whatever the packets."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,19 +20,6 @@ from ko_asr.streaming_logmel import StreamingLogMel
 LOOK_AHEADS = (13, 6, 1, 0)
 EXPORTED = 6  # the look-ahead that is also run on ONNX Runtime
 Frames = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def clips(demo) -> list[np.ndarray]:
-    """Every utterance of both eval sets."""
-    found = []
-    for split in ("eval_clean", "eval_other"):
-        manifest = demo.manifests[split]
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            path = manifest.parent / json.loads(line)["audio_filepath"]
-            found.append(soundfile.read(path, dtype="float32")[0])
-    assert len(found) == 200
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import random
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from ko_asr.ctc import collapse
 from ko_asr.errors import UserError
@@ -27,18 +25,6 @@ from ko_asr.streaming_contract import StreamingContract
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = StreamOptions(endpointing=None)
 Clips = list[np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def clips(demo) -> Clips:
-    """Every utterance of both eval sets."""
-    found = []
-    for split in ("eval_clean", "eval_other"):
-        manifest = demo.manifests[split]
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            path = manifest.parent / json.loads(line)["audio_filepath"]
-            found.append(soundfile.read(path, dtype="float32")[0])
-    return found
 
 
 @pytest.fixture(scope="module")
