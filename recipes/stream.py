@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from ko_asr import search
 from ko_asr.audio_stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.latency import CountingDecoder, LatencyMeter
 from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.nemo_file import newest_model, read_config
-from ko_asr.results import EndpointRules, GreedyDecoder
+from ko_asr.results import EndpointRules
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RATE = 16_000  # Hz
@@ -52,6 +53,7 @@ def arguments() -> argparse.Namespace:
     add("--silence-ms", type=float, default=500.0, help="silence that ends an utterance (default 500)")
     add("--max-utterance-ms", type=float, default=12_000.0, help="longest utterance (default 12000)")
     add("--input-device", help="number or name of the microphone (default: the system's)")
+    search.add_arguments(parser)
     args = parser.parse_args()
     if min(args.packet_ms, args.silence_ms, args.max_utterance_ms, args.chunk) <= 0:
         parser.error("--packet-ms, --silence-ms, --max-utterance-ms and --chunk must be positive")
@@ -60,8 +62,9 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, GreedyDecoder, CountingDecoder]:
+def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, CountingDecoder]:
     """A session of the model at ``path``, cache-aware or buffered, and its decoder."""
+    how = search.Search.of(args)
     rules = EndpointRules(args.silence_ms, None, args.max_utterance_ms)
     recognizer: Any
     if read_config(path).get("encoder", {}).get("att_context_style") == "chunked_limited":
@@ -76,12 +79,12 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, GreedyDecod
         from ko_asr.buffered import BufferedRecognizer
         from ko_asr.frame_model import FrameModel
 
-        model = FrameModel.load(path)
+        model = FrameModel.load(path, top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
         vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
-    greedy = GreedyDecoder(vocabulary, blank_id, frame_ms, rules)
-    counting = CountingDecoder(greedy)
-    return recognizer.open(counting), greedy, counting
+    decoder = how.decoder(vocabulary, blank_id, frame_ms, rules)
+    counting = CountingDecoder(decoder)
+    return recognizer.open(counting), decoder, counting
 
 
 def listen(
@@ -107,14 +110,14 @@ def listen(
     return meter, heard / RATE
 
 
-def report(meter: LatencyMeter, greedy: GreedyDecoder, seconds: float, wall: float, paced: bool) -> None:
+def report(meter: LatencyMeter, decoder: Any, seconds: float, wall: float, paced: bool) -> None:
     print(f"\n{seconds:.1f} s of audio in {wall:.1f} s", file=sys.stderr)
     for name, figure in meter.figures(paced).items():
         line = f"{name:<20} p50 {figure['p50']:8.1f} ms   p99 {figure['p99']:8.1f} ms   ({figure['count']})"
         print(line, file=sys.stderr)
     if not paced:
         print("(first partial and final after speech are measured with --realtime or --mic)", file=sys.stderr)
-    print(f"partials revised     {greedy.revised} of {greedy.partials}", file=sys.stderr)
+    print(f"partials revised     {decoder.revised} of {decoder.partials}", file=sys.stderr)
 
 
 def main() -> None:
@@ -124,7 +127,7 @@ def main() -> None:
         library = sound_library() if args.mic else None
         audio = None if args.mic else stack.enter_context(AudioStream(args.file, RATE))
         print(f"loading {path}", file=sys.stderr, flush=True)
-        session, greedy, counting = open_session(args, path)
+        session, decoder, counting = open_session(args, path)
         size = max(1, round(args.packet_ms * RATE / 1000))
         if audio is None:
             packets = microphone_packets(library, RATE, size, args.input_device)
@@ -133,7 +136,7 @@ def main() -> None:
             packets = file_packets(audio, size, args.realtime)
         started = time.perf_counter()
         meter, seconds = listen(session, counting, packets)
-    report(meter, greedy, seconds, time.perf_counter() - started, args.mic or args.realtime)
+    report(meter, decoder, seconds, time.perf_counter() - started, args.mic or args.realtime)
     print("next: python recipes/transcribe.py FILE for files and subtitles", file=sys.stderr)
 
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ko_asr import search
 from ko_asr.audio_stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
@@ -46,6 +47,7 @@ def arguments() -> argparse.Namespace:
     add("--batch-seconds", type=float, help="padded seconds at once (default 30, on a GPU 600)")
     add("--offset-ms", type=float, default=0.0, help="add this to every time, as bench/long_audio.py says")
     add("--overwrite", action="store_true", help="do not skip files whose output is there")
+    search.add_arguments(parser)
     args = parser.parse_args()
     if args.longest < 2 or (args.batch_seconds is not None and args.batch_seconds <= 0):
         parser.error("--longest must be at least 2 and --batch-seconds positive")
@@ -95,7 +97,7 @@ def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
     from ko_asr.frame_model import FrameModel
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    model = FrameModel.load(path, device, args.att_context)
+    model = FrameModel.load(path, device, args.att_context, search.Search.of(args).top)
     if args.longest + 2 > model.longest_seconds():
         raise UserError(
             f"--longest is more than the model's {model.longest_seconds():.0f} s positional table"
@@ -126,12 +128,12 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
 
     from ko_asr.long_audio import transcribe_file
 
-    started, done = time.perf_counter(), 0.0
+    started, done, how = time.perf_counter(), 0.0, search.Search.of(args)
     with tqdm(total=round(sum(seconds.values())), unit="s", unit_scale=True, desc="transcribing") as bar:
         for file in seconds:
             try:
                 transcript = transcribe_file(
-                    model, file, args.longest, batch_seconds, args.offset_ms, bar.update
+                    model, file, args.longest, batch_seconds, args.offset_ms, bar.update, how
                 )
                 write(FORMATS[args.out](transcript), todo[file])
                 done += transcript.duration

@@ -138,6 +138,22 @@ def test_certain_frames_give_the_greedy_result(seed):
     assert [r.to_json() for r in found if r.is_final] == [r.to_json() for r in expected if r.is_final]
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 20))
+def test_what_is_finished_is_told_once(seed, where):
+    rng = np.random.default_rng(seed)
+    size = len(JAMO.pieces) + 1
+    log_probs = np.full((80, size), np.log(1e-6))
+    log_probs[np.arange(80), np.repeat(rng.integers(0, size, 20), 4)] = -1e-5
+    ids, scores = ranked(log_probs)
+    told = []
+    for decoder in (GreedyDecoder(JAMO, size - 1, 40.0), BeamDecoder(JAMO, size - 1, 40.0)):
+        results = [*decoder.accept(ids[: 4 * where], scores[: 4 * where]), *decoder.finish()]
+        results += [*decoder.accept(ids[4 * where :], scores[4 * where :]), *decoder.finish()]
+        told.append([r.to_json() for r in results if r.is_final])
+    assert told[0] == told[1]
+
+
 def test_no_frames_and_frames_without_numbers_are_silence():
     log_probs = speech_and_silence(0)[:30]
     ids, scores = ranked(log_probs)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ko_asr.audio_stream import AudioStream
+from ko_asr.boosting import parse_keywords
 from ko_asr.buffered import BufferedRecognizer, ContextWindows, FrameLine, Window
 from ko_asr.errors import UserError
 from ko_asr.frame_model import FrameModel, Frames
@@ -20,6 +21,7 @@ from ko_asr.long_audio import Transcript, transcribe_file
 from ko_asr.manifest import read_manifest
 from ko_asr.metrics import score
 from ko_asr.results import GreedyDecoder, Result, Word
+from ko_asr.search import Search
 from ko_asr.segmentation import Segmenter
 from ko_asr.subtitles import LINE, LINES, cues, srt, vtt
 
@@ -102,6 +104,20 @@ def check_times(data: dict, starts: list[float]) -> None:
     begun = np.array([utterance["start_ms"] / 1000 for utterance in data["utterances"]])
     late = [float(np.min(begun[begun > start - 0.1] - start)) for start in starts]
     assert np.median(late) < 0.5 and np.mean(np.array(late) < 0.8) > 0.9
+
+
+def test_keywords_search_with_a_beam_and_tell_everything_once(model, conversation, tmp_path: Path) -> None:
+    text, samples, _ = conversation
+    soundfile.write(tmp_path / "long.flac", samples, 16_000)
+    wide = FrameModel(model.model, top=Search(keywords=parse_keywords(["도서관"])).top)
+    greedy = transcribe_file(model, tmp_path / "long.flac")
+    for keywords, same in (([], True), (["도서관:3", "시장:3"], False)):
+        found = transcribe_file(
+            wide, tmp_path / "long.flac", search=Search(keywords=parse_keywords(keywords))
+        )
+        assert (found.text == greedy.text) or not same
+        assert cer(text, found.text) <= cer(text, greedy.text) + 0.02
+        assert len(found.utterances) == len(greedy.utterances)
 
 
 def test_bad_requests_end_in_one_sentence(demo, tmp_path: Path) -> None:

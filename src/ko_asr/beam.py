@@ -297,7 +297,10 @@ class BeamDecoder:
     def finish(self) -> list[Result]:
         """The final of what no end-point has ended, if there is anything or if there was no result at all."""
         best = self._search.best_at_end()
-        return self._close(best, None, self._frame) if best.speech or not self._index else []
+        results = self._close(best, None, self._frame) if best.speech or not self._index else []
+        self._search.restart(-1, 0.0, IMPOSSIBLE)  # a file goes on behind a pause
+        self._begin(self._frame)
+        return results
 
     def _due(self) -> Endpoint | None:
         best = self._search.beam[0]

@@ -45,7 +45,9 @@ class FrameModel:
         self.blank_id = len(self.vocabulary.pieces)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", att_context: str | None = None) -> "FrameModel":
+    def load(
+        cls, path: str | Path, device: str = "cpu", att_context: str | None = None, top: int = 1
+    ) -> "FrameModel":
         """Restore a .nemo; UserError when it is not whole or no CTC model with a SentencePiece tokenizer.
 
         ``att_context`` ("left,right" in frames) chooses the look-ahead of a cache-aware model.
@@ -57,7 +59,7 @@ class FrameModel:
             from ko_asr.transcription import set_attention_context
 
             set_attention_context(model, att_context)
-        return cls(model)
+        return cls(model, top)
 
     @property
     def frame_ms(self) -> float:

@@ -10,11 +10,13 @@ import numpy as np
 from ko_asr.audio_stream import AudioStream
 from ko_asr.buffered import FrameLine, Window
 from ko_asr.frame_model import FrameModel, Frames
-from ko_asr.results import EndpointRules, GreedyDecoder, Result
+from ko_asr.results import EndpointRules, Result
+from ko_asr.search import Search
 from ko_asr.segmentation import Segmenter
 
 # Files are split into utterances as a live stream is; silence alone is no result of a file.
 UTTERANCES = EndpointRules(silence_without_speech_ms=None)
+GREEDY = Search()
 _BATCHES_AHEAD = 4  # batches' worth of windows that are sorted by length, so that little is padding
 
 
@@ -39,12 +41,14 @@ def transcribe_file(
     batch_seconds: float = 30.0,
     offset_ms: float = 0.0,
     on_progress: Callable[[float], object] = lambda seconds: None,
+    search: Search = GREEDY,
 ) -> Transcript:
     """Transcribe one file. ``longest`` is that of a window and ``batch_seconds`` that of a padded batch.
 
+    ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
     ``on_progress`` is told the seconds of audio that each step has done. UserError as `AudioStream`.
     """
-    decoder = GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
+    decoder = search.decoder(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
     line, results, done = FrameLine(model.blank_id), [], 0.0
     with AudioStream(path, model.sample_rate) as audio:
         windows = _windows(audio, Segmenter(model.frame_samples, model.sample_rate, longest))
