@@ -190,8 +190,7 @@ def render(utterance: DemoUtterance) -> np.ndarray:
     rng = random.Random(utterance.seed)
     noise = np.random.Generator(np.random.PCG64(rng.getrandbits(64)))
     speech = synthesize(utterance.spoken, rng.choice(VOICES), rng.randrange(150, 211), rng.randrange(30, 71))
-    # Without silence to learn from, a model hears words in the pauses of a stream.
-    speech = np.pad(speech, (rng.randrange(800, 4800), rng.randrange(800, 9600)))
+    speech = np.pad(speech, (rng.randrange(800, 3200), rng.randrange(800, 3200)))
     peak = rng.uniform(0.3, 0.8)
     snr_db = rng.uniform(25, 45)
     if utterance.split == "eval_other":
