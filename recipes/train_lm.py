@@ -115,7 +115,7 @@ class TrainingText:
     def check(self) -> None:
         """UserError when the text was empty or holds too much of what it must not."""
         if not self.tokens:
-            raise UserError("the manifests and texts hold no sentence: nothing to learn from")
+            raise UserError(language_model.NO_SENTENCE)
         share = len(self.overlap) / max(1, len(self.held_out))
         if share > self._args.max_overlap:
             raise UserError(

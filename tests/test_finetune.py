@@ -98,7 +98,7 @@ def test_every_strategy_from_an_english_model(demo, english, syllables, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     before = weights(english)
     for strategy, learning in STRATEGIES.items():
-        (model,) = tmp_path.glob(f"*-strategy_{strategy}/checkpoints/*.nemo")
+        (model,) = tmp_path.glob(f"*-strategy_{strategy}-*/checkpoints/*.nemo")
         after = weights(model)
         changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
         assert all(name.startswith(learning) for name in changed), strategy

@@ -118,7 +118,7 @@ def test_models_are_merged_at_the_weight_with_the_lowest_cer(demo, sisters, tmp_
         "recipes/evaluate.py", "--model", sisters[0], "--manifest", few, "--out", tmp_path / "scores"
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
     assert 100 * scores["metrics"]["cer"]["rate"] == pytest.approx(found[1.0], abs=0.006)
 
 

@@ -28,6 +28,7 @@ MAX_TOKENS = 0xD800 - TOKEN_OFFSET  # above lie surrogates, which UTF-8 cannot w
 MAX_ORDER = 6  # KenLM's, as it is compiled by default
 TOOLS = ("lmplz", "build_binary")
 MOST_TOKENS_IN_MEMORY = 30_000_000  # about 10 GB at order 5
+NO_SENTENCE = "the manifests and texts hold no sentence: nothing to learn from"
 LN10 = math.log(10.0)
 ARPA, BINARY, DESCRIPTION, WEIGHTS = "lm.arpa", "lm.binary", "lm.json", "weights.json"
 
@@ -103,6 +104,8 @@ def estimate_in_memory(sentences: Iterable[Sequence[int]], order: int, size: int
                 f"the text has more than {MOST_TOKENS_IN_MEMORY:,} tokens, too many to count in memory: "
                 "run make lmplz first, which counts on disk"
             )
+    if not chunks:
+        raise UserError(NO_SENTENCE)
     orders, unknown = kneser_ney.estimate(np.concatenate(chunks), size, order)
     with atomic_write(arpa) as stream:
         kneser_ney.write_arpa(stream, orders, unknown, [symbol(token) for token in range(size)], size)
