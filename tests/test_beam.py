@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ko_asr import hangul, language_model, tokenizer
@@ -109,6 +109,7 @@ def decode(log_probs: np.ndarray, cuts: list[int], rules: EndpointRules | None, 
     st.lists(st.integers(1, 149), max_size=20),
     st.sampled_from([600.0, 2000.0, 12000.0]),
 )
+@example(511, [], 2000.0)
 def test_finals_depend_on_the_frames_alone_and_stable_text_stays(seed, cuts, longest):
     log_probs = speech_and_silence(seed)
     rules = EndpointRules(max_utterance_ms=longest)

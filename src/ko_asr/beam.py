@@ -15,7 +15,7 @@ language model.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -388,7 +388,7 @@ class BeamDecoder:
 
     def _spell(self, prefix: Prefix) -> tuple[str, tuple[Word, ...]]:
         tokens = [*self._tail, *_tokens(prefix.path(self._settled))]
-        return self._text + self._read(tokens), (*self._words, *self._tail_words(tokens))
+        return self._text + self._read(tokens), _in_order([*self._words, *self._tail_words(tokens)])
 
     def _read(self, tokens: Sequence[Token]) -> str:
         characters = self.vocabulary.characters((token.id for token in tokens), not self._text)
@@ -401,6 +401,19 @@ class BeamDecoder:
         start = found[0].start_ms if found else max(0, round(self._origin * self.frame_ms + self.offset_ms))
         end = found[-1].end_ms if found else max(0, round(frame * self.frame_ms + self.offset_ms))
         return Result(text, start_ms=start, end_ms=end, words=found, utterance=self._index, **rest)
+
+
+def _in_order(found: list[Word]) -> tuple[Word, ...]:
+    """The words, none beginning before the one before it has ended: likeliest times may cross by a frame."""
+    for index in range(1, len(found)):
+        word, first = found[index], found[index - 1].end_ms
+        if word.start_ms < first:
+            syllables = tuple(
+                replace(part, start_ms=max(part.start_ms, first), end_ms=max(part.end_ms, first))
+                for part in word.syllables
+            )
+            found[index] = replace(word, start_ms=first, end_ms=max(word.end_ms, first), syllables=syllables)
+    return tuple(found)
 
 
 def _tokens(path: Sequence[Prefix]) -> list[Token]:
