@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, help="repository exported from a size-s model")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     options = parser.parse_args()
+    options.work = options.work.resolve()  # its commands run from the repository's folder
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(options, Path(scratch))
     show(found)
