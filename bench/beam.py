@@ -61,11 +61,11 @@ def ranked(log_probs: np.ndarray, width: int = 8) -> Frames:
 def frames_of(model: Any, entries: Sequence[dict]) -> list[Frames]:
     from ko_asr.beam_batch import frame_log_probs
 
-    found: list[Frames] = [None] * len(entries)  # type: ignore[list-item]
+    found: dict[int, Frames] = {}
     for group, batch, lengths in frame_log_probs(model, entries, 16, 600.0):
         for k, rows, length in zip(group, batch.float().numpy(), lengths.tolist(), strict=True):
             found[k] = ranked(np.ascontiguousarray(rows[:length]))
-    return found
+    return [found[k] for k in range(len(entries))]
 
 
 def flashlight(folder: Path, size: int, tokens: int) -> Callable[[Frames], list[int]]:

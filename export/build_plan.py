@@ -10,14 +10,13 @@ than the limit is not published; the model.onnx beside it stays, so target=onnx 
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-try:
-    import ko_asr  # noqa: F401
-except ImportError:
+if importlib.util.find_spec("ko_asr") is None:  # before the imports below, hence their noqa
     sys.path.append(str(ROOT / "src"))
 
 from ko_asr import plan  # noqa: E402

@@ -74,7 +74,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(spelled)
     counts = ("max_batch_size", "max_seconds", "instances", "threads", "preprocessors", "decoders")
     for name in (*counts, "gate_utterances", "max_streams", "idle_seconds"):
-        if (getattr(options, name) or 1) <= 0 or getattr(options, name) == 0:
+        value = getattr(options, name)
+        if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
     check_manifests(options)
     return options

@@ -73,6 +73,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as archive:
             header = archive.metadata() or {}
+            # What safe_open gives has keys() but is no mapping to iterate over.
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file: copy it again") from error

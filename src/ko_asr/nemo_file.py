@@ -33,13 +33,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The model_config.yaml of a .nemo as plain data, without NeMo; UserError as ``check_nemo_file``."""
     check_nemo_file(path)
     with tarfile.open(path, "r:") as archive:
-        stream = next(
-            archive.extractfile(member)
-            for member in archive.getmembers()
-            if Path(member.name).name == "model_config.yaml"
-        )
+        members = archive.getmembers()
+        stream = archive.extractfile(next(m for m in members if Path(m.name).name == "model_config.yaml"))
         try:
-            config = yaml.safe_load(stream)  # type: ignore[arg-type]
+            config = yaml.safe_load(stream) if stream else None
         except yaml.YAMLError as error:
             raise UserError(f"{path}: model_config.yaml is not YAML: copy or export it again") from error
     if not isinstance(config, dict):

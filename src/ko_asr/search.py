@@ -1,4 +1,7 @@
-"""How a recipe turns frames into words: greedily, or by beam search with a language model or keywords."""
+"""How frames become words: greedily, or by beam search with a language model or keywords.
+
+Runs inside the server, for keywords: numpy only.
+"""
 
 import argparse
 from collections.abc import Sequence

@@ -12,8 +12,10 @@ import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ko_asr.boosting import parse_keywords
 from ko_asr.errors import UserError
-from ko_asr.results import Decoder, EndpointRules, GreedyDecoder
+from ko_asr.results import Decoder, EndpointRules
+from ko_asr.search import Search
 from ko_asr.streaming_contract import StreamingContract
 
 _KEYS = ("endpointing", "keywords")
@@ -66,18 +68,8 @@ class StreamOptions:
     def decoder(self, contract: StreamingContract) -> Decoder:
         """A decoder for one stream. UserError for keywords that are none."""
         vocabulary, frame_ms = contract.text_vocabulary(), 1000.0 * contract.frame_seconds
-        if not self.keywords:
-            return GreedyDecoder(vocabulary, contract.blank_id, frame_ms, self.endpointing)
-        from ko_asr.beam import BeamDecoder
-        from ko_asr.boosting import parse_keywords
-
-        return BeamDecoder(
-            vocabulary,
-            contract.blank_id,
-            frame_ms,
-            self.endpointing,
-            keywords=parse_keywords(self.keywords),
-        )
+        search = Search(parse_keywords(self.keywords))
+        return search.decoder(vocabulary, contract.blank_id, frame_ms, self.endpointing)
 
 
 def _keywords(data: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _GROUND_FLOOR = {
     names.PREPROCESSOR: (*_FRONT, "streaming_contract", "streaming_logmel", "streaming_windows"),
     names.DECODER: (
         "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "results",
-        "stream_options", "stream_table", "streaming_contract",
+        "search", "stream_options", "stream_table", "streaming_contract",
     ),
 }  # fmt: skip
 _STEPS = (names.PREPROCESSOR, names.ENCODER, names.DECODER)

@@ -52,6 +52,7 @@ class _StandIn(dict):
     def __setstate__(self, _state: Any) -> None:
         pass
 
+    # A dict has no hash, and mypy wants it to stay so; but an object may be a key or in a set of the pickle.
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
