@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from processes import cpu_seconds
 
 from ko_asr import contract as names
 from ko_asr.client import AsrClient
@@ -44,7 +45,6 @@ from ko_asr.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16_000
-CLOCK = os.sysconf("SC_CLK_TCK")
 
 
 def bare_worker(graph: str, mels: int, frames: int, batch: int, commands: Any, results: Any) -> None:
@@ -120,17 +120,6 @@ def ensemble_round(url: str, audio: np.ndarray, clients: int, seconds: float) ->
     if failures:
         raise failures[0]
     return len(latencies) / (time.perf_counter() - started), latencies
-
-
-def cpu_seconds(processes: list[int]) -> float:
-    """User and system seconds so far of ``processes`` and their children."""
-    total = 0
-    for process in processes:
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            total += cpu_seconds([int(child) for child in task.read_text(encoding="utf-8").split()]) * CLOCK
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / CLOCK
 
 
 class Peer:

@@ -23,8 +23,7 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _SYLLABLE_OR_JAMO = re.compile(f"[{hangul.ONSETS}][{hangul.NUCLEI}][{hangul.CODAS}]?|[{hangul.JAMO}]")
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One emitted token: its id, frames ``start`` (included) to ``end`` (not), its best log-probability."""
 
     id: int
@@ -46,14 +45,12 @@ def collapse(token_ids: np.ndarray, blank_id: int, log_probs: np.ndarray | None 
     if ids.size == 0:
         return []
     scores = np.zeros(ids.shape, np.float32) if log_probs is None else np.asarray(log_probs)
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-    ends = np.r_[starts[1:], ids.size]
+    starts = np.concatenate([[0], np.flatnonzero(ids[1:] != ids[:-1]) + 1])
+    ends = np.concatenate([starts[1:], [ids.size]])
     best = np.maximum.reduceat(scores, starts)
-    return [
-        Token(int(ids[start]), int(start), int(end), float(score))
-        for start, end, score in zip(starts, ends, best, strict=True)
-        if ids[start] != blank_id
-    ]
+    kept = ids[starts] != blank_id
+    columns = (column[kept].tolist() for column in (ids[starts], starts, ends, best))
+    return list(map(Token, *columns))
 
 
 def confidence(tokens: Sequence[Token], log_probs: np.ndarray) -> float:

@@ -17,7 +17,7 @@ but is four times worse calibrated; their product is equal in both, but falls wi
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -279,7 +279,7 @@ class _Utterance:
     def extend(self, end: int, log_prob: float) -> None:
         """The last token holds on to frame ``end`` (not included)."""
         token = self._tail[-1]
-        self._tail[-1] = replace(token, end=end, log_prob=max(token.log_prob, log_prob))
+        self._tail[-1] = token._replace(end=end, log_prob=max(token.log_prob, log_prob))
 
     def _tail_text(self) -> str:
         characters = self._vocabulary.characters((token.id for token in self._tail), not self._text)
@@ -340,7 +340,7 @@ class GreedyDecoder:
                 self._utterance.extend(end, token.log_prob)
             else:
                 results += self._before(token.id, start)
-                self._utterance.add(replace(token, start=start, end=end))
+                self._utterance.add(token._replace(start=start, end=end))
             self._last_id = token.id
         self._frame += len(best)
         return results + self._partial()
