@@ -9,7 +9,8 @@ have been spoken, and its response time counts from then, so a slow server canno
 good. Offline: requests arrive at random (Poisson) at a rate of N a second, and their time counts from the
 arrival. The ramp multiplies N by --factor until the p99 response exceeds the chunk (offline: --limit-ms), or
 requests fail. First partial and final are `ko_asr.latency`'s; CER counts spaces. The generator is --processes
-processes of its own; where it was itself late by more than a fiftieth of the limit, the level says so.
+processes of its own; where it was itself late by more than a fiftieth of the limit, the level says so. Of a
+server started here, the seconds until it answers an inference are measured too.
 """
 
 import argparse
@@ -361,14 +362,19 @@ def main() -> int:
         "  (p50/p95/p99)"
     )
     with contextlib.ExitStack() as stack:
+        started = time.perf_counter()
         url = args.url or stack.enter_context(TritonServer(args.repository, args.server)).url
+        ready = None if args.url else round(time.perf_counter() - started, 2)
         result = ramp(args, url, files)
+    result["ready_seconds"] = ready
     result |= {"manifest": args.manifest.name, "seconds": args.seconds, "processes": args.processes}
     result |= provenance(["tritonclient", "grpcio", "numpy"])
     with atomic_write(out) as stream:
         json.dump(result, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
     plot(result, out.with_suffix(".png"))
+    if ready is not None:
+        print(f"from start to the first answer: {ready:.1f} s")
     print(f"carried: {result['carried']} {what} with p99 within {result['limit_ms']:.0f} ms")
     print(f"wrote {out} and {out.with_suffix('.png').name}")
     return 0

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ko_asr.contract import ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
+from ko_asr.contract import BUCKETS, ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
 from ko_asr.errors import UserError, run_main
 from ko_asr.nemo_file import check_nemo_file, newest_model
 from ko_asr.provenance import sha256
@@ -201,7 +201,7 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
         subsampling=int(model.encoder.subsampling_factor),
         min_samples=log_mel.min_samples,
         max_samples=max_samples,
-        bucket_frames=bucket_lengths(log_mel.frames(max_samples)),
+        bucket_frames=bucket_lengths(log_mel.frames(max_samples), *BUCKETS[options.target]),
         max_batch_size=options.max_batch_size or 8,
         target=options.target,
         precision=options.precision,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ko_asr import tokenizer
-from ko_asr.contract import bucket_lengths
+from ko_asr.contract import BUCKETS, bucket_lengths
 from ko_asr.ctc import Vocabulary, collapse, confidence
 from ko_asr.parity import find_vocabulary
 
@@ -63,7 +63,10 @@ def test_byte_fallback_pieces_decode_as_utf8() -> None:
     assert Vocabulary(pieces).text(ids) == "꽥 �"
 
 
-def test_buckets_waste_little_and_end_at_the_limit() -> None:
-    lengths = bucket_lengths(6000)
+@pytest.mark.parametrize("target", BUCKETS)
+def test_buckets_waste_little_and_end_at_the_limit(target: str) -> None:
+    step, share = BUCKETS[target]
+    lengths = bucket_lengths(6000, step, share)
     assert lengths[-1] == 6000 and lengths == sorted(set(lengths))
-    assert all(b - a <= max(32, a / 8) for a, b in itertools.pairwise(lengths))
+    assert all(b - a <= max(step, a / share) for a, b in itertools.pairwise(lengths))
+    assert all(length % step == 0 for length in lengths[:-1])
