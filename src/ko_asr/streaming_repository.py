@@ -144,7 +144,7 @@ def encoder_config(contract: StreamingContract, serving: StreamServing, name: st
 
 
 def _state(entry: dict) -> pb.ModelSequenceBatching.State:
-    kind = {"float32": pb.TYPE_FP32, "int64": pb.TYPE_INT64}[entry["dtype"]]
+    kind = {"float32": pb.TYPE_FP32, "float16": pb.TYPE_FP16, "int64": pb.TYPE_INT64}[entry["dtype"]]
     zeros = pb.ModelSequenceBatching.InitialState(
         name="zeros", data_type=kind, dims=entry["shape"], zero_data=True
     )
