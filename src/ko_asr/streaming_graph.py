@@ -24,7 +24,7 @@ from ko_asr.errors import UserError
 MASKED = -1e4  # added to scores of frames that may not be seen; NeMo's INF_VAL
 # How invalid a frame can be: its distance beyond the last one, up to this; the first stage takes two away.
 _INVALID = 4.0
-# Far below what the subsampling computes; `_INVALID` in all three taps gives -48,000, which half precision holds.
+# Far below what the subsampling computes; `_INVALID` in three taps gives -48,000, which half precision holds.
 _SILENCE = -4e3
 
 
