@@ -44,7 +44,7 @@ def encoder_frames(contract: StreamingContract, clips: Sequence[np.ndarray]) -> 
 def walk(
     run: Runner, contract: StreamingContract, clips: Sequence[np.ndarray]
 ) -> Iterator[tuple[Tensors, Mapping[str, np.ndarray]]]:
-    """Stream ``clips`` [mels, T] in one batch: what goes into each chunk, with the states, and what comes out.
+    """Stream ``clips`` [mels, T] in one batch: what goes into each chunk, and what comes out of it.
 
     One chunk at a time, so memory does not grow with the audio's length.
     """
