@@ -2,8 +2,8 @@
 
 - "accepted by the TensorRT-RTX parser and builder": every exported graph goes through
   `plan.build_plan` with TensorRT-RTX, which compiles on a CPU (`make setup-rtx`). It cannot run there.
-- the API check: every name that `ko_asr.plan` and its callers take from ``tensorrt`` exists in the real Python
-  bindings of 10.13, 10.16 and 11.4, imported over stub libraries.
+- the API check: every name that `ko_asr.plan` and its callers take from ``tensorrt`` exists in the real
+  Python bindings of 10.13, 10.16 and 11.4, imported over stub libraries.
 - a plan that is missing or stale is refused at start.
 
 Streaming graphs: test_streaming_precision.
