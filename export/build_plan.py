@@ -1,8 +1,12 @@
-"""Build the encoder's TensorRT plan where it will serve, and check it against ONNX Runtime.
+"""Build the encoders' TensorRT plans where they will serve, and check them against ONNX Runtime.
 
     python export/to_triton.py target=tensorrt precision=fp16 ...     # anywhere: fills the repository
     python export/build_plan.py --repository triton/                  # inside the serving container
     docker compose run --rm plan                                      # the same, from outside
+
+Every encoder that was exported for TensorRT gets its plan: the offline one and each look-ahead of a streaming
+model, which is compared stream by stream, with the states that it keeps from chunk to chunk. --if-needed
+leaves the plans that fit this machine.
 
 Needs numpy, tensorrt, onnxruntime and an NVIDIA GPU; no torch, no NeMo. In a container that has the checkout
 mounted and nothing installed, this script finds src/ by itself. A plan that differs from the graph by more
@@ -13,64 +17,104 @@ import argparse
 import importlib.util
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if importlib.util.find_spec("ko_asr") is None:  # before the imports below, hence their noqa
     sys.path.append(str(ROOT / "src"))
 
-from ko_asr import plan  # noqa: E402
+from ko_asr import plan, streaming_plan  # noqa: E402
+from ko_asr import streaming_contract as streams  # noqa: E402
 from ko_asr.contract import ENCODER, Contract  # noqa: E402
 from ko_asr.errors import UserError, run_main  # noqa: E402
+from ko_asr.streaming_contract import StreamingContract  # noqa: E402
+
+GRAPH = streams.MODEL_NAME  # of offline encoders as well
 
 # Of the best tokens' log-probabilities; a GPU sums in another order, in TF32 or half precision.
 LIMITS = {"fp32": 0.05, "fp16": 0.2, "int8": 0.5}
 
 
-def encoder_folder(repository: Path) -> tuple[Path, Contract]:
-    """The encoder's version folder and its contract. UserError when it was not exported for TensorRT."""
+@dataclass(frozen=True)
+class Encoder:
+    """An exported encoder: its version folder and its contract, which says whether it is a streaming one."""
+
+    folder: Path
+    contract: Contract | StreamingContract
+
+    @property
+    def name(self) -> str:
+        """Its model's name in the repository."""
+        return self.folder.parent.name
+
+    def shapes(self) -> plan.Shapes:
+        """What its plan must take: see `plan.profile` and `streaming_plan.profile`."""
+        contract = self.contract
+        if isinstance(contract, StreamingContract):
+            return streaming_plan.profile(contract)
+        return plan.profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
+
+    def difference(self, runner: plan.Runner) -> float:
+        """Of the plan from the graph beside it on ONNX Runtime, in log-probabilities."""
+        graph = self.folder / GRAPH
+        if isinstance(self.contract, StreamingContract):
+            return streaming_plan.largest_difference(runner, graph, self.contract)
+        return plan.largest_difference(runner, graph, self.shapes())
+
+
+def encoders(repository: Path) -> list[Encoder]:
+    """Every encoder that ``repository`` holds, offline and streaming. UserError if it is none."""
+    if not repository.is_dir():
+        raise UserError(f"no model repository at {repository}: fill it with python export/to_triton.py")
     folder = repository / ENCODER / "1"
-    contract = Contract.load(folder)
-    if contract.target != "tensorrt":
-        raise UserError(f"{folder} was exported for {contract.target}: export it with target=tensorrt first")
-    graph = folder / "model.onnx"
+    found = [Encoder(folder, Contract.load(folder))] if folder.is_dir() else []
+    for folder in sorted(repository.glob(f"{streams.ENCODER}*/1")):
+        look_ahead = folder.parent.name.removeprefix(streams.ENCODER)
+        if not look_ahead or look_ahead.removeprefix("_").isdigit():
+            found.append(Encoder(folder, StreamingContract.load(folder)))
+    return found
+
+
+def unplanned(found: list[Encoder]) -> str | None:
+    """Why a repository with these encoders takes no plan at all; None when one takes one."""
+    if not found:
+        return "it holds no encoder"
+    if all(encoder.contract.target != "tensorrt" for encoder in found):
+        return "; ".join(f"{encoder.name} was exported for {encoder.contract.target}" for encoder in found)
+    return None
+
+
+def fits(encoder: Encoder) -> bool:
+    """Whether its plan can serve on this machine."""
+    try:
+        plan.check_plan(encoder.folder, encoder.contract.onnx_sha256)
+    except UserError:
+        return False
+    return True
+
+
+def build(encoder: Encoder, limit: float | None = None) -> plan.Record:
+    """Build, compare and publish the plan of one exported encoder."""
+    folder, contract, graph = encoder.folder, encoder.contract, encoder.folder / GRAPH
     if not graph.is_file() or plan.sha256(graph) != contract.onnx_sha256:
         raise UserError(f"{graph} is not the graph of its contract: export the model again")
-    return folder, contract
-
-
-def nothing_to_build(repository: Path) -> str | None:
-    """Why no plan has to be built for ``repository``; None when one has to be."""
-    folder = repository / ENCODER / "1"
-    if repository.is_dir() and not folder.is_dir():
-        return "it holds no offline model"
-    contract = Contract.load(folder)
-    if contract.target != "tensorrt":
-        return f"it was exported for {contract.target}"
-    try:
-        plan.check_plan(folder, contract.onnx_sha256)
-    except UserError:
-        return None
-    return "its plan fits this machine"
-
-
-def build(folder: Path, contract: Contract, limit: float | None = None) -> plan.Record:
-    """Build, compare and publish the plan of one exported encoder."""
     trt = plan.load_tensorrt()
     gpu, capability = plan.gpu_name(), plan.compute_capability()
     if gpu is None or capability is None:
         raise UserError("no NVIDIA GPU answers here: build the plan on the machine that will serve it")
     version = ".".join(trt.__version__.split(".")[:3])
-    shapes = plan.profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
-    print(f"building for TensorRT {version} on {gpu}: {shapes} (minutes)")
+    shapes = encoder.shapes()
+    print(f"{encoder.name}: building for TensorRT {version} on {gpu}: {shapes} (minutes)")
     started = time.monotonic()
-    serialized = plan.build_plan(trt, folder / "model.onnx", shapes)
-    difference = plan.largest_difference(plan.Runner(trt, serialized), folder / "model.onnx", shapes)
+    serialized = plan.build_plan(trt, graph, shapes)
+    difference = encoder.difference(plan.Runner(trt, serialized))
     limit = LIMITS[contract.precision] if limit is None else limit
     seconds = time.monotonic() - started
     print(f"built in {seconds:.0f} s; against ONNX Runtime {difference:.1e} (limit {limit:g})")
     if not difference <= limit:
-        raise UserError(f"the plan differs from the graph by {difference:.2g}, over {limit:g}: not written")
+        far = f"differs from the graph by {difference:.2g}, over {limit:g}"
+        raise UserError(f"the plan of {encoder.name} {far}: not written")
     record = plan.Record(contract.onnx_sha256, version, gpu, capability, difference)
     plan.save_plan(folder, serialized, record)
     return record
@@ -81,15 +125,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=ROOT / "triton", help="default triton/")
-    parser.add_argument("--if-needed", action="store_true", help="end well when there is nothing to build")
+    parser.add_argument("--if-needed", action="store_true", help="leave plans that fit; end well without any")
     parser.add_argument("--limit", type=float, help=f"largest log-probability difference (default {LIMITS})")
     options = parser.parse_args()
-    if options.if_needed and (reason := nothing_to_build(options.repository)):
+    found = encoders(options.repository)
+    if reason := unplanned(found):
+        if not options.if_needed:
+            raise UserError(f"{options.repository}: {reason}; export it with target=tensorrt first")
         print(f"{options.repository}: {reason}, no plan is needed")
         return
-    folder, contract = encoder_folder(options.repository)
-    build(folder, contract, options.limit)
-    print(f"wrote {folder / plan.FILE_NAME} and {plan.RECORD}")
+    for encoder in found:
+        if encoder.contract.target != "tensorrt":
+            print(f"{encoder.name} was exported for {encoder.contract.target}, no plan is needed")
+        elif options.if_needed and fits(encoder):
+            print(f"{encoder.name}: its plan fits this machine, no plan is needed")
+        else:
+            build(encoder, options.limit)
+            print(f"wrote {encoder.folder / plan.FILE_NAME} and {plan.RECORD}")
     print(f"next: tritonserver --model-repository {options.repository}")
 
 

@@ -12,8 +12,10 @@ A full-context model becomes the ensemble asr, a cache-aware one asr_streaming; 
     python export/to_triton.py precision=int8 gate_manifest=data/ko/dev.jsonl        # a third faster on CPUs
     python export/to_triton.py target=tensorrt precision=fp16 gate_manifest=data/ko/dev.jsonl
 
+Both take either kind of model; a streaming one is judged chunk by chunk, with the states that it keeps.
+
 Nothing is written unless the ONNX graph, the log-mel front end and the text decoding agree with NeMo, and a
-lower precision costs no more than its limits on the gate manifest. target=tensorrt leaves the plan to
+lower precision costs no more than its limits on the gate manifest. target=tensorrt leaves the plans to
 export/build_plan.py, in the serving container, where TensorRT is not importable here. Options may also be
 written as key=value: `target=onnx`.
 """
@@ -141,6 +143,29 @@ def gate(model: Any, log_mel: Any, graph: Path, max_frames: int) -> dict[str, fl
     return {figure.name: figure.value for figure in figures}
 
 
+def speech(manifest: Path, log_mel: Any, rate: int, max_frames: int, options: argparse.Namespace) -> Any:
+    """Utterances of a gate or calibration manifest."""
+    from ko_asr.precision import read_utterances
+
+    return read_utterances(manifest, log_mel, rate, options.gate_utterances, max_frames)
+
+
+def limits_of(options: argparse.Namespace) -> Any:
+    """What the precision asked for may cost; the CER as the user has it."""
+    from dataclasses import replace
+
+    from ko_asr.precision import LIMITS
+
+    limits = LIMITS[options.precision]
+    return limits if options.max_cer_rise is None else replace(limits, cer_rise=options.max_cer_rise)
+
+
+def show_cost(precision: str, report: Any, where: str = "") -> None:
+    """The figures of a precision's gate."""
+    print(f"{precision} against fp32{where}, CER {report.cer[0]:.2%} -> {report.cer[1]:.2%}:")
+    show(report.figures)
+
+
 def lower_precision(
     model: Any, graph: Path, log_mel: Any, vocabulary: Any, max_frames: int, options: argparse.Namespace
 ) -> dict[str, float]:
@@ -148,30 +173,21 @@ def lower_precision(
 
     UserError, and the graph is left, when it does not: with the figure, the utterance and the layer.
     """
-    from dataclasses import replace
-
     from ko_asr import precision as low
     from ko_asr.onnx_export import export_encoder
 
     rate = int(model.preprocessor.featurizer.sample_rate)
-
-    def speech(manifest: Path) -> list[low.Utterance]:
-        return low.read_utterances(manifest, log_mel, rate, options.gate_utterances, max_frames)
-
     candidate = graph.with_name(f"{options.precision}.onnx")
     if options.precision == "fp16":
         export_encoder(model, candidate, max_frames, half=True)
     elif options.target == "tensorrt":
-        low.quantize_for_tensorrt(graph, candidate, speech(options.calibration))
+        calibration = speech(options.calibration, log_mel, rate, max_frames, options)
+        low.quantize_for_tensorrt(graph, candidate, calibration)
     else:
         low.quantize_for_cpu(graph, candidate)
-    limits = low.LIMITS[options.precision]
-    if options.max_cer_rise is not None:
-        limits = replace(limits, cer_rise=options.max_cer_rise)
-    utterances = speech(options.gate_manifest)
-    report = low.check(graph, candidate, utterances, vocabulary, max_frames, limits)
-    print(f"{options.precision} against fp32, CER {report.cer[0]:.2%} -> {report.cer[1]:.2%}:")
-    show(report.figures)
+    utterances = speech(options.gate_manifest, log_mel, rate, max_frames, options)
+    report = low.check(graph, candidate, utterances, vocabulary, max_frames, limits_of(options))
+    show_cost(options.precision, report)
     if not report.passed:
         reason = low.refusal(report, graph, candidate, utterances, max_frames)
         raise UserError(f"{options.precision} costs too much: {reason}; nothing was written")
@@ -254,8 +270,6 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
     """The streaming ensembles of a cache-aware model."""
     from ko_asr import streaming_repository as streams
 
-    if options.target != "onnx" or options.precision != "fp32":
-        raise UserError("a streaming model is exported with target=onnx precision=fp32 only")
     serving = streams.StreamServing(
         max_streams=options.max_streams,
         idle_seconds=options.idle_seconds,
@@ -264,26 +278,59 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
         max_batch_size=options.max_batch_size or 32,
     )
     wanted = options.look_aheads or [int(model.encoder.att_context_size_all[0][1])]
-    contracts = streams.publish_look_aheads(model, path, options.repository, wanted, serving, ROOT / "triton")
-    print("against NeMo's full forward pass, largest difference of log-probabilities:")
+    purpose = stream_purpose(model, options, serving.max_batch_size)
+    contracts = streams.publish_look_aheads(
+        model, path, options.repository, wanted, serving, ROOT / "triton", purpose
+    )
+    print("against NeMo's full forward pass, largest difference of log-probabilities in fp32:")
     for contract in contracts:
         name = streams.model_name(streams.names.ENSEMBLE, contract, wanted[0])
-        chunk = f"chunks of {1000 * contract.chunk_seconds:.0f} ms"
-        print(f"  {name:<20} {chunk:<20} {max(contract.parity.values()):.1e}  (limit 1e-03)  ok")
+        worst = max(value for key, value in contract.parity.items() if key.startswith("log-probs"))
+        print(f"  {name:<20} {chunks_of(contract):<20} {worst:.1e}  (limit 1e-03)  ok")
     print(f"wrote {shown(options.repository)}/ in {time.monotonic() - started:.0f} s")
-    print(f"next: tritonserver --model-repository {shown(options.repository)}/")
+    build_plan(options)
+
+
+def stream_purpose(model: Any, options: argparse.Namespace, max_batch_size: int) -> Any:
+    """Target and precision of a streaming export, with the speech that judges and calibrates it."""
+    from ko_asr.onnx_export import log_mel_of
+    from ko_asr.streaming_precision import Purpose
+
+    common = {"target": options.target, "max_batch_size": max_batch_size}
+    if options.precision == "fp32":
+        return Purpose(**common)
+    log_mel, rate = log_mel_of(model), int(model.preprocessor.featurizer.sample_rate)
+    max_frames = log_mel.frames(int(options.max_seconds * rate))
+    calibrated = options.precision == "int8" and options.target == "tensorrt"
+    manifests = (options.gate_manifest, options.calibration if calibrated else None)
+    gated, calibration = (
+        speech(path, log_mel, rate, max_frames, options) if path else () for path in manifests
+    )
+    return Purpose(
+        **common,
+        precision=options.precision,
+        limits=limits_of(options),
+        gate=gated,
+        calibration=calibration,
+        told=lambda contract, report: show_cost(contract.precision, report, f" in {chunks_of(contract)}"),
+    )
+
+
+def chunks_of(contract: Any) -> str:
+    """The size of a streaming contract's chunks, in words."""
+    return f"chunks of {1000 * contract.chunk_seconds:.0f} ms"
 
 
 def build_plan(options: argparse.Namespace) -> None:
-    """For target=tensorrt build the plan where that is possible; always say what comes next."""
+    """For target=tensorrt build the plans where that is possible; always say what comes next."""
     place = shown(options.repository)
-    command = [str(ROOT / "export" / "build_plan.py"), "--repository", str(options.repository)]
+    command = [str(ROOT / "export" / "build_plan.py"), "--if-needed", "--repository", str(options.repository)]
     if options.target == "tensorrt" and importlib.util.find_spec("tensorrt") is None:
         print("no TensorRT here: the ensemble refuses to start until the plan is built")
         print(f"next, in the serving container: python export/build_plan.py --repository {place}/")
         return
     if options.target == "tensorrt" and subprocess.run([sys.executable, *command], check=False).returncode:
-        raise UserError(f"{place}/ is exported, but its plan could not be built: see above")
+        raise UserError(f"{place}/ is exported, but not every plan could be built: see above")
     print(f"next: tritonserver --model-repository {place}/")
 
 

@@ -102,7 +102,7 @@ def test_every_stage_copies_what_exists_and_runs_as_a_user() -> None:
         for copy in stage["COPY"]:
             assert all((ROOT / source).exists() for source in copy.split()[:-1]), copy
     assert in_image("export", "export/to_triton.py") and in_image("train", "recipes/train_ctc.py")
-    for path in ("src/ko_asr/plan.py", "export/build_plan.py", "export/healthcheck.py"):
+    for path in ("src/ko_asr/streaming_plan.py", "export/build_plan.py", "export/healthcheck.py"):
         assert in_image("serve", path), path
     assert not in_image("serve", "export/to_triton.py")
     assert STAGES["export"]["ENTRYPOINT"] == ['["python", "export/to_triton.py"]']
@@ -171,7 +171,7 @@ def test_a_plan_is_built_only_where_one_is_needed(demo, tmp_path: Path) -> None:
     assert done.returncode == 0 and "exported for onnx" in done.stdout, done.stderr
     (tmp_path / "asr_streaming").mkdir()
     done = build_plan(tmp_path)
-    assert done.returncode == 0 and "no offline model" in done.stdout, done.stderr
+    assert done.returncode == 0 and "it holds no encoder" in done.stdout, done.stderr
     assert build_plan(tmp_path / "absent").returncode == 2
     folder = tmp_path / names.ENCODER / "1"
     folder.mkdir(parents=True)

@@ -247,12 +247,14 @@ def test_both_kinds_of_ensemble_in_one_repository(
     hangul = repository.rename(tmp_path / "저장소")
     with pytest.raises(UserError, match="not all ASCII"), TritonServer(hangul, ROOT / ".server"):
         pass
+    gate = [f"gate_manifest={demo.manifests['dev']}", "gate_utterances=2", "max_cer_rise=-1"]
     for options, reason in (
         (["look_aheads=5"], "no look-ahead of 5"),
-        (["precision=int8", f"gate_manifest={demo.manifests['dev']}"], "a streaming model"),
+        (["precision=int8", *gate], "error: int8 costs too much: CER rise, 2 utterances"),
     ):
+        before = sorted(repository.rglob("*"))
         done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, encoding="utf-8")
-        assert done.returncode == 2
+        assert done.returncode == 2 and sorted(repository.rglob("*")) == before
         assert reason in done.stderr and "Traceback" not in done.stderr
 
 

@@ -2,9 +2,11 @@
 
 - "accepted by the TensorRT-RTX parser and builder": every exported graph goes through
   `plan.build_plan` with TensorRT-RTX, which compiles on a CPU (`make setup-rtx`). It cannot run there.
-- the API check: every name that `ko_asr.plan` takes from ``tensorrt`` exists in the real Python bindings of
-  10.13, 10.16 and 11.4, imported over stub libraries.
+- the API check: every name that `ko_asr.plan` and its callers take from ``tensorrt`` exists in the real
+  Python bindings of 10.13, 10.16 and 11.4, imported over stub libraries.
 - a plan that is missing or stale is refused at start.
+
+Streaming graphs: test_streaming_precision.
 
 No plan was run by any of these tests.
 """
@@ -62,10 +64,11 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(demo, kind: str, tmp_pa
 
 
 def tensorrt_names() -> set[str]:
-    """Dotted names that `ko_asr.plan` takes from the module it calls ``trt``, methods on objects included."""
-    tree = ast.parse((ROOT / "src/ko_asr/plan.py").read_text(encoding="utf-8"))
+    """Dotted names that are taken from the module called ``trt``, methods on objects included."""
+    files = ("src/ko_asr/plan.py", "src/ko_asr/streaming_plan.py", "export/build_plan.py")
+    trees = (ast.parse((ROOT / file).read_text(encoding="utf-8")) for file in files)
     found = set()
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Attribute):
             text = ast.unparse(node)
             for prefix in ("trt.", "self.trt."):

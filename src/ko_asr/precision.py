@@ -9,9 +9,10 @@ The precision lives in the graph, never in a builder's flags (TensorRT 11 has no
   rejects dynamic int8, and Q/DQ gains nothing in ONNX Runtime on a CPU.
 
 Only linear layers are quantised: the subsampling, attention products and the CTC head stay as they are.
+`ko_asr.streaming_precision` does the same for the streaming graph.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,14 @@ def quantize_for_cpu(graph: Path, out: Path) -> None:
 
 def quantize_for_tensorrt(graph: Path, out: Path, calibration: Sequence[Utterance]) -> None:
     """Explicit int8 (Q/DQ) of ``graph``, its ranges from the largest activations over ``calibration``."""
+    quantize_over(graph, out, (_feed([utterance.features]) for utterance in calibration))
+
+
+def quantize_over(graph: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]]) -> None:
+    """Explicit int8 (Q/DQ) of ``graph``, its ranges from the largest activations over ``feeds``.
+
+    One feed is held at a time: of each only the ranges are kept.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -112,9 +121,9 @@ def quantize_for_tensorrt(graph: Path, out: Path, calibration: Sequence[Utteranc
         quantize_static,
     )
 
-    class Features(CalibrationDataReader):
+    class Feeds(CalibrationDataReader):
         def __init__(self) -> None:
-            self.feeds = iter([_feed([utterance.features]) for utterance in calibration])
+            self.feeds = iter(feeds)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
@@ -124,7 +133,7 @@ def quantize_for_tensorrt(graph: Path, out: Path, calibration: Sequence[Utteranc
     quantize_static(
         model,
         str(out),
-        Features(),
+        Feeds(),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Gemm"],
         nodes_to_quantize=chosen,
@@ -190,7 +199,11 @@ def differences(reference: Any, candidate: Any, batch: Sequence[Utterance]) -> I
 
 def layer_errors(reference: Path, candidate: Path, item: Utterance) -> dict[str, float]:
     """Relative error ``|a - b| / |a|`` after each encoder layer, on one utterance."""
-    ours, theirs = (_layer_outputs(graph, item) for graph in (reference, candidate))
+    return relative_errors(*(_layer_outputs(graph, item) for graph in (reference, candidate)))
+
+
+def relative_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """``|a - b| / |a|`` of every layer that both have."""
     return {
         name: float(np.linalg.norm(value - theirs[name]) / (np.linalg.norm(value) + 1e-30))
         for name, value in ours.items()
@@ -199,18 +212,27 @@ def layer_errors(reference: Path, candidate: Path, item: Utterance) -> dict[str,
 
 
 def _layer_outputs(graph: Path, item: Utterance) -> dict[str, np.ndarray]:
+    model, layers = with_layer_outputs(graph, _LAYER_END)
+    values = session(model).run(list(layers), _feed([item.features]))
+    return {name: value.astype(np.float64) for name, value in zip(layers.values(), values, strict=True)}
+
+
+def with_layer_outputs(graph: Path, layer_end: str) -> tuple[bytes, dict[str, str]]:
+    """``graph`` with a further output after each layer, and which layer each such output belongs to.
+
+    The last node of a layer is called "…/layers.3" + ``layer_end``.
+    """
     import onnx
 
     model = onnx.load(str(graph))
-    ends = {node.output[0]: node.name for node in model.graph.node if node.name.endswith(_LAYER_END)}
+    ends = {node.output[0]: node.name for node in model.graph.node if node.name.endswith(layer_end)}
     for output in ends:
         model.graph.output.append(onnx.ValueInfoProto(name=output))
-    values = session(model.SerializeToString()).run(list(ends), _feed([item.features]))
-    layers = [
-        name.removesuffix(_LAYER_END).rpartition("/")[2].replace("layers.", "layer ")
-        for name in ends.values()
-    ]
-    return {name: value.astype(np.float64) for name, value in zip(layers, values, strict=True)}
+    layers = {
+        output: name.removesuffix(layer_end).rpartition("/")[2].replace("layers.", "layer ")
+        for output, name in ends.items()
+    }
+    return model.SerializeToString(), layers
 
 
 def stress_batches(utterances: Sequence[Utterance], max_frames: int) -> list[list[Utterance]]:
@@ -251,6 +273,26 @@ def _cer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     return float(score(references, hypotheses).total("cer").rate)
 
 
+def cer_of(
+    found: Sequence[Difference], utterances: Sequence[Utterance], vocabulary: Vocabulary
+) -> tuple[float, float]:
+    """CER of the reference graph and of the candidate; without a text, what the former hears was said."""
+    wanted, got = (_texts(found, vocabulary, side) for side in (False, True))
+    said = [item.text or heard for item, heard in zip(utterances, wanted, strict=True)]
+    return _cer(said, wanted), _cer(said, got)
+
+
+def disagreement(found: Sequence[Difference]) -> float:
+    """Share of all frames whose best token changes."""
+    frames = sum(item.frames for item in found)
+    return sum(item.disagreement * item.frames for item in found) / max(frames, 1)
+
+
+def worst_of(found: Sequence[Difference]) -> Difference:
+    """The difference to show: of another length or not finite, else with the most frames changed."""
+    return max(found, key=lambda item: (item.log_prob == float("inf"), item.disagreement))
+
+
 def check(
     reference: Path,
     candidate: Path,
@@ -272,20 +314,15 @@ def check(
     stressed = [
         d for batch in stress_batches(utterances, max_frames) for d in differences(ours, theirs, batch)
     ]
-    wanted, got = (_texts(found, vocabulary, side) for side in (False, True))
-    said = [item.text or heard for item, heard in zip(utterances, wanted, strict=True)]
-    cer = _cer(said, wanted), _cer(said, got)
-    frames = sum(item.frames for item in found)
-    disagreement = sum(item.disagreement * item.frames for item in found) / max(frames, 1)
-    worst = max([*found, *stressed], key=lambda item: (item.log_prob == float("inf"), item.disagreement))
+    cer = cer_of(found, utterances, vocabulary)
     joined = max(item.disagreement for item in stressed)
     return Report(
         [
-            Figure("frames whose best token changes", disagreement, limits.disagreement),
+            Figure("frames whose best token changes", disagreement(found), limits.disagreement),
             Figure(f"the same, {LONG_FRAMES} frames, padded batch", joined, 3 * limits.disagreement),
             Figure(f"CER rise, {len(found)} utterances", max(0.0, cer[1] - cer[0]), limits.cer_rise),
         ],
-        worst,
+        worst_of([*found, *stressed]),
         cer,
     )
 
@@ -294,9 +331,18 @@ def refusal(
     report: Report, reference: Path, candidate: Path, utterances: Sequence[Utterance], max_frames: int
 ) -> str:
     """Why ``report`` does not pass: the figure, the worst utterance and the layer that adds most error."""
+    item = worst_utterance(report, utterances, max_frames)
+    return sentence(report, item, layer_errors(reference, candidate, item))
+
+
+def worst_utterance(report: Report, utterances: Sequence[Utterance], max_frames: int) -> Utterance:
+    """The audio of the worst difference of ``report``."""
     pool = [*utterances, *(item for batch in stress_batches(utterances, max_frames) for item in batch)]
-    item = next(item for item in pool if item.name == report.worst.name)
-    errors = layer_errors(reference, candidate, item)
+    return next(item for item in pool if item.name == report.worst.name)
+
+
+def sentence(report: Report, item: Utterance, errors: dict[str, float]) -> str:
+    """What fails, on which audio, and after which layer; ``errors`` are those of `layer_errors`."""
     growth = dict(zip(errors, np.diff([0.0, *errors.values()]), strict=True))
     broken = [name for name, value in errors.items() if not np.isfinite(value)]
     layer = broken[0] if broken else max(growth, key=lambda name: growth[name])

@@ -63,7 +63,9 @@ class StreamingContract:
     layers: int
     d_model: int
     kernel: int  # of the depthwise convolution
-    target: str = "onnx"
+    target: str = "onnx"  # what runs the graph: onnx, or tensorrt
+    precision: str = "fp32"
+    max_batch_size: int = 32  # streams that the server may put in one batch; bounds a TensorRT plan
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
     format: int = FORMAT
@@ -143,12 +145,16 @@ class StreamingContract:
 
     @property
     def states(self) -> list[dict[str, Any]]:
-        """The states, zeros at first: input and output name, NumPy type, shape of a row."""
+        """The states, zeros at first: input and output name, NumPy type, shape of a row.
+
+        In fp16 the two caches of frames are float16: half the memory of a stream, and half its traffic.
+        """
+        cache = "float16" if self.precision == "fp16" else "float32"
         shapes = ([self.layers, self.left, self.d_model], [self.layers, self.d_model, self.kernel - 1], [1])
         return [
             {"input": source, "output": target, "dtype": dtype, "shape": shape}
             for source, target, dtype, shape in zip(
-                STATE_INPUTS, STATE_OUTPUTS, ("float32", "float32", "int64"), shapes, strict=True
+                STATE_INPUTS, STATE_OUTPUTS, (cache, cache, "int64"), shapes, strict=True
             )
         ]
 

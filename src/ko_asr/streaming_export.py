@@ -1,9 +1,13 @@
-"""A cache-aware .nemo as one ONNX graph a look-ahead, with contract and front end, checked against NeMo."""
+"""A cache-aware .nemo as one ONNX graph a look-ahead, with contract and front end, checked against NeMo.
+
+In a lower precision the graph is checked twice: in fp32 against NeMo, then against that on real audio.
+"""
 
 import os
 import secrets
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ko_asr import contract as names
+from ko_asr.chunk_walk import encoder_frames, windows
 from ko_asr.errors import UserError
 from ko_asr.provenance import sha256
 from ko_asr.streaming_contract import (
@@ -21,6 +26,7 @@ from ko_asr.streaming_contract import (
     OUTPUTS,
     StreamingContract,
 )
+from ko_asr.streaming_precision import Purpose
 
 TOP_K = 8
 LIMIT = 1e-3  # largest difference from NeMo allowed, in log-probabilities
@@ -34,38 +40,69 @@ def export_streaming(
     look_ahead: int | None = None,
     top_k: int = TOP_K,
     source: Path | None = None,
+    purpose: Purpose | None = None,
 ) -> StreamingContract:
     """Write ``folder``: model.onnx, its contract and the front end, for one look-ahead in encoder frames.
 
     ``model`` is a .nemo's path or a stock EncDecCTCModelBPE restored from ``source``; without ``look_ahead``
     the model's first one is taken. Streams of `LENGTHS` through ONNX Runtime must equal NeMo's full forward
-    pass within `LIMIT`. UserError, and nothing is written, when they do not or the model cannot stream
-    exactly.
+    pass within `LIMIT`, and the precision of ``purpose`` (default: fp32) must cost no more than its limits.
+    UserError, and nothing is written, when that fails or the model cannot stream exactly.
     """
     from ko_asr.onnx_export import log_mel_of
 
+    purpose = purpose or Purpose()
     path = Path(model) if isinstance(model, str | os.PathLike) else source
     model = restored(model)
     graph, contract = streaming_graph(model, path, look_ahead, top_k)
+    contract = replace(contract, target=purpose.target, max_batch_size=purpose.max_batch_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as staging:
         staged = Path(staging)
         export_graph(graph, contract, staged / MODEL_NAME)
-        figures = check_streams(model, contract, staged / MODEL_NAME)
-        contract = StreamingContract(
-            **vars(contract)
-            | {
-                "onnx_sha256": sha256(staged / MODEL_NAME),
-                "parity": figures,
-            }
-        )
+        contract = replace(contract, parity=check_streams(model, contract, staged / MODEL_NAME))
+        if purpose.precision != "fp32":
+            contract = lower_precision(model, contract, staged / MODEL_NAME, purpose)
+        contract = replace(contract, onnx_sha256=sha256(staged / MODEL_NAME))
         log_mel_of(model).save(staged / FRONT_END_NAME)
         (staged / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         for name in (FRONT_END_NAME, MODEL_NAME, FILE_NAME):  # the contract last: it says that all is there
             os.chmod(staged / name, 0o644)
             os.replace(staged / name, folder / name)
     return contract
+
+
+def lower_precision(
+    model: Any, contract: StreamingContract, path: Path, purpose: Purpose
+) -> StreamingContract:
+    """Replace the fp32 graph at ``path`` by one of the purpose's precision that passes its gate.
+
+    Returns its contract, with the gate's figures. UserError when it does not pass, and the graph is left.
+    """
+    from ko_asr import precision as low
+    from ko_asr import streaming_precision as streams
+    from ko_asr.streaming_graph import StreamingCTC
+
+    kind, lowered = purpose.precision, replace(contract, precision=purpose.precision)
+    candidate = path.with_name(f"{kind}.onnx")
+    if kind == "fp16":
+        half = StreamingCTC(model, contract.look_ahead, contract.top_k, half=True).eval()
+        export_graph(half, lowered, candidate)
+    elif purpose.target == "tensorrt":
+        streams.quantize_for_tensorrt(path, candidate, contract, purpose.calibration)
+    else:
+        low.quantize_for_cpu(path, candidate)
+    graphs = streams.Graph(path, contract), streams.Graph(candidate, lowered)
+    report = streams.check(*graphs, purpose.gate, purpose.limits or low.LIMITS[kind])
+    if purpose.told:
+        purpose.told(lowered, report)
+    if not report.passed:
+        reason = streams.refusal(report, *graphs, purpose.gate)
+        raise UserError(f"{kind} costs too much: {reason}; nothing was written")
+    candidate.replace(path)
+    figures = {f"{kind}: {figure.name}": figure.value for figure in report.figures}
+    return replace(lowered, parity=contract.parity | figures)
 
 
 def restored(model: Any) -> Any:
@@ -175,21 +212,11 @@ def _left(model: Any, look_ahead: int) -> int:
 
 def stream_features(backend: Any, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Log-probabilities [frames, V + 1] of log-mel ``clips`` [mels, T], streamed together in chunks."""
-    contract: StreamingContract = backend.contract
-    lengths = np.array([clip.shape[1] for clip in clips])
-    wanted = [contract.encoder_frames(int(length) * contract.hop) for length in lengths]
-    chunks = -(-max(wanted) // contract.chunk)
-    width = contract.shift_frames * chunks + contract.window_frames
-    audio = np.zeros((len(clips), contract.mels, contract.context_frames + width), np.float32)
-    for row, clip in zip(audio, clips, strict=True):
-        row[:, contract.context_frames : contract.context_frames + clip.shape[1]] = clip
     state = backend.zeros(len(clips))
     parts = []
-    for chunk in range(chunks):
-        start = contract.shift_frames * chunk
-        window = np.ascontiguousarray(audio[:, :, start : start + contract.window_frames])
-        left = np.clip(lengths + contract.context_frames - start, 0, contract.window_frames)
-        log_probs, state = backend.log_probs(window, left[:, None].astype(np.int64), state)
+    for window, length in windows(backend.contract, clips):
+        log_probs, state = backend.log_probs(window, length, state)
         parts.append(log_probs)
     joined = np.concatenate(parts, axis=1)
-    return [row[:count] for row, count in zip(joined, wanted, strict=True)]
+    counts = encoder_frames(backend.contract, clips)
+    return [row[:count] for row, count in zip(joined, counts, strict=True)]

@@ -9,8 +9,8 @@ What a chunk computes equals the full forward pass of the same model (NeMo 3.0 `
 - The position term of Transformer-XL attention depends on the distance only: its projections are constants.
 - Convolutions take the frames they need and no padding along time, so nothing is computed and dropped.
 - Frames before the first sample and after the last one must be zero between the subsampling stages, not only
-  at their input. A second input channel carries how invalid a frame is, and a weight of -10,000 on it makes
-  ReLU write that zero: nothing then interrupts ONNX Runtime's blocked layout, as a mask would.
+  at their input. A second input channel carries how invalid a frame is, and a large negative weight on it
+  makes ReLU write that zero: nothing then interrupts ONNX Runtime's blocked layout, as a mask would.
 """
 
 from typing import Any
@@ -22,7 +22,10 @@ from torch.nn import functional
 from ko_asr.errors import UserError
 
 MASKED = -1e4  # added to scores of frames that may not be seen; NeMo's INF_VAL
-_BEFORE = 8.0  # how invalid frames before the first sample are; beyond the last: their distance, up to this
+# How invalid a frame can be: its distance beyond the last one, up to this; the first stage takes two away.
+_INVALID = 4.0
+# Far below what the subsampling computes; `_INVALID` in three taps gives -48,000, which half precision holds.
+_SILENCE = -4e3
 
 
 def check_streaming(model: Any) -> None:
@@ -50,12 +53,14 @@ def check_streaming(model: Any) -> None:
 class StreamingCTC(nn.Module):
     """One chunk of ``right + 1`` encoder frames: features and caches in, best tokens and caches out.
 
-    ``model`` is a stock EncDecCTCModelBPE; ``right`` one of its look-aheads in encoder frames. UserError when
-    the model cannot stream exactly or was not trained with that look-ahead.
+    ``model`` is a stock EncDecCTCModelBPE; ``right`` one of its look-aheads in encoder frames. With ``half``
+    weights, activations and the two caches of frames are float16; the softmax, what goes in and what is read
+    stay float32, and lengths are integers. UserError when the model cannot stream exactly or was not trained
+    with that look-ahead.
     """
 
     @torch.no_grad()
-    def __init__(self, model: Any, right: int, top_k: int) -> None:
+    def __init__(self, model: Any, right: int, top_k: int, half: bool = False) -> None:
         super().__init__()
         check_streaming(model)
         self.left, self.chunk = _context(model.encoder, right), right + 1
@@ -66,6 +71,8 @@ class StreamingCTC(nn.Module):
         self.layers = nn.ModuleList(Layer(layer, positions, self.chunk) for layer in model.encoder.layers)
         head = model.decoder.decoder_layers[0]
         self.head = linear(head.weight[:, :, 0] @ _projection(model.encoder), head.bias)
+        self.dtype = torch.float16 if half else torch.float32
+        self.to(self.dtype)
 
     def forward(
         self,
@@ -80,12 +87,13 @@ class StreamingCTC(nn.Module):
         ``features`` float32 [B, mels, window] begin ``2 (factor - 1)`` frames before the chunk, zeros where
         there is no audio; ``length`` int64 [B, 1] is how many frames of the window lie before the audio's
         end. ``cache_last_channel`` [B, layers, left, d_model], ``cache_last_time``
-        [B, layers, d_model, kernel - 1] and ``cache_last_channel_len`` int64 [B, 1] are zeros at first.
+        [B, layers, d_model, kernel - 1] and ``cache_last_channel_len`` int64 [B, 1] are zeros at first; the
+        first two are float32, or float16 where the graph is.
 
         Returns token_ids int32 [B, chunk, K] and token_log_probs [B, chunk, K], best first, encoded_length
         int64 [B, 1], the three caches, log_probs [B, chunk, V + 1].
         """
-        x = self.subsampling(features, length, cache_last_channel_len)
+        x = self.subsampling(features.to(self.dtype), length, cache_last_channel_len)
         valid = encoded_frames(length, self.factor, self.chunk)
         mask = self._mask(cache_last_channel_len, valid)
         seen, heard = [], []
@@ -93,7 +101,7 @@ class StreamingCTC(nn.Module):
             x, frames, samples = layer(x, mask, cache_last_channel[:, index], cache_last_time[:, index])
             seen.append(frames)
             heard.append(samples)
-        log_probs = functional.log_softmax(self.head(x), dim=-1).unflatten(0, (-1, self.chunk))
+        log_probs = functional.log_softmax(self.head(x).float(), dim=-1).unflatten(0, (-1, self.chunk))
         best, ids = log_probs.topk(self.top_k, dim=-1)
         return (
             ids.to(torch.int32),
@@ -109,7 +117,7 @@ class StreamingCTC(nn.Module):
         """What is added to the scores of every key, [B, 1, left + chunk]."""
         frame = torch.arange(self.left + self.chunk)[None, :]
         hidden = (frame < self.left - cached) | (frame >= self.left + valid)
-        return (hidden.to(torch.float32) * MASKED)[:, None, :]
+        return (hidden.to(self.dtype) * MASKED)[:, None, :]
 
 
 def encoded_frames(length: torch.Tensor, factor: int, chunk: int) -> torch.Tensor:
@@ -160,9 +168,9 @@ class Subsampling(nn.Module):
         batch, mels, window = features.shape
         frame = torch.arange(window)[None, :]
         history = 2 * (self.factor - 1) - self.factor * cached
-        before = (frame < history).to(torch.float32) * _BEFORE
-        after = torch.clamp(frame - length, min=0, max=int(_BEFORE)).to(torch.float32)
-        invalid = (before + after)[:, None, :, None].expand(batch, 1, window, mels)
+        before = (frame < history).to(features.dtype) * _INVALID
+        after = torch.clamp(frame - length, min=0, max=int(_INVALID)).to(features.dtype)
+        invalid = torch.maximum(before, after)[:, None, :, None].expand(batch, 1, window, mels)
         x = torch.cat([features.transpose(1, 2).unsqueeze(1), invalid], dim=1)
         x = functional.relu(self.first(functional.pad(x, (2, 1))))
         for stage in self.stages:
@@ -180,7 +188,7 @@ def _flagged_first(first: nn.Conv2d, flagged: bool) -> nn.Conv2d:
     extra = 16 if flagged else 0
     weight, bias = torch.zeros(channels + extra, 2, 3, 3), torch.zeros(channels + extra)
     weight[:channels, :1], bias[:channels] = first.weight, _bias(first)
-    weight[:channels, 1, 2, :] = MASKED
+    weight[:channels, 1, 2, :] = _SILENCE
     if flagged:
         weight[channels, 1, 2, 2], bias[channels] = 1.0, -2.0
     return _convolution(weight, bias, stride=2)
@@ -194,7 +202,7 @@ def _stage(depthwise: nn.Conv2d, pointwise: nn.Conv2d, flagged: bool) -> nn.Sequ
     point[:, :channels] = pointwise.weight
     if flagged:
         deep[channels, 0, 2, :] = 1.0
-        point[:, channels] = MASKED
+        point[:, channels] = _SILENCE
     first = _convolution(deep, deep_bias, stride=2, groups=wide)
     return nn.Sequential(first, _convolution(point, _bias(pointwise)))
 

@@ -1,7 +1,8 @@
 """The streaming ensembles of a Triton model repository: one a look-ahead, side by side with the offline one.
 
-preprocessor (Python) -> encoder (ONNX, its caches are Triton's implicit state) -> decoder (Python), each with
-sequence batching. A request is one chunk; `ko_asr.streaming_contract` says how much audio that is.
+preprocessor (Python) -> encoder (ONNX or a TensorRT plan, its caches are Triton's implicit state) -> decoder
+(Python), each with sequence batching. A request is one chunk; `ko_asr.streaming_contract` says how much audio
+that is.
 """
 
 import shutil
@@ -14,17 +15,19 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr import contract as offline
+from ko_asr import plan
 from ko_asr import streaming_contract as names
 from ko_asr.repository import VERSION, _group, _step, _tensor, copy_python_model, publish, staging
 from ko_asr.stream_options import StreamOptions
 from ko_asr.streaming_contract import StreamingContract
+from ko_asr.streaming_precision import Purpose
 
 _FRONT = ("__init__", "contract", "ctc", "errors", "frames", "hangul", "logmel", "stream_table")
 _GROUND_FLOOR = {
     names.PREPROCESSOR: (*_FRONT, "streaming_contract", "streaming_logmel", "streaming_windows"),
     names.DECODER: (
-        "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "results",
-        "search", "stream_options", "stream_table", "streaming_contract",
+        "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "plan",
+        "results", "search", "stream_options", "stream_table", "streaming_contract",
     ),
 }  # fmt: skip
 _STEPS = (names.PREPROCESSOR, names.ENCODER, names.DECODER)
@@ -105,6 +108,15 @@ def _tokens(contract: StreamingContract) -> list[dict]:
     return [_tensor(offline.TOKEN_IDS, "INT32", shape), _tensor(offline.TOKEN_LOG_PROBS, "FP32", shape)]
 
 
+def _unread(contract: StreamingContract) -> list[dict]:
+    """Outputs of the graph that no step reads: Triton's TensorRT backend wants every one configured."""
+    classes = len(contract.vocabulary["pieces"]) + 1
+    return [
+        _tensor(offline.ENCODED_LENGTH, "INT64", [1]),
+        _tensor(offline.LOG_PROBS, "FP32", [contract.chunk, classes]),
+    ]
+
+
 def _window(contract: StreamingContract) -> list[dict]:
     shape = [contract.mels, contract.window_frames]
     return [_tensor(offline.FEATURES, "FP32", shape), _tensor(offline.LENGTH, "INT64", [1])]
@@ -127,24 +139,27 @@ def preprocessor_config(contract: StreamingContract, serving: StreamServing, nam
 
 def encoder_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
     """features, length -> the best tokens of each frame; the caches are implicit state, zeros at first."""
+    tensorrt = contract.target == "tensorrt"
     config = pb.ModelConfig(
         name=name,
-        backend="onnxruntime",
-        default_model_filename=names.MODEL_NAME,
+        backend="tensorrt" if tensorrt else "onnxruntime",
+        default_model_filename=plan.FILE_NAME if tensorrt else names.MODEL_NAME,
         max_batch_size=serving.max_batch_size,
         input=_window(contract),
-        output=_tokens(contract),
+        output=[*_tokens(contract), *(_unread(contract) if tensorrt else ())],
         instance_group=_group(serving.instances),
         sequence_batching=_sequences(
             serving, serving.instances, state=[_state(entry) for entry in contract.states]
         ),
     )
+    if tensorrt:
+        return config
     threads = {key: serving.threads for key in ("intra_op_thread_count", "inter_op_thread_count")}
     return _parameters(config, {**threads, "time_to_live": _time_to_live(serving)})
 
 
 def _state(entry: dict) -> pb.ModelSequenceBatching.State:
-    kind = {"float32": pb.TYPE_FP32, "int64": pb.TYPE_INT64}[entry["dtype"]]
+    kind = {"float32": pb.TYPE_FP32, "float16": pb.TYPE_FP16, "int64": pb.TYPE_INT64}[entry["dtype"]]
     zeros = pb.ModelSequenceBatching.InitialState(
         name="zeros", data_type=kind, dims=entry["shape"], zero_data=True
     )
@@ -245,11 +260,13 @@ def publish_look_aheads(
     look_aheads: Sequence[int],
     serving: StreamServing,
     templates: Path,
+    purpose: Purpose,
 ) -> list[StreamingContract]:
     """Export each look-ahead of a restored cache-aware ``model``, check it, and swap it into ``repository``.
 
     The first look-ahead is the default one. Those that an earlier export left there are removed. UserError,
-    and nothing is written, when a graph differs from NeMo or the model was not trained with a look-ahead.
+    and nothing is written, when a graph differs from NeMo, its precision costs too much or the model was not
+    trained with a look-ahead.
     """
     from ko_asr.model_card import write_model_card
     from ko_asr.streaming_export import export_streaming
@@ -258,7 +275,7 @@ def publish_look_aheads(
     with staging(repository) as stage:
         for look_ahead in look_aheads:
             exported = stage / f"look_ahead_{look_ahead}"
-            contracts.append(export_streaming(model, exported, look_ahead, source=nemo))
+            contracts.append(export_streaming(model, exported, look_ahead, source=nemo, purpose=purpose))
             written += build(stage, exported, look_aheads[0], serving, templates)
         write_model_card(nemo, stage / names.ENSEMBLE / VERSION / "model_card.md")
         publish(stage, repository, written)

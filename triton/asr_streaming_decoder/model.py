@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr import contract as offline  # noqa: E402
+from ko_asr import plan  # noqa: E402
 from ko_asr import streaming_contract as names  # noqa: E402
 from ko_asr.errors import UserError  # noqa: E402
 from ko_asr.results import Result  # noqa: E402
@@ -53,6 +54,8 @@ class TritonPythonModel:
                     f"({self.contract.export_id}): "
                     "fill the repository again with python export/to_triton.py"
                 )
+        if self.contract.target == "tensorrt" and encoder.is_dir():
+            plan.check_plan(encoder, self.contract.onnx_sha256)
 
     def execute(self, requests: list) -> list:
         """One response a request."""
