@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,18 @@ def streaming_model(demo: DemoRun) -> Path:
         done = subprocess.run(command, cwd=demo.work, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
     return model
+
+
+@pytest.fixture(scope="session")
+def graph_repository(demo: DemoRun, streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both demo models exported with front_end=graph, the offline one over a numpy export."""
+    repository = tmp_path_factory.mktemp("graph_repository") / "triton"
+    shutil.copytree(demo.repository, repository, ignore=shutil.ignore_patterns("__pycache__"))
+    for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
+        command = [sys.executable, str(ROOT / "export" / "to_triton.py"), "front_end=graph", *options]
+        done = subprocess.run([*command, f"repository={repository}"], capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
+    return repository
 
 
 @pytest.fixture(scope="session")
