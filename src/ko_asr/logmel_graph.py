@@ -97,15 +97,10 @@ def _where(keep: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _normalized(features: torch.Tensor, valid: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit deviation a band over the valid frames, as NeMo's ``normalize_batch``.
-
-    The mean is taken twice: in digital silence nothing else is left, and the last bit of the first mean,
-    divided by NeMo's guard of 1e-5, would be features of 0.2.
-    """
+    """Zero mean and unit deviation a band over the valid frames, as NeMo's ``normalize_batch``."""
     count = length.to(features.dtype)
-    for _ in range(2):
-        mean = _where(valid, features).sum(dim=1, keepdim=True) / torch.clamp(count, min=1.0)
-        features = _where(valid, features - mean)
+    mean = _where(valid, features).sum(dim=1, keepdim=True) / torch.clamp(count, min=1.0)
+    features = _where(valid, features - mean)
     variance = (features * features).sum(dim=1, keepdim=True) / torch.clamp(count - 1.0, min=1.0)
     return features / (torch.sqrt(variance) + STD_GUARD)
 
