@@ -116,11 +116,19 @@ def chunks(contract: StreamingContract, clip: np.ndarray) -> Iterator[np.ndarray
     yield clip[start:]
 
 
+@pytest.fixture(scope="module")
+def engine(streaming_repository: Path, tmp_path_factory) -> StreamingRecognizer:
+    """The model of look-ahead 1 with the numpy front end, in this process."""
+    folder = tmp_path_factory.mktemp("engine")
+    for step in (streaming.PREPROCESSOR, streaming.ENCODER):
+        shutil.copytree(streaming_repository / f"{step}_1" / "1", folder, dirs_exist_ok=True)
+    return StreamingRecognizer.load(folder, time_to_live=None)
+
+
 def test_streams_say_what_the_engine_says_and_stay_in_order(
-    server: TritonServer, streaming_model: Path, clips: Clips
+    server: TritonServer, engine: StreamingRecognizer, clips: Clips
 ) -> None:
     some = [*clips[:14], clips[0][:100], np.zeros(0, np.float32)]
-    engine = StreamingRecognizer.load(streaming_model, look_ahead=1, time_to_live=None)
     wanted = []
     for clip in some:
         with engine.open() as session:
@@ -163,21 +171,18 @@ def test_the_contracts_say_which_and_what_was_measured(graph_repository: Path) -
         assert not (graph_repository / folder / "1" / "logmel.npz").exists()
 
 
-@pytest.mark.parametrize("model", [names.LOG_MEL, streaming.LOG_MEL])
-def test_a_log_mel_graph_of_another_export_is_refused(
-    demo, graph_repository: Path, model: str, tmp_path: Path
-) -> None:
+def test_a_log_mel_graph_of_another_export_is_refused(demo, graph_repository: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "triton"
-    family = names.ENSEMBLE if model == names.LOG_MEL else streaming.ENSEMBLE
-    for folder in graph_repository.iterdir():
-        if folder.name.startswith(streaming.ENSEMBLE) == (family == streaming.ENSEMBLE):
-            shutil.copytree(folder, mixed / folder.name)
-    file_name = names.FILE_NAME if model == names.LOG_MEL else streaming.FILE_NAME
-    path = mixed / model / "1" / file_name
-    other = json.loads(path.read_text(encoding="utf-8")) | {"export_id": "another"}
-    path.write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(UserError, match=f"{model} is of export another"), TritonServer(mixed, demo.server):
+    shutil.copytree(graph_repository, mixed)
+    for model, file in ((names.LOG_MEL, names.FILE_NAME), (streaming.LOG_MEL, streaming.FILE_NAME)):
+        path = mixed / model / "1" / file
+        other = json.loads(path.read_text(encoding="utf-8")) | {"export_id": "another"}
+        path.write_text(json.dumps(other), encoding="utf-8")
+    server = TritonServer(mixed, demo.server)
+    with pytest.raises(UserError, match="fill the repository again"), server:
         pass
+    log = server.log.read_text(encoding="utf-8")
+    assert all(f"{model} is of export another" in log for model in (names.LOG_MEL, streaming.LOG_MEL))
 
 
 def test_a_numpy_export_takes_the_graphs_away(

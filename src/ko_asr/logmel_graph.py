@@ -131,7 +131,7 @@ class StreamingLogMelGraph(nn.Module):
         whole = (self.frames + step.blocks - 1) * self.hop
         features = step(functional.pad(clean, (0, whole - clean.size(1))))
         # As many as whole hops after the centre of the window's first frame; never negative.
-        length = torch.div(torch.relu(samples - self.lead), self.hop, rounding_mode="trunc")
+        length = torch.div(torch.clamp(samples - self.lead, min=0), self.hop, rounding_mode="trunc")
         frame = torch.arange(self.frames, device=audio.device)[None, :]
         heard = ((frame >= before) & (frame < length))[:, :, None]
         return _where(heard, features).transpose(1, 2), length
