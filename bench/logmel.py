@@ -5,8 +5,8 @@
 Speech of 2, 5 and 15 s from espeak-ng with noise 40 dB below it. NeMo is AudioToMelSpectrogramPreprocessor at
 inference with the settings of conf/fastconformer_ko.yaml (80 mels, normalised per feature). In every
 repetition all run once, by turns, and the best counts, since other work on the machine only ever adds time.
-"ours, the graph" is that of front_end=graph on ONNX Runtime's CPU provider. Its transform is a matrix product,
-for GPUs; what it costs here is why front_end=numpy is the default.
+"ours, the graph" is that of front_end=graph on ONNX Runtime's CPU provider. Its transform is a matrix
+product, for GPUs; what it costs here is why front_end=numpy is the default.
 The same file is run once more a round by the server's Python (.server), whose numpy is an older one.
 Differences are of the features before normalisation, in nats; normalised ones have no unit.
 """

@@ -113,7 +113,7 @@ class StreamingLogMelGraph(nn.Module):
         check_streamable(log_mel)
         self.log_energies = LogEnergies(log_mel)
         self.hop, self.lead = log_mel.hop, len(log_mel.window) // 2 + 1
-        self.frames = contract.window_frames
+        self.frames, self.size = contract.window_frames, contract.window_audio
 
     def forward(
         self, audio: torch.Tensor, before: torch.Tensor, samples: torch.Tensor
@@ -125,11 +125,11 @@ class StreamingLogMelGraph(nn.Module):
         zero before the audio and after it, and int64 [B, 1]: frames of the window before the audio's end.
         """
         step = self.log_energies
-        position = torch.arange(1, audio.size(1), device=audio.device)[None, :]
+        position = torch.arange(1, self.size, device=audio.device)[None, :]
         clean = step.emphasised(audio)
         clean = _where(position < samples, clean)
         whole = (self.frames + step.blocks - 1) * self.hop
-        features = step(functional.pad(clean, (0, whole - clean.size(1))))
+        features = step(functional.pad(clean, (0, whole - (self.size - 1))))
         # As many as whole hops after the centre of the window's first frame; never negative.
         length = torch.div(torch.clamp(samples - self.lead, min=0), self.hop, rounding_mode="trunc")
         frame = torch.arange(self.frames, device=audio.device)[None, :]
