@@ -1,10 +1,12 @@
-"""The numpy log-mel front end beside NeMo's own, one thread each, and how far their features are apart:
+"""The log-mel front ends beside NeMo's own, one thread each, and how far their features are apart:
 
     python bench/logmel.py [--repetitions 100] [--rounds 3] [--out bench/results/logmel.json]
 
 Speech of 2, 5 and 15 s from espeak-ng with noise 40 dB below it. NeMo is AudioToMelSpectrogramPreprocessor at
 inference with the settings of conf/fastconformer_ko.yaml (80 mels, normalised per feature). In every
-repetition both run once, by turns, and the best counts, since other work on the machine only ever adds time.
+repetition all run once, by turns, and the best counts, since other work on the machine only ever adds time.
+"ours, the graph" is that of front_end=graph on ONNX Runtime's CPU provider. Its transform is a matrix
+product, for GPUs; what it costs here is why front_end=numpy is the default.
 The same file is run once more a round by the server's Python (.server), whose numpy is an older one.
 Differences are of the features before normalisation, in nats; normalised ones have no unit.
 """
@@ -31,7 +33,7 @@ from ko_asr.provenance import provenance
 ROOT = Path(__file__).parent.parent
 SERVER_PYTHON = ROOT / ".server" / "venv" / "bin" / "python"
 SECONDS = (2, 5, 15)
-OURS, SERVER, NEMO = "ours", "ours, the server's numpy", "NeMo"
+OURS, SERVER, GRAPH, NEMO = "ours", "ours, the server's numpy", "ours, the graph", "NeMo"
 
 
 def clips() -> list[np.ndarray]:
@@ -58,6 +60,27 @@ def nemo_features(preprocessor: Any, audio: np.ndarray) -> np.ndarray:
         signal, length = torch.from_numpy(audio)[None], torch.tensor([len(audio)])
         features, frames = preprocessor(input_signal=signal, length=length)
     return features[0, :, : frames[0]].numpy()
+
+
+def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The front end as a graph: samples [n] to features [mels, frames], through one thread."""
+    import onnxruntime
+
+    from ko_asr import contract as names
+    from ko_asr.logmel_graph import export_offline
+
+    export_offline(log_mel, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def features(audio: np.ndarray) -> np.ndarray:
+        padded = np.zeros((1, (log_mel.frames(len(audio)) + 1) * log_mel.hop), np.float32)
+        padded[0, : len(audio)] = audio
+        samples = np.array([[len(audio)]], np.int64)
+        return session.run([names.FEATURES], {names.PADDED_AUDIO: padded, names.SAMPLES: samples})[0][0]
+
+    return features
 
 
 def best_seconds(cases: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
@@ -96,15 +119,20 @@ def measure(repetitions: int, rounds: int) -> dict:
 
     nemo, nemo_raw = nemo_preprocessor("per_feature"), nemo_preprocessor("NA")
     ours, raw = (log_mel_of(SimpleNamespace(preprocessor=each)) for each in (nemo, nemo_raw))
-    audio, best = clips(), {name: [float("inf")] * len(SECONDS) for name in (OURS, SERVER, NEMO)}
+    audio, best = clips(), {name: [float("inf")] * len(SECONDS) for name in (OURS, SERVER, GRAPH, NEMO)}
     with tempfile.TemporaryDirectory() as name, threadpool_limits(1):
         folder = Path(name)
         ours.save(folder / "front_end.npz")
         raw.save(folder / "raw.npz")
         np.savez(folder / "clips.npz", *audio)
+        graph, raw_graph = (graph_front_end(each, folder / "logmel.onnx") for each in (ours, raw))
         for _ in range(rounds):
             for i, clip in enumerate(audio):
-                cases = {OURS: lambda c=clip: ours(c), NEMO: lambda c=clip: nemo_features(nemo, c)}
+                cases: dict[str, Callable[[], object]] = {
+                    OURS: lambda c=clip: ours(c),
+                    GRAPH: lambda c=clip: graph(c),
+                    NEMO: lambda c=clip: nemo_features(nemo, c),
+                }
                 for case, seconds in best_seconds(cases, repetitions).items():
                     best[case][i] = min(best[case][i], seconds)
             server = in_server_python(folder, repetitions)
@@ -115,6 +143,7 @@ def measure(repetitions: int, rounds: int) -> dict:
     differences = {
         OURS: _furthest(map(raw, audio), unnormalised),
         SERVER: _furthest(served, unnormalised),
+        GRAPH: _furthest(map(raw_graph, audio), unnormalised),
         "ours, normalised": _furthest(map(ours, audio), (nemo_features(nemo, clip) for clip in audio)),
     }
     return {
@@ -124,8 +153,9 @@ def measure(repetitions: int, rounds: int) -> dict:
             case: [1e6 * t / s for t, s in zip(times, SECONDS, strict=True)] for case, times in best.items()
         },
         "time_to_nemo": {
-            c: [t / n for t, n in zip(best[c], best[NEMO], strict=True)] for c in (OURS, SERVER)
+            c: [t / n for t, n in zip(best[c], best[NEMO], strict=True)] for c in (OURS, SERVER, GRAPH)
         },
+        "graph_to_numpy": [t / n for t, n in zip(best[GRAPH], best[OURS], strict=True)],
         "largest_difference_to_nemo": differences,
     }
 
@@ -140,6 +170,7 @@ def report(figures: dict) -> None:
         print(f"{case:32}" + "".join(f"{t:>8.0f}" for t in times))
     for case, ratios in figures["time_to_nemo"].items():
         print(f"{case + ' / NeMo':32}" + "".join(f"{r:>8.2f}" for r in ratios))
+    print(f"{'the graph / numpy':32}" + "".join(f"{r:>8.2f}" for r in figures["graph_to_numpy"]))
     for case, difference in figures["largest_difference_to_nemo"].items():
         print(f"largest difference to NeMo, {case}: {difference:.1e}")
 
@@ -160,7 +191,7 @@ def main() -> None:
         raise UserError(f"no server environment at {SERVER_PYTHON}: run make setup-server")
     figures = measure(args.repetitions, args.rounds)
     report(figures)
-    result = {"provenance": provenance(("numpy", "torch", "nemo_toolkit")), **figures}
+    result = {"provenance": provenance(("numpy", "onnxruntime", "torch", "nemo_toolkit")), **figures}
     result["load_average"] = os.getloadavg()
     with atomic_write(args.out) as stream:
         json.dump(result, stream, ensure_ascii=False, indent=1)

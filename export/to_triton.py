@@ -11,6 +11,7 @@ A full-context model becomes the ensemble asr, a cache-aware one asr_streaming; 
 
     python export/to_triton.py precision=int8 gate_manifest=data/ko/dev.jsonl        # a third faster on CPUs
     python export/to_triton.py target=tensorrt precision=fp16 gate_manifest=data/ko/dev.jsonl
+    python export/to_triton.py target=tensorrt front_end=graph     # a GPU server: log-mel on the GPU as well
 
 Both take either kind of model; a streaming one is judged chunk by chunk, with the states that it keeps.
 
@@ -30,7 +31,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ko_asr.contract import BUCKETS, ENCODER, ENSEMBLE, PREPROCESSOR, Contract, bucket_lengths
+from ko_asr.contract import (
+    BUCKETS,
+    ENCODER,
+    ENSEMBLE,
+    LOG_MEL,
+    LOG_MEL_GRAPH,
+    PREPROCESSOR,
+    Contract,
+    bucket_lengths,
+)
 from ko_asr.errors import UserError, run_main
 from ko_asr.nemo_file import check_nemo_file, newest_model
 from ko_asr.provenance import sha256
@@ -53,6 +63,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--target", choices=["onnx", "tensorrt"], default="onnx", help="what runs the encoder")
     add("--precision", choices=["fp32", "fp16", "int8"], default="fp32", help="of the encoder (default fp32)")
+    add(
+        "--front-end",
+        choices=["numpy", "graph"],
+        default="numpy",
+        help="what computes the log-mel features: the preprocessor in numpy (default, the faster on a CPU), "
+        "or an ONNX graph between preprocessor and encoder, which runs on the GPU where there is one",
+    )
     add("--gate-manifest", type=Path, help="speech with text that judges fp16 and int8 (JSONL)")
     add("--calibration", type=Path, help="speech that sets the ranges of int8 for TensorRT (JSONL)")
     add("--gate-utterances", type=int, default=200, help="at most so many of each manifest (default 200)")
@@ -61,7 +78,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--max-seconds", type=float, default=60.0, help="longest audio of one request (default 60)")
     add("--instances", type=int, default=2, help="encoder sessions (default 2)")
     add("--threads", type=int, default=1, help="threads of an encoder session (default 1)")
-    add("--preprocessors", type=int, default=2, help="log-mel processes (default 2)")
+    add("--preprocessors", type=int, default=2, help="preprocessors, and log-mel sessions (default 2)")
     add("--decoders", type=int, default=1, help="decoder processes (default 1)")
     keys = [a.partition("=") if "=" in a and not a.startswith("-") else ("", "", a) for a in arguments]
     add(
@@ -132,11 +149,16 @@ def show(figures: Sequence[Any]) -> None:
         print(f"  {figure.name:<38} {figure.value:.1e}  (limit {figure.limit:.0e})  {verdict}")
 
 
-def gate(model: Any, log_mel: Any, graph: Path, max_frames: int) -> dict[str, float]:
+def gate(
+    model: Any, log_mel: Any, graph: Path, max_frames: int, log_mel_graph: Path | None = None
+) -> dict[str, float]:
     """Print every figure; raise UserError when one is above its limit."""
-    from ko_asr.parity import check_graph, check_log_mel
+    from ko_asr.parity import check_graph, check_log_mel, check_log_mel_graph
 
-    figures = check_log_mel(model, log_mel) + check_graph(model, graph, len(log_mel.filters), max_frames)
+    figures = check_log_mel(model, log_mel)
+    if log_mel_graph is not None:
+        figures += check_log_mel_graph(model, log_mel.hop, log_mel_graph)
+    figures += check_graph(model, graph, len(log_mel.filters), max_frames)
     show(figures)
     if failed := [figure.name for figure in figures if not figure.passed]:
         raise UserError(f"the export differs from NeMo in: {'; '.join(failed)}; nothing was written")
@@ -195,13 +217,15 @@ def lower_precision(
     return {f"{options.precision}: {figure.name}": figure.value for figure in report.figures}
 
 
-def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: argparse.Namespace) -> Contract:
+def make_contract(
+    model: Any, path: Path, graph: Path, log_mel: Any, log_mel_graph: Path | None, options: argparse.Namespace
+) -> Contract:
     from ko_asr.parity import find_vocabulary
 
     max_samples = longest_samples(model, options.max_seconds, log_mel.hop)
     max_frames = log_mel.frames(max_samples)
     vocabulary = find_vocabulary(model.tokenizer.tokenizer)
-    parity = gate(model, log_mel, graph, max_frames)
+    parity = gate(model, log_mel, graph, max_frames, log_mel_graph)
     if options.precision != "fp32":
         parity |= lower_precision(model, graph, log_mel, vocabulary, max_frames, options)
     return Contract(
@@ -221,6 +245,7 @@ def make_contract(model: Any, path: Path, graph: Path, log_mel: Any, options: ar
         max_batch_size=options.max_batch_size or 8,
         target=options.target,
         precision=options.precision,
+        front_end=options.front_end,
         versions=versions(),
         parity=parity,
     )
@@ -242,23 +267,39 @@ def main() -> None:
         if is_streaming(model):
             return export_streams(model, path, options, started)
         log_mel = log_mel_of(model)
-        graph, front_end = stage / "model.onnx", stage / "logmel.npz"
+        graph = stage / "model.onnx"
         max_frames = log_mel.frames(longest_samples(model, options.max_seconds, log_mel.hop))
         export_encoder(model, graph, max_frames)
-        log_mel.save(front_end)
+        log_mel_graph = write_front_end(log_mel, stage, options.front_end)
         print("against NeMo, largest difference:")
-        contract = make_contract(model, path, graph, log_mel, options)
-        files = {f"{ENCODER}/model.onnx": graph, f"{PREPROCESSOR}/logmel.npz": front_end}
+        contract = make_contract(model, path, graph, log_mel, log_mel_graph, options)
+        files = {f"{ENCODER}/model.onnx": graph}
+        if log_mel_graph is None:
+            files[f"{PREPROCESSOR}/logmel.npz"] = stage / "logmel.npz"
+        else:
+            files[f"{LOG_MEL}/{LOG_MEL_GRAPH}"] = log_mel_graph
         serving = repository.Serving(
             options.instances, options.threads, options.preprocessors, options.decoders
         )
         repository.build(stage, contract, serving, ROOT / "triton", files)
         write_model_card(path, stage / ENSEMBLE / repository.VERSION / "model_card.md", repository=stage)
-        repository.publish(stage, options.repository)
+        repository.publish(stage, options.repository, contract.models)
+        repository.remove_others(stage, options.repository, contract)
     print(f"model card: {shown(options.repository)}/{ENSEMBLE}/{repository.VERSION}/model_card.md")
-    models = ", ".join(sorted(repository.CONFIGS))
+    models = ", ".join(sorted(contract.models))
     print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
     build_plan(options)
+
+
+def write_front_end(log_mel: Any, stage: Path, kind: str) -> Path | None:
+    """Write logmel.npz or, for the front end "graph", logmel.onnx into ``stage``; the latter's path."""
+    if kind == "numpy":
+        log_mel.save(stage / "logmel.npz")
+        return None
+    from ko_asr.logmel_graph import export_offline
+
+    export_offline(log_mel, path := stage / LOG_MEL_GRAPH)
+    return path
 
 
 def is_streaming(model: Any) -> bool:
@@ -287,6 +328,10 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
         name = streams.model_name(streams.names.ENSEMBLE, contract, wanted[0])
         worst = max(value for key, value in contract.parity.items() if key.startswith("log-probs"))
         print(f"  {name:<20} {chunks_of(contract):<20} {worst:.1e}  (limit 1e-03)  ok")
+    if options.front_end == "graph":
+        figures = [v for c in contracts for figure, v in c.parity.items() if figure.startswith("log-mel")]
+        print("the log-mel graphs against the numpy front end, largest difference of log-mel features:")
+        print(f"  {'all windows of 11 streams':<41} {max(figures):.1e}  (limit 1e-03)  ok")
     print(f"wrote {shown(options.repository)}/ in {time.monotonic() - started:.0f} s")
     build_plan(options)
 
@@ -296,7 +341,11 @@ def stream_purpose(model: Any, options: argparse.Namespace, max_batch_size: int)
     from ko_asr.onnx_export import log_mel_of
     from ko_asr.streaming_precision import Purpose
 
-    common = {"target": options.target, "max_batch_size": max_batch_size}
+    common = {
+        "target": options.target,
+        "front_end": options.front_end,
+        "max_batch_size": max_batch_size,
+    }
     if options.precision == "fp32":
         return Purpose(**common)
     log_mel, rate = log_mel_of(model), int(model.preprocessor.featurizer.sample_rate)

@@ -1,7 +1,9 @@
 """The demo, run once a test session through its own command and shared by every test that needs a model."""
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,25 @@ def streaming_model(demo: DemoRun) -> Path:
         done = subprocess.run(command, cwd=demo.work, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
     return model
+
+
+@pytest.fixture(scope="session")
+def graph_repository(demo: DemoRun, streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both demo models exported with front_end=graph, the offline one over a numpy export.
+
+    In this process: NeMo's import takes longer than the exports.
+    """
+    repository = tmp_path_factory.mktemp("graph_repository") / "triton"
+    shutil.copytree(demo.repository, repository, ignore=shutil.ignore_patterns("__pycache__"))
+    specification = importlib.util.spec_from_file_location("to_triton", ROOT / "export" / "to_triton.py")
+    assert specification is not None and specification.loader is not None
+    to_triton = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(to_triton)
+    with pytest.MonkeyPatch.context() as patch:
+        for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
+            patch.setattr(sys, "argv", ["", "front_end=graph", f"repository={repository}", *options])
+            to_triton.main()
+    return repository
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ import pytest
 
 from ko_asr import contract as names
 from ko_asr import plan
+from ko_asr import streaming_contract as streaming
 from ko_asr.contract import Contract
 from ko_asr.errors import UserError
 from ko_asr.server import TritonServer
@@ -37,9 +38,17 @@ from pathlib import Path
 sys.path.insert(0, {source!r})
 import tensorrt_rtx
 from ko_asr import plan
-shapes = plan.profile(80, [32, 96], 2)
+shapes = {shapes!r} or plan.profile(80, [32, 96], 2)
 print(len(plan.build_plan(tensorrt_rtx, Path(sys.argv[1]), shapes, 1 << 30)))
 """
+
+
+def built_by_rtx(graph: Path, shapes: dict | None = None) -> int:
+    """Bytes of what TensorRT-RTX compiles of ``graph``, by default for the encoder's profile."""
+    code = BUILD.format(source=str(ROOT / "src"), shapes=shapes)
+    done = subprocess.run([RTX, "-c", code, str(graph)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout.split()[-1])
 
 
 @pytest.mark.skipif(not RTX.exists(), reason="TensorRT-RTX is not installed: make setup-rtx")
@@ -57,10 +66,20 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(demo, kind: str, tmp_pa
         log_mel = LogMel.load(demo.repository / names.PREPROCESSOR / "1" / "logmel.npz")
         speech = read_utterances(demo.manifests["dev"], log_mel, 16_000, 4, 6000)
         quantize_for_tensorrt(graph, graph := tmp_path / "int8.onnx", speech)
-    code = BUILD.format(source=str(ROOT / "src"))
-    done = subprocess.run([RTX, "-c", code, str(graph)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) > 100_000
+    assert built_by_rtx(graph) > 100_000
+
+
+@pytest.mark.skipif(not RTX.exists(), reason="TensorRT-RTX is not installed: make setup-rtx")
+def test_the_log_mel_graphs_are_accepted_too(graph_repository: Path) -> None:
+    contract = Contract.load(graph_repository / names.LOG_MEL / "1")
+    few, many = contract.padded_samples(32), contract.padded_samples(96)
+    places = {names.SAMPLES: [[1, 1], [1, 1], [2, 1]], streaming.BEFORE: [[1, 1], [1, 1], [2, 1]]}
+    offline = {names.PADDED_AUDIO: [[1, few], [1, many], [2, many]], names.SAMPLES: places[names.SAMPLES]}
+    assert built_by_rtx(graph_repository / names.LOG_MEL / "1" / names.LOG_MEL_GRAPH, offline) > 100_000
+    folder = graph_repository / streaming.LOG_MEL / "1"
+    size = streaming.StreamingContract.load(folder).window_audio
+    window = {names.PADDED_AUDIO: [[1, size], [1, size], [2, size]], **places}
+    assert built_by_rtx(folder / names.LOG_MEL_GRAPH, window) > 100_000
 
 
 def tensorrt_names() -> set[str]:

@@ -16,16 +16,23 @@ FILE_NAME = "contract.json"
 FORMAT = 1
 
 ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = "asr", "asr_preprocessor", "asr_encoder", "asr_decoder"
+LOG_MEL = "asr_log_mel"  # only with front_end "graph"; with "numpy" the preprocessor computes the features
+LOG_MEL_GRAPH = "logmel.onnx"
 
 # Tensors of the ensemble (what a client sees) and between its steps.
 AUDIO, RATE, TEXT, CONFIDENCE, WORDS = "audio", "sample_rate", "text", "confidence", "words"
 FEATURES, LENGTH = "features", "length"
+PADDED_AUDIO, SAMPLES = "padded_audio", "samples"  # to the log-mel graph: audio, and how much of it is valid
 TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (
     "token_ids",
     "token_log_probs",
     "encoded_length",
     "log_probs",
 )
+
+# The largest sample taken. Audio lies in -1..1; with any window and filters in use, the float32 power of
+# samples up to here is finite.
+LOUDEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Contract:
     max_batch_size: int
     target: str = "onnx"  # what runs the encoder: "onnx" or "tensorrt"
     precision: str = "fp32"
+    front_end: str = "numpy"  # what computes the log-mel features: "numpy" (the preprocessor) or "graph"
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
     format: int = FORMAT
@@ -57,6 +65,12 @@ class Contract:
         """Seconds an encoder frame covers."""
         return self.hop * self.subsampling / self.sample_rate
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the ensemble in the order of the data, itself last."""
+        front = (PREPROCESSOR, LOG_MEL) if self.front_end == "graph" else (PREPROCESSOR,)
+        return (*front, ENCODER, DECODER, ENSEMBLE)
+
     def text_vocabulary(self) -> Vocabulary:
         """The vocabulary as the decoder uses it."""
         return Vocabulary.from_json(self.vocabulary)
@@ -64,6 +78,13 @@ class Contract:
     def bucket(self, frames: int) -> int:
         """The padded length for ``frames`` log-mel frames: the smallest bucket that holds them."""
         return next((size for size in self.bucket_frames if size >= frames), frames)
+
+    def padded_samples(self, frames: int) -> int:
+        """Samples that the log-mel graph turns into exactly ``frames``: room for all audio that has so many.
+
+        Such audio has up to ``hop - 1`` samples after its last whole hop.
+        """
+        return (frames + 1) * self.hop
 
     def dump(self) -> str:
         """The contract as JSON text."""

@@ -15,7 +15,7 @@ try:
 except ImportError:  # the server needs numpy only
     from numpy.fft import rfft
 
-_STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
+STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
 _BLOCK = 64  # frames a step: the spectra stay in the cache, which halves the time
 _BANDS = 4
 
@@ -106,5 +106,5 @@ class LogMel:
             return features
         features -= features.mean(axis=1, keepdims=True)
         variance = np.einsum("mt,mt->m", features, features) / (features.shape[1] - 1)
-        features /= (np.sqrt(variance) + np.float32(_STD_GUARD))[:, None]
+        features /= (np.sqrt(variance) + np.float32(STD_GUARD))[:, None]
         return features

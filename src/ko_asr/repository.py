@@ -33,7 +33,7 @@ class Serving:
 
     instances: int = 2  # encoder sessions; two with one thread each beat one with two on a CPU
     threads: int = 1  # ONNX Runtime threads of an encoder session
-    preprocessors: int = 2
+    preprocessors: int = 2  # and as many sessions of a log-mel graph
     decoders: int = 1
 
 
@@ -54,8 +54,16 @@ def _warmup(name: str, batch: int, inputs: dict[str, tuple[str, list[int]]]) -> 
     return warmup
 
 
+def _padded_audio() -> list[dict]:
+    return [_tensor(names.PADDED_AUDIO, "FP32", [-1]), _tensor(names.SAMPLES, "INT64", [1])]
+
+
 def preprocessor_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """audio [samples] (+ sample_rate) -> features [mels, bucket], length [1]. Ragged: any lengths batch."""
+    """audio [samples] (+ sample_rate) -> features [mels, bucket], length [1]. Ragged: any lengths batch.
+
+    Before a log-mel graph: padded_audio [samples], samples [1].
+    """
+    features = [_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])]
     second = {names.AUDIO: ("FP32", [contract.sample_rate])}
     return pb.ModelConfig(
         name=names.PREPROCESSOR,
@@ -65,11 +73,42 @@ def preprocessor_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
             _tensor(names.AUDIO, "FP32", [-1], allow_ragged_batch=True),
             _tensor(names.RATE, "INT32", [1], optional=True),
         ],
-        output=[_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])],
+        output=_padded_audio() if contract.front_end == "graph" else features,
         instance_group=_group(serving.preprocessors),
         dynamic_batching=pb.ModelDynamicBatching(),
         model_warmup=[_warmup("one_second", 1, second)],
     )
+
+
+def graph_front_end(config: pb.ModelConfig, threads: int) -> pb.ModelConfig:
+    """``config`` of a log-mel graph with its threads, and single precision on GPUs.
+
+    By default ONNX Runtime multiplies in TF32 there, whose 11 bits lose weak bins beside strong ones.
+    """
+    for key in ("intra_op_thread_count", "inter_op_thread_count"):
+        config.parameters[key].string_value = str(threads)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    accelerators.add(name="cuda", parameters={"use_tf32": "0"})
+    return config
+
+
+def log_mel_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
+    """padded_audio [samples], samples [1] -> features [mels, bucket], length [1]."""
+    config = pb.ModelConfig(
+        name=names.LOG_MEL,
+        backend="onnxruntime",
+        default_model_filename=names.LOG_MEL_GRAPH,
+        max_batch_size=contract.max_batch_size,
+        input=_padded_audio(),
+        output=[_tensor(names.FEATURES, "FP32", [contract.mels, -1]), _tensor(names.LENGTH, "INT64", [1])],
+        instance_group=_group(serving.preprocessors),
+        dynamic_batching=pb.ModelDynamicBatching(),
+    )
+    for frames in sorted({contract.bucket(100), contract.bucket(1000)}):
+        padded = ("FP32", [contract.padded_samples(frames)])
+        shapes = {names.PADDED_AUDIO: padded, names.SAMPLES: ("INT64", [1])}
+        config.model_warmup.append(_warmup(f"frames_{frames}", 1, shapes))
+    return graph_front_end(config, serving.threads)
 
 
 def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
@@ -144,9 +183,15 @@ def _step(model: str, inputs: list[str], outputs: list[str]) -> pb.ModelEnsembli
 def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
     """What a client sees: audio (+ sample_rate) -> text, confidence, words."""
     frame_tensors = [names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH]
+    features, given = [names.FEATURES, names.LENGTH], [names.AUDIO, names.RATE]
+    padded = [names.PADDED_AUDIO, names.SAMPLES]
+    if contract.front_end == "graph":
+        front = [_step(names.PREPROCESSOR, given, padded), _step(names.LOG_MEL, padded, features)]
+    else:
+        front = [_step(names.PREPROCESSOR, given, features)]
     steps = [
-        _step(names.PREPROCESSOR, [names.AUDIO, names.RATE], [names.FEATURES, names.LENGTH]),
-        _step(names.ENCODER, [names.FEATURES, names.LENGTH], frame_tensors),
+        *front,
+        _step(names.ENCODER, features, frame_tensors),
         _step(names.DECODER, frame_tensors, [names.TEXT, names.CONFIDENCE, names.WORDS]),
     ]
     return pb.ModelConfig(
@@ -161,6 +206,7 @@ def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 
 CONFIGS: dict[str, Callable[[Contract, Serving], pb.ModelConfig]] = {
     names.PREPROCESSOR: preprocessor_config,
+    names.LOG_MEL: log_mel_config,
     names.ENCODER: encoder_config,
     names.DECODER: decoder_config,
     names.ENSEMBLE: ensemble_config,
@@ -206,10 +252,10 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
     ``templates`` holds ``<model>/model.py`` of the Python models; ``files`` maps "<model>/<file name>" to
     what export made (the graph, the log-mel arrays).
     """
-    for model, config in CONFIGS.items():
+    for model in contract.models:
         version = stage / model / VERSION
         version.mkdir(parents=True)
-        text = text_format.MessageToString(config(contract, serving), as_utf8=True)
+        text = text_format.MessageToString(CONFIGS[model](contract, serving), as_utf8=True)
         (stage / model / "config.pbtxt").write_text(text, encoding="utf-8")
         (version / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         if model in _GROUND_FLOOR:
@@ -234,7 +280,14 @@ def _keep_template(old: Path, new: Path) -> None:
         shutil.copy2(old / "model.py", new / "model.py")
 
 
-def publish(stage: Path, repository: Path, models: Iterable[str] = tuple(CONFIGS)) -> None:
+def remove_others(stage: Path, repository: Path, contract: Contract) -> None:
+    """Take away the offline models of an earlier export that ``contract``'s ensemble does not use."""
+    for model in CONFIGS:
+        if model not in contract.models and (repository / model).exists():
+            os.rename(repository / model, stage / f"{model}.retired")
+
+
+def publish(stage: Path, repository: Path, models: Iterable[str]) -> None:
     """Swap the model folders ``models`` of ``stage`` into ``repository``; others there are left alone.
 
     Each swap is two renames. The ensemble comes last and all folders carry one export id, so a run killed

@@ -24,9 +24,11 @@ ENSEMBLE, PREPROCESSOR, ENCODER, DECODER = (
     "asr_streaming_encoder",
     "asr_streaming_decoder",
 )
+LOG_MEL = "asr_streaming_log_mel"  # only with front_end "graph"
 # Tensors of the ensemble besides those of the offline one, and between its steps.
 OPTIONS, IS_FINAL, WORDS, UTTERANCE, STABLE = "options", "is_final", "words", "utterance", "stable"
 STREAM, FAILURE = "stream", "failure"
+BEFORE = "before"  # to the log-mel graph: frames of the window that lie before the audio
 
 FULL = "streams of this server are taken"  # in the refusal of a server without a free place
 
@@ -66,6 +68,7 @@ class StreamingContract:
     target: str = "onnx"  # what runs the graph: onnx, or tensorrt
     precision: str = "fp32"
     max_batch_size: int = 32  # streams that the server may put in one batch; bounds a TensorRT plan
+    front_end: str = "numpy"  # what computes the log-mel features: "numpy" (the preprocessor) or "graph"
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
     format: int = FORMAT
@@ -89,6 +92,11 @@ class StreamingContract:
     def window_frames(self) -> int:
         """Log-mel frames of a window."""
         return self.context_frames + self.subsampling * self.look_ahead + 1
+
+    @property
+    def window_audio(self) -> int:
+        """Samples under a window's frames, and the one before them that the pre-emphasis needs."""
+        return (self.window_frames - 1) * self.hop + self.window_samples + 1
 
     def check_chunk(self, fresh: int, end: bool) -> None:
         """UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.

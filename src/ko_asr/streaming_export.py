@@ -105,6 +105,31 @@ def lower_precision(
     return replace(lowered, parity=contract.parity | figures)
 
 
+def add_log_mel_graph(folder: Path, contract: StreamingContract) -> StreamingContract:
+    """Add the log-mel graph to what `export_streaming` wrote into ``folder``; the contract that says so.
+
+    UserError when its windows differ from the numpy front end's.
+    """
+    from ko_asr import logmel_graph
+    from ko_asr.parity import check_streaming_log_mel
+    from ko_asr.streaming_backend import front_end_of
+
+    log_mel = front_end_of(folder)
+    graph = folder / names.LOG_MEL_GRAPH
+    logmel_graph.export_streaming(log_mel, contract, graph)
+    figures = check_streaming_log_mel(log_mel, contract, graph)
+    if failed := [figure for figure in figures if not figure.passed]:
+        worst = max(failed, key=lambda figure: figure.value)
+        raise UserError(
+            f"the log-mel graph differs from the numpy front end by {worst.value:.1e} ({worst.name}), "
+            f"above {worst.limit}: nothing was written"
+        )
+    parity = contract.parity | {figure.name: figure.value for figure in figures}
+    contract = replace(contract, front_end="graph", parity=parity)
+    (folder / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+    return contract
+
+
 def restored(model: Any) -> Any:
     """The model itself, or the one at this path; UserError when it is none that we export."""
     if not isinstance(model, str | os.PathLike):

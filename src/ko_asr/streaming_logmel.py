@@ -10,15 +10,20 @@ from ko_asr.errors import UserError
 from ko_asr.logmel import LogMel
 
 
+def check_streamable(log_mel: LogMel) -> None:
+    """UserError when the features are normalised over the utterance."""
+    if log_mel.normalize != "NA":
+        raise UserError(
+            f"features normalised {log_mel.normalize} need the whole utterance: "
+            "train a streaming model with --config-name fastconformer_ko_streaming"
+        )
+
+
 class StreamingLogMel:
     """The front end of one stream. UserError when the features are normalised over the utterance."""
 
     def __init__(self, log_mel: LogMel) -> None:
-        if log_mel.normalize != "NA":
-            raise UserError(
-                f"features normalised {log_mel.normalize} need the whole utterance: "
-                "train a streaming model with --config-name fastconformer_ko_streaming"
-            )
+        check_streamable(log_mel)
         self._log_mel = log_mel
         before = len(log_mel.window) // 2  # the first window is centred on the first sample
         self._pending = np.zeros(before, np.float32)  # pre-emphasised, from the next window's start on

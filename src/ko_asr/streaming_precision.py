@@ -30,6 +30,7 @@ class Purpose:
 
     target: str = "onnx"
     precision: str = "fp32"
+    front_end: str = "numpy"  # what computes its features, "numpy" or "graph"
     max_batch_size: int = 32
     limits: Limits | None = None  # those of the precision, if None
     gate: Sequence[Utterance] = ()  # judges fp16 and int8

@@ -17,20 +17,32 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ko_asr import contract as offline
 from ko_asr import plan
 from ko_asr import streaming_contract as names
-from ko_asr.repository import VERSION, _group, _step, _tensor, copy_python_model, publish, staging
+from ko_asr.repository import (
+    VERSION,
+    _group,
+    _padded_audio,
+    _step,
+    _tensor,
+    copy_python_model,
+    graph_front_end,
+    publish,
+    staging,
+)
 from ko_asr.stream_options import StreamOptions
 from ko_asr.streaming_contract import StreamingContract
 from ko_asr.streaming_precision import Purpose
 
 _FRONT = ("__init__", "contract", "ctc", "errors", "frames", "hangul", "logmel", "stream_table")
 _GROUND_FLOOR = {
-    names.PREPROCESSOR: (*_FRONT, "streaming_contract", "streaming_logmel", "streaming_windows"),
+    names.PREPROCESSOR: (
+        *_FRONT, "streaming_contract", "streaming_logmel", "streaming_samples", "streaming_windows",
+    ),
     names.DECODER: (
         "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "plan",
         "results", "search", "stream_options", "stream_table", "streaming_contract",
     ),
 }  # fmt: skip
-_STEPS = (names.PREPROCESSOR, names.ENCODER, names.DECODER)
+_STEPS = (names.PREPROCESSOR, names.LOG_MEL, names.ENCODER, names.DECODER)
 
 
 @dataclass(frozen=True)
@@ -122,19 +134,48 @@ def _window(contract: StreamingContract) -> list[dict]:
     return [_tensor(offline.FEATURES, "FP32", shape), _tensor(offline.LENGTH, "INT64", [1])]
 
 
+def _samples(contract: StreamingContract) -> list[dict]:
+    """The samples under a window, for the log-mel graph, and where the audio begins and ends in it."""
+    audio, samples = _padded_audio()
+    return [audio | {"dims": [contract.window_audio]}, _tensor(names.BEFORE, "INT64", [1]), samples]
+
+
 def preprocessor_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
-    """audio [samples] (+ sample_rate) -> features [mels, window], length [1]; what the decoder must know."""
+    """audio [samples] (+ sample_rate) -> features [mels, window], length [1]; what the decoder must know.
+
+    Before a log-mel graph: padded_audio, before and samples in place of features and length.
+    """
+    given = _samples(contract) if contract.front_end == "graph" else _window(contract)
     config = pb.ModelConfig(
         name=name,
         backend="python",
         max_batch_size=serving.max_batch_size,
         input=_audio(),
-        output=[*_window(contract), *_passed_on()],
+        output=[*given, *_passed_on()],
         instance_group=_group(1),
         sequence_batching=_sequences(serving),
     )
     values = {"max_streams": serving.max_streams, "time_to_live": _time_to_live(serving)}
     return _parameters(config, values)
+
+
+def log_mel_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
+    """padded_audio [samples], before [1], samples [1] -> features [mels, window], length [1].
+
+    It keeps nothing of a stream, so chunks of any streams batch. The encoder must get a stream's chunks in
+    their order all the same: `preserve_ordering` answers them in it, however many instances there are.
+    """
+    config = pb.ModelConfig(
+        name=name,
+        backend="onnxruntime",
+        default_model_filename=offline.LOG_MEL_GRAPH,
+        max_batch_size=serving.max_batch_size,
+        input=_samples(contract),
+        output=_window(contract),
+        instance_group=_group(1),
+        dynamic_batching=pb.ModelDynamicBatching(preserve_ordering=True),
+    )
+    return graph_front_end(config, serving.threads)
 
 
 def encoder_config(contract: StreamingContract, serving: StreamServing, name: str) -> pb.ModelConfig:
@@ -173,11 +214,11 @@ def _state(entry: dict) -> pb.ModelSequenceBatching.State:
 
 
 def decoder_config(
-    contract: StreamingContract, serving: StreamServing, name: str, encoder: str
+    contract: StreamingContract, serving: StreamServing, steps: dict[str, str]
 ) -> pb.ModelConfig:
     """Best tokens of a chunk -> the results that they bring."""
     config = pb.ModelConfig(
-        name=name,
+        name=steps[names.DECODER],
         backend="python",
         max_batch_size=serving.max_batch_size,
         input=[*_tokens(contract), *_passed_on(), _tensor(names.OPTIONS, "STRING", [1], optional=True)],
@@ -188,7 +229,8 @@ def decoder_config(
     values = {
         names.OPTIONS: serving.options.to_json(),
         "time_to_live": _time_to_live(serving),
-        "encoder": encoder,
+        "encoder": steps[names.ENCODER],
+        "front_end": ",".join(steps[step] for step in (names.PREPROCESSOR, names.LOG_MEL) if step in steps),
     }
     return _parameters(config, values)
 
@@ -215,7 +257,7 @@ def ensemble_config(
         output=_results(),
         ensemble_scheduling=pb.ModelEnsembling(
             step=[
-                _step(steps[names.PREPROCESSOR], [offline.AUDIO, offline.RATE], [*window, *passed_on]),
+                *_front_end_steps(contract, steps, passed_on),
                 _step(steps[names.ENCODER], window, tokens),
                 _step(steps[names.DECODER], [*tokens, *passed_on, names.OPTIONS], results),
             ]
@@ -226,20 +268,36 @@ def ensemble_config(
     return _parameters(config, {**values, "max_streams": serving.max_streams})
 
 
+def _front_end_steps(
+    contract: StreamingContract, steps: dict[str, str], passed_on: list[str]
+) -> list[pb.ModelEnsembling.Step]:
+    given, window = [offline.AUDIO, offline.RATE], [offline.FEATURES, offline.LENGTH]
+    if contract.front_end != "graph":
+        return [_step(steps[names.PREPROCESSOR], given, [*window, *passed_on])]
+    samples = [entry["name"] for entry in _samples(contract)]
+    return [
+        _step(steps[names.PREPROCESSOR], given, [*samples, *passed_on]),
+        _step(steps[names.LOG_MEL], samples, window),
+    ]
+
+
 def build(stage: Path, exported: Path, default: int, serving: StreamServing, templates: Path) -> list[str]:
     """Write the model folders of one look-ahead, ``exported`` by `export_streaming`, into ``stage``.
 
     Returns their names, the ensemble last. ``templates`` holds ``<step>/model.py``.
     """
     contract = StreamingContract.load(exported)
-    steps = {step: model_name(step, contract, default) for step in _STEPS}
+    graph = contract.front_end == "graph"
+    steps = {step: model_name(step, contract, default) for step in _STEPS if graph or step != names.LOG_MEL}
     ensemble = model_name(names.ENSEMBLE, contract, default)
     configs = {
         steps[names.PREPROCESSOR]: preprocessor_config(contract, serving, steps[names.PREPROCESSOR]),
         steps[names.ENCODER]: encoder_config(contract, serving, steps[names.ENCODER]),
-        steps[names.DECODER]: decoder_config(contract, serving, steps[names.DECODER], steps[names.ENCODER]),
+        steps[names.DECODER]: decoder_config(contract, serving, steps),
         ensemble: ensemble_config(contract, serving, ensemble, steps),
     }
+    if graph:
+        configs = {steps[names.LOG_MEL]: log_mel_config(contract, serving, steps[names.LOG_MEL])} | configs
     for name, config in configs.items():
         version = stage / name / VERSION
         version.mkdir(parents=True)
@@ -248,7 +306,8 @@ def build(stage: Path, exported: Path, default: int, serving: StreamServing, tem
         shutil.copyfile(exported / names.FILE_NAME, version / names.FILE_NAME)
     for step, modules in _GROUND_FLOOR.items():
         copy_python_model(stage / steps[step] / VERSION, templates / step / "model.py", modules)
-    for step, file in ((names.PREPROCESSOR, names.FRONT_END_NAME), (names.ENCODER, names.MODEL_NAME)):
+    front = (names.LOG_MEL, offline.LOG_MEL_GRAPH) if graph else (names.PREPROCESSOR, names.FRONT_END_NAME)
+    for step, file in (front, (names.ENCODER, names.MODEL_NAME)):
         shutil.copyfile(exported / file, stage / steps[step] / VERSION / file)
     return list(configs)
 
@@ -269,13 +328,15 @@ def publish_look_aheads(
     trained with a look-ahead.
     """
     from ko_asr.model_card import write_model_card
-    from ko_asr.streaming_export import export_streaming
+    from ko_asr.streaming_export import add_log_mel_graph, export_streaming
 
     contracts, written = [], []
     with staging(repository) as stage:
         for look_ahead in look_aheads:
             exported = stage / f"look_ahead_{look_ahead}"
-            contracts.append(export_streaming(model, exported, look_ahead, source=nemo, purpose=purpose))
+            contract = export_streaming(model, exported, look_ahead, source=nemo, purpose=purpose)
+            graph = purpose.front_end == "graph"
+            contracts.append(add_log_mel_graph(exported, contract) if graph else contract)
             written += build(stage, exported, look_aheads[0], serving, templates)
         write_model_card(nemo, stage / names.ENSEMBLE / VERSION / "model_card.md")
         publish(stage, repository, written)
@@ -284,8 +345,10 @@ def publish_look_aheads(
 
 
 def _remove_others(stage: Path, repository: Path, written: Sequence[str]) -> None:
-    """Take away the look-aheads of an earlier export: they would serve another model."""
+    """Take away what an earlier export left: look-aheads of another model, log-mel graphs without use."""
     for step in (names.ENSEMBLE, *_STEPS):
-        for folder in repository.glob(f"{step}_*"):
-            if folder.name.removeprefix(f"{step}_").isdigit() and folder.name not in written:
+        for folder in repository.glob(f"{step}*"):
+            look_ahead = folder.name.removeprefix(step)
+            ours = not look_ahead or (look_ahead[0] == "_" and look_ahead[1:].isdigit())
+            if ours and folder.name not in written:
                 folder.rename(stage / f"{folder.name}.retired")

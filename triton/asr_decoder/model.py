@@ -18,17 +18,21 @@ class TritonPythonModel:
     """The decoder of one exported model."""
 
     def initialize(self, args: dict) -> None:
-        """Read the contract; refuse an encoder of another export, which would answer with wrong words."""
+        """Read the contract; refuse models of another export, which would answer with wrong words."""
         self.contract = names.Contract.load(FOLDER)
         self.vocabulary = self.contract.text_vocabulary()
-        encoder = Path(args["model_repository"]).parent / names.ENCODER / args["model_version"]
-        if (encoder / names.FILE_NAME).is_file():  # a repository on object storage is fetched model by model
-            other = names.Contract.load(encoder).export_id
+        repository, version = Path(args["model_repository"]).parent, args["model_version"]
+        for model in self.contract.models:
+            folder = repository / model / version
+            if not (folder / names.FILE_NAME).is_file():
+                continue  # a repository on object storage is fetched model by model
+            other = names.Contract.load(folder).export_id
             if other != self.contract.export_id:
                 raise RuntimeError(
-                    f"{names.ENCODER} is of export {other}, {names.DECODER} of {self.contract.export_id}: "
+                    f"{model} is of export {other}, {names.DECODER} of {self.contract.export_id}: "
                     "fill the repository again with python export/to_triton.py"
                 )
+        encoder = repository / names.ENCODER / version
         if self.contract.target == "tensorrt" and encoder.is_dir():
             plan.check_plan(encoder, self.contract.onnx_sha256)
 

@@ -1,5 +1,7 @@
 """Audio to log-mel features, padded to a bucket so that the encoder's dynamic batcher can form batches.
 
+Where a graph computes the features (the contract's front_end), audio leaves here padded in the same way.
+
 Every check of a request is here: what is wrong with one is answered to that one (INVALID_ARGUMENT), and
 never fails the requests that share its batch.
 """
@@ -33,13 +35,16 @@ class InvalidAudio(ValueError):
 
 
 class TritonPythonModel:
-    """The log-mel front end of one exported model."""
+    """The log-mel front end of one exported model, or what a log-mel graph needs before it."""
 
     def initialize(self, args: dict) -> None:
         """Read the contract and the front end beside this file."""
         keep_freed_memory()
         self.contract = names.Contract.load(FOLDER)
-        self.log_mel = LogMel.load(FOLDER / "logmel.npz")
+        self.prepared = self._padded
+        if self.contract.front_end == "numpy":
+            self.log_mel = LogMel.load(FOLDER / "logmel.npz")
+            self.prepared = self._features
 
     def execute(self, requests: list) -> list:
         """One response a request."""
@@ -49,13 +54,12 @@ class TritonPythonModel:
         try:
             self._check_rate(pb_utils.get_input_tensor_by_name(request, names.RATE))
             audio = pb_utils.get_input_tensor_by_name(request, names.AUDIO).as_numpy()
-            features, length = self._features(audio)
+            self._check(audio)
+            outputs = self.prepared(audio)
         except InvalidAudio as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=failure)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(names.FEATURES, features), pb_utils.Tensor(names.LENGTH, length)]
-        )
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
 
     def _check_rate(self, tensor) -> None:
         if tensor is None:
@@ -67,18 +71,22 @@ class TritonPythonModel:
                 f"sample_rate is {given} Hz; resample the audio to {rate} Hz before sending it"
             )
 
-    def _features(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, audio: np.ndarray) -> dict[str, np.ndarray]:
         """Audio [rows, samples] to features [rows, mels, bucket] and length [rows, 1]."""
         rows, samples = audio.shape
-        self._check(audio)
         frames = self.log_mel.frames(samples)
         features = np.zeros((rows, self.contract.mels, self.contract.bucket(frames)), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for row in range(rows):
-                features[row, :, :frames] = self.log_mel(audio[row])
-        if not np.isfinite(features).all():
-            raise InvalidAudio("audio holds values far outside -1..1; scale the samples to -1..1")
-        return features, np.full((rows, 1), frames, np.int64)
+        for row in range(rows):
+            features[row, :, :frames] = self.log_mel(audio[row])
+        return {names.FEATURES: features, names.LENGTH: np.full((rows, 1), frames, np.int64)}
+
+    def _padded(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        """Audio [rows, samples] to the padded samples of a bucket [rows, ...] and samples [rows, 1]."""
+        rows, samples = audio.shape
+        bucket = self.contract.bucket(samples // self.contract.hop)
+        padded = np.zeros((rows, self.contract.padded_samples(bucket)), np.float32)
+        padded[:, :samples] = audio
+        return {names.PADDED_AUDIO: padded, names.SAMPLES: np.full((rows, 1), samples, np.int64)}
 
     def _check(self, audio: np.ndarray) -> None:
         samples, rate = audio.shape[1], self.contract.sample_rate
@@ -93,3 +101,5 @@ class TritonPythonModel:
             )
         if not np.isfinite(audio).all():
             raise InvalidAudio("audio holds NaN or infinite samples")
+        if np.abs(audio).max() > names.LOUDEST:
+            raise InvalidAudio("audio holds values far outside -1..1; scale the samples to -1..1")

@@ -39,21 +39,24 @@ class TritonPythonModel:
     """The streaming decoder of one exported model."""
 
     def initialize(self, args: dict) -> None:
-        """Read the contract; refuse an encoder of another export, which would answer with wrong words."""
+        """Read the contract; refuse steps of another export, which would answer with wrong words."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self.contract = names.StreamingContract.load(FOLDER)
         self.defaults = StreamOptions().updated(parameters[names.OPTIONS])
         self.streams = StreamTable[Stream](None, float(parameters["time_to_live"]))
-        encoder = Path(args["model_repository"]).parent / parameters["encoder"] / args["model_version"]
-        if (encoder / names.FILE_NAME).is_file():  # a repository on object storage is fetched model by model
-            other = names.StreamingContract.load(encoder).export_id
+        repository, version = Path(args["model_repository"]).parent, args["model_version"]
+        for step in (*parameters["front_end"].split(","), parameters["encoder"]):
+            folder = repository / step / version
+            if not (folder / names.FILE_NAME).is_file():
+                continue  # a repository on object storage is fetched model by model
+            other = names.StreamingContract.load(folder).export_id
             if other != self.contract.export_id:
                 raise RuntimeError(
-                    f"{parameters['encoder']} is of export {other}, this decoder of another "
-                    f"({self.contract.export_id}): "
+                    f"{step} is of export {other}, this decoder of another ({self.contract.export_id}): "
                     "fill the repository again with python export/to_triton.py"
                 )
+        encoder = repository / parameters["encoder"] / version
         if self.contract.target == "tensorrt" and encoder.is_dir():
             plan.check_plan(encoder, self.contract.onnx_sha256)
 

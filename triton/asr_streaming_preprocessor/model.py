@@ -1,5 +1,7 @@
 """Audio of live streams to windows of log-mel features, one window a request.
 
+Where a graph computes the features (the contract's front_end), windows of samples leave here instead.
+
 Every check of a request is here. Triton would never show a request that fails here to the next steps, which
 would then keep the stream's slot: so a failure travels on as a tensor, and the decoder answers with it.
 """
@@ -20,6 +22,7 @@ from ko_asr import streaming_contract as names  # noqa: E402
 from ko_asr.errors import UserError  # noqa: E402
 from ko_asr.logmel import LogMel  # noqa: E402
 from ko_asr.stream_table import StreamTable  # noqa: E402
+from ko_asr.streaming_samples import SampleWindows  # noqa: E402
 from ko_asr.streaming_windows import StreamingWindows, checked  # noqa: E402
 
 START, END = (
@@ -32,10 +35,43 @@ class StreamsFull(UserError):
     """There is no room for another stream."""
 
 
+class Features:
+    """The front end in numpy: windows of log-mel features, and how many of their frames are valid."""
+
+    def __init__(self, contract: names.StreamingContract) -> None:
+        self.contract, self.log_mel = contract, LogMel.load(FOLDER / names.FRONT_END_NAME)
+
+    def open(self) -> StreamingWindows:
+        return StreamingWindows(self.contract, self.log_mel)
+
+    def outputs(self, windows: StreamingWindows | None) -> dict[str, np.ndarray]:
+        """The next window's tensors; without ``windows``, those of a request that failed."""
+        features = np.zeros((1, self.contract.mels, self.contract.window_frames), np.float32)
+        length = windows.take(features[0]) if windows else 0
+        return {offline.FEATURES: features, offline.LENGTH: np.array([[length]], np.int64)}
+
+
+class Samples:
+    """Before a log-mel graph: windows of samples, and where the audio begins and ends in them."""
+
+    def __init__(self, contract: names.StreamingContract) -> None:
+        self.contract = contract
+
+    def open(self) -> SampleWindows:
+        return SampleWindows(self.contract)
+
+    def outputs(self, windows: SampleWindows | None) -> dict[str, np.ndarray]:
+        """The next window's tensors; without ``windows``, those of a request that failed."""
+        audio = np.zeros((1, self.contract.window_audio), np.float32)
+        before, samples = windows.take(audio[0]) if windows else (0, 0)
+        places = {names.BEFORE: before, offline.SAMPLES: samples}
+        return {offline.PADDED_AUDIO: audio} | {k: np.array([[v]], np.int64) for k, v in places.items()}
+
+
 class Stream:
     """One live stream: its front end, a number that no other stream has, and why it failed, if it did."""
 
-    def __init__(self, number: int, windows: StreamingWindows) -> None:
+    def __init__(self, number: int, windows: StreamingWindows | SampleWindows) -> None:
         self.number, self.windows, self.failure = number, windows, ""
 
 
@@ -46,12 +82,11 @@ class TritonPythonModel:
         """Read the contract and the front end beside this file; compute one window, so that all is warm."""
         parameters = json.loads(args["model_config"])["parameters"]
         self.contract = names.StreamingContract.load(FOLDER)
-        self.log_mel = LogMel.load(FOLDER / names.FRONT_END_NAME)
+        self.front_end = (Samples if self.contract.front_end == "graph" else Features)(self.contract)
         self.limit = int(parameters["max_streams"]["string_value"])
         self.streams = StreamTable[Stream](self.limit, float(parameters["time_to_live"]["string_value"]))
         self.numbers = itertools.count(1)
-        self.nothing = np.zeros((1, self.contract.mels, self.contract.window_frames), np.float32)
-        StreamingWindows(self.contract, self.log_mel).feed(np.zeros(self.contract.first_samples, np.float32))
+        self.front_end.open().feed(np.zeros(self.contract.first_samples, np.float32))
 
     def execute(self, requests: list) -> list:
         """One response a request."""
@@ -59,10 +94,10 @@ class TritonPythonModel:
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        stream, features, length, frames, failure = None, self.nothing, 0, 0, ""
+        stream, outputs, frames, failure = None, None, 0, ""
         try:
             stream = self._stream(key, flags)
-            features, length, frames = self._window(stream, request, bool(flags & END))
+            outputs, frames = self._window(stream, request, bool(flags & END))
         except StreamsFull as error:
             failure = f"UNAVAILABLE {error}"
         except UserError as error:
@@ -71,19 +106,16 @@ class TritonPythonModel:
                 stream.failure = str(error)
         if flags & END:
             self.streams.close(key)
+        if outputs is None:
+            outputs = self.front_end.outputs(None)
         place = [stream.number, stream.windows.taken, frames] if stream else [0, 0, 0]
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor(offline.FEATURES, features),
-                pb_utils.Tensor(offline.LENGTH, np.array([[length]], np.int64)),
-                pb_utils.Tensor(names.STREAM, np.array([place], np.int64)),
-                pb_utils.Tensor(names.FAILURE, np.array([[failure.encode()]], np.object_)),
-            ]
-        )
+        outputs[names.STREAM] = np.array([place], np.int64)
+        outputs[names.FAILURE] = np.array([[failure.encode()]], np.object_)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
 
     def _stream(self, key: int, flags: int) -> Stream:
         if flags & START:
-            stream = Stream(next(self.numbers), StreamingWindows(self.contract, self.log_mel))
+            stream = Stream(next(self.numbers), self.front_end.open())
             if not self.streams.open(key, stream):
                 raise StreamsFull(f"all {self.limit} {names.FULL}; try again later")
             return stream
@@ -94,8 +126,8 @@ class TritonPythonModel:
             raise UserError(f"this stream has failed ({stream.failure}): end it and begin another")
         return stream
 
-    def _window(self, stream: Stream, request, end: bool) -> tuple[np.ndarray, int, int]:
-        """Features [1, mels, window], how many of its frames are valid, and the encoder frames to read."""
+    def _window(self, stream: Stream, request, end: bool) -> tuple[dict[str, np.ndarray], int]:
+        """The window's tensors, and the encoder frames to read."""
         contract, windows = self.contract, stream.windows
         rate = pb_utils.get_input_tensor_by_name(request, offline.RATE)
         if rate is not None and np.any(rate.as_numpy() != contract.sample_rate):
@@ -108,12 +140,11 @@ class TritonPythonModel:
             raise UserError(f"audio has {len(audio)} rows; a stream is one")
         start = contract.shift_samples * windows.taken
         contract.check_chunk(windows.samples + audio.shape[1] - start, end)
-        windows.feed(checked(audio[0]))
+        samples = checked(audio[0])
+        if np.abs(samples).max(initial=0.0) > offline.LOUDEST:
+            raise UserError("audio holds values far outside -1..1; scale the samples to -1..1")
+        windows.feed(samples)
         if end:
             windows.end()
-        features = np.empty_like(self.nothing)
         frames = min(contract.chunk, max(0, windows.remaining))
-        length = windows.take(features[0])
-        if not np.isfinite(features).all():
-            raise UserError("audio holds values far outside -1..1; scale the samples to -1..1")
-        return features, length, frames
+        return self.front_end.outputs(windows), frames
