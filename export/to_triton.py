@@ -331,7 +331,7 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
     if options.front_end == "graph":
         figures = [v for c in contracts for figure, v in c.parity.items() if figure.startswith("log-mel")]
         print("the log-mel graphs against the numpy front end, largest difference of log-mel features:")
-        print(f"  {'all windows of 11 streams':<41} {max(figures):.1e}  (limit 1e-03)  ok")
+        print(f"  {'every window of the streams compared':<41} {max(figures):.1e}  (limit 1e-03)  ok")
     print(f"wrote {shown(options.repository)}/ in {time.monotonic() - started:.0f} s")
     build_plan(options)
 

@@ -163,7 +163,8 @@ def log_mel_config(contract: StreamingContract, serving: StreamServing, name: st
     """padded_audio [samples], before [1], samples [1] -> features [mels, window], length [1].
 
     It keeps nothing of a stream, so chunks of any streams batch. The encoder must get a stream's chunks in
-    their order all the same: `preserve_ordering` answers them in it, however many instances there are.
+    their order all the same: `preserve_ordering` answers them in it. One instance does so by itself, but
+    there is one on every GPU, and with two and without it most streams that did not wait for answers broke.
     """
     config = pb.ModelConfig(
         name=name,
