@@ -150,6 +150,7 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
 
     from ko_asr.checkpoints import AtomicCheckpointIO
     from ko_asr.resume import ResumeExactly, fix_data_order
+    from ko_asr.step_cost import CheaperSteps
 
     train_ds = config.model.train_ds
     fill_buckets(train_ds)
@@ -161,6 +162,7 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
         _report_callback(config),
         ResumeExactly(train_ds.seed),
         nonfinite_stop(config.max_nonfinite_losses, train_ds.manifest_filepath),
+        CheaperSteps(),
     ]
     try:
         trainer = pl.Trainer(
