@@ -210,6 +210,7 @@ def train(
     from nemo.utils.exp_manager import exp_manager
 
     from ko_asr.checkpoints import check_free_space, first_error, tidy_checkpoints, write_best
+    from ko_asr.feature_cache import keep_features
     from ko_asr.memory_estimate import check_memory, peak_bytes
 
     trainer = _trainer(config, statistics, callbacks)
@@ -222,6 +223,7 @@ def train(
     check_free_space(log_dir, model, config.exp_manager.checkpoint_callback_params.save_top_k)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     needed = check_memory(model, config, statistics.longest, on_gpu)
+    keep_features(model, config, statistics.seconds, trainer.strategy.root_device.type == "cpu")
     with first_error():
         trainer.fit(model)
     nemo = log_dir / "checkpoints" / f"{config.name}.nemo"
