@@ -66,6 +66,8 @@ def stopwatch() -> Any:
     """A Lightning callback that sums time, clips and audio over all steps of all epochs but the first few."""
     import lightning.pytorch as pl
 
+    from ko_asr.feature_cache import batch_seconds
+
     class Stopwatch(pl.Callback):
         def __init__(self) -> None:
             self.seconds = self.cpu = self.audio = self.padded = 0.0
@@ -87,8 +89,9 @@ def stopwatch() -> Any:
             self.cpu += now[1] - before[1]
             self.steps += 1
             self.clips += len(batch[1])
-            self.audio += float(batch[1].sum()) / 16_000
-            self.padded += batch[0].numel() / 16_000
+            seconds, padded = batch_seconds(batch, 16_000)
+            self.audio += float(seconds.sum())
+            self.padded += padded
 
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             if "val_wer" in trainer.callback_metrics:

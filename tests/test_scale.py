@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,19 +36,35 @@ def tiny(few_utterances: tuple[str, str]) -> tuple[str, ...]:
     return (*TINY, *few_utterances)
 
 
-def train(*arguments: str, cwd: Path) -> str:
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "recipes/train_ctc.py", *arguments], cwd=cwd, start_new_session=True,
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def start(*arguments: str, cwd: Path, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*launcher, ROOT / "recipes/train_ctc.py", *arguments], cwd=cwd, start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         encoding="utf-8",
     )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
     try:
         output, error = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # DDP's second process with the first
+        os.killpg(process.pid, signal.SIGKILL)  # every process of the run with the first
         raise
     assert process.returncode == 0, error[-3000:]
     return output
+
+
+def train(*arguments: str, cwd: Path, launcher: tuple[str, ...] = (sys.executable,)) -> str:
+    return finish(start(*arguments, cwd=cwd, launcher=launcher))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -72,6 +89,42 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny, tmp_pat
     assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-5)
     found = weights(two)
     assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_torchrun_on_one_machine_and_on_two_nodes_train_the_same_model(tiny, tmp_path: Path) -> None:
+    """As conf/fastconformer_ko.yaml writes the commands; the two nodes are two launchers on this machine."""
+    options = (*tiny, "trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.strategy=ddp")
+    rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+    node = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *rendezvous)
+    nodes = [
+        start(*options, "name=nodes", "trainer.num_nodes=2", "trainer.devices=1", cwd=tmp_path, launcher=node)
+        for _ in range(2)
+    ]
+    said = "".join([finish(process) for process in nodes])
+    assert said.count("validation CER") == said.count("model: ") == 1  # of both together
+
+    one = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
+    said = train(*options, "name=one", "trainer.devices=2", cwd=tmp_path, launcher=one)
+    assert said.count("validation CER") == said.count("model: ") == 1
+    expected, found = (weights(tmp_path / "experiments" / name) for name in ("one", "nodes"))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+def test_accumulated_gradients_equal_those_of_one_batch(tiny, tmp_path: Path) -> None:
+    """Two batches of three utterances take the step of one of six: no dropout, no masks, no batch norm."""
+    same = (
+        *tiny, "trainer.max_steps=4", "model.encoder.dropout=0", "model.spec_augment.freq_masks=0",
+        "model.spec_augment.time_masks=0", "model.train_ds.shuffle=false", "model.ctc_reduction=mean_batch",
+        "model.train_ds.batch_duration=null",
+    )  # fmt: skip
+    train(*same, "name=whole", "+model.train_ds.batch_size=6", "trainer.val_check_interval=4", cwd=tmp_path)
+    train(*same, "name=halves", "+model.train_ds.batch_size=3", "trainer.val_check_interval=8",
+          "trainer.accumulate_grad_batches=2", cwd=tmp_path)  # fmt: skip
+    expected, found = (weights(tmp_path / "experiments" / name) for name in ("whole", "halves"))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
 

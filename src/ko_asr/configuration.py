@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import hydra
@@ -33,7 +33,7 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
 
         @functools.wraps(task)
         def guarded(config: DictConfig) -> None:
-            with exit_on_error(), config_errors(folder, config_name):
+            with exit_on_error(), _said_once(), config_errors(folder, config_name):
                 config.name = run_name(config.name, HydraConfig.get().overrides.task)
                 task(config)
 
@@ -47,6 +47,27 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
         return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Of the processes of one run, only the first may write to standard output; errors show of every one."""
+    if is_first_rank(os.environ):
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def is_first_rank(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process of a run or its first, by what torchrun, srun and Lightning set.
+
+    As NeMo's is_global_rank_zero, which takes seconds to import.
+    """
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in environment:
+            return environment[name] == "0"
+    return all(environment.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def _cause(module: Any, batch: tuple, manifest: str | Path) -> str:
     lost = next((name for name, value in module.named_parameters() if not torch.isfinite(value).all()), None)
     if lost:
         return f"the weights themselves are lost ({lost}); lower model.optim.lr or use trainer.precision=32"
-    broken = ~torch.isfinite(batch[0]).all(dim=1)
+    broken = ~torch.isfinite(batch[0]).flatten(1).all(dim=1)
     if broken.any():
         names = utterance_names(module, batch, manifest, broken.nonzero().flatten().tolist())
         return f"audio with samples that are no numbers, which must be prepared again: {names}"
@@ -79,11 +79,11 @@ def utterance_names(module: Any, batch: tuple, manifest: str | Path, rows: Any) 
 
     NeMo's batches (signal [B, samples], lengths [B], tokens [B, U], token lengths [B]) carry no names.
     """
-    _, lengths, tokens, token_lengths = batch[:4]
-    wanted = [
-        (tokens[row, : token_lengths[row]].tolist(), float(lengths[row]) / module.cfg.sample_rate)
-        for row in rows
-    ]
+    from ko_asr.feature_cache import batch_seconds
+
+    _, _, tokens, token_lengths = batch[:4]
+    durations = batch_seconds(batch, module.cfg.sample_rate)[0]
+    wanted = [(tokens[row, : token_lengths[row]].tolist(), float(durations[row])) for row in rows]
     by_text: dict[str, list[dict]] = {module.tokenizer.ids_to_text(ids): [] for ids, _ in wanted[:NAMED]}
     for entry in read_manifest(manifest):
         if entry["text"] in by_text:

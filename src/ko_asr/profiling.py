@@ -40,6 +40,7 @@ def profile(config: "DictConfig", make_model: Callable) -> None:
     with tempfile.TemporaryDirectory(prefix="ko_asr_profile_") as folder:
         with open_dict(small):
             small.profile = False
+            small.feature_cache_mb = 0  # or the first epoch's cost would count as the loader's in all
             small.exp_manager.update(exp_dir=folder, create_checkpoint_callback=False)
             small.trainer.update(
                 devices=1, num_nodes=1, max_steps=WARM_UP + TIMED + TRACED, limit_val_batches=0,

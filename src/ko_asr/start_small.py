@@ -99,7 +99,7 @@ def small_config(
     small = copy.deepcopy(config)
     with open_dict(small):
         small.debug = small.profile = False
-        small.advised_batch = 0
+        small.advised_batch = small.feature_cache_mb = 0
         small.exp_manager.exp_dir = str(folder / "experiments")
         for dataset, entries, times in (
             (small.model.train_ds, train, epoch),

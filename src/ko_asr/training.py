@@ -150,6 +150,7 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
 
     from ko_asr.checkpoints import AtomicCheckpointIO
     from ko_asr.resume import ResumeExactly, fix_data_order
+    from ko_asr.step_cost import CheaperSteps
 
     train_ds = config.model.train_ds
     fill_buckets(train_ds)
@@ -161,6 +162,7 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
         _report_callback(config),
         ResumeExactly(train_ds.seed),
         nonfinite_stop(config.max_nonfinite_losses, train_ds.manifest_filepath),
+        CheaperSteps(),
     ]
     try:
         trainer = pl.Trainer(
@@ -208,6 +210,7 @@ def train(
     from nemo.utils.exp_manager import exp_manager
 
     from ko_asr.checkpoints import check_free_space, first_error, tidy_checkpoints, write_best
+    from ko_asr.feature_cache import keep_features
     from ko_asr.memory_estimate import check_memory, peak_bytes
 
     trainer = _trainer(config, statistics, callbacks)
@@ -220,6 +223,7 @@ def train(
     check_free_space(log_dir, model, config.exp_manager.checkpoint_callback_params.save_top_k)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     needed = check_memory(model, config, statistics.longest, on_gpu)
+    keep_features(model, config, statistics.seconds, trainer.strategy.root_device.type == "cpu")
     with first_error():
         trainer.fit(model)
     nemo = log_dir / "checkpoints" / f"{config.name}.nemo"
