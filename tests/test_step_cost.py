@@ -13,7 +13,10 @@ SAMPLES = (16_000, 12_345, 20_480)
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Flatten(), torch.nn.Linear(64, 2)
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.Conv2d(4, 4, 3, groups=4),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 2),
     )
 
 
@@ -52,7 +55,7 @@ class Audio(torch.utils.data.Dataset):
 
     def __getitem__(self, cuts: CutSet) -> tuple[torch.Tensor, ...]:
         self.asked += 1
-        numbers = [int(cut.id.rsplit("-", 1)[1]) for cut in cuts]
+        numbers = [int(cut.id.split("_")[0].rsplit("-", 1)[1]) for cut in cuts]
         signals = [self.signals[number] for number in numbers]
         tokens = [torch.arange(1, number + 3) for number in numbers]
         pad = torch.nn.utils.rnn.pad_sequence

@@ -55,7 +55,7 @@ def _said_once() -> Iterator[None]:
     if is_first_rank(os.environ):
         yield
         return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
