@@ -10,7 +10,9 @@ writes no logs and no checkpoints, and OMP_WAIT_POLICY=PASSIVE is set for both, 
 neither more. Imports, model building and the first steps are not counted; validation is not either.
 
 Seconds an epoch are those of the timed steps, for all of the audio. Rounds alternate and the best counts.
-With --epochs 6 --rounds 1 both learn enough for the dev CER, which is printed, to be compared (8 minutes).
+The first epoch fills our cache of log-mel features, the others are quicker: a run of one epoch shows nothing
+of it. With --epochs 6 --rounds 1, as many as the demo trains, both learn enough for the dev CER, which is
+printed, to be compared (12 minutes).
 """
 
 import argparse
