@@ -88,6 +88,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "first becomes asr_streaming, 1 becomes asr_streaming_1 (default: the model's first)",
     )
     add("--max-streams", type=int, default=128, help="live streams; more are refused (default 128)")
+    add("--batch-delay-ms", type=float, default=5.0, help="a chunk waits so long for others (default 5)")
     add("--idle-seconds", type=float, default=30.0, help="a silent client's stream ends then (default 30)")
     spelled = [f"--{key.replace('_', '-')}={value}" if key else value for key, _, value in keys]
     options = parser.parse_args(spelled)
@@ -96,6 +97,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
+    if options.batch_delay_ms < 0:
+        parser.error("--batch-delay-ms must not be negative")
     check_manifests(options)
     return options
 
@@ -317,6 +320,7 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
         instances=options.instances,
         threads=options.threads,
         max_batch_size=options.max_batch_size or 32,
+        batch_delay_ms=options.batch_delay_ms,
     )
     wanted = options.look_aheads or [int(model.encoder.att_context_size_all[0][1])]
     purpose = stream_purpose(model, options, serving.max_batch_size)

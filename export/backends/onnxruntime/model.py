@@ -120,7 +120,8 @@ class TritonPythonModel:
         return responses
 
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
-        wanted = sorted({name for index in group for name in requests[index].requested_output_names()})
+        names = {index: requests[index].requested_output_names() for index in group}
+        wanted = sorted(set().union(*names.values()))
         if self.sequences is not None:
             wanted += self.sequences.outputs
         try:
@@ -136,12 +137,11 @@ class TritonPythonModel:
         for index in group:
             rows = slice(start, start + len(batches[index][self.inputs[0]]))
             start = rows.stop
-            names = requests[index].requested_output_names()
             if self.sequences is not None:
                 left = [outputs[name][rows] for name in self.sequences.outputs]
                 self.sequences.after(requests[index], left)
             responses[index] = pb_utils.InferenceResponse(
-                [pb_utils.Tensor(name, outputs[name][rows]) for name in names]
+                [pb_utils.Tensor(name, outputs[name][rows]) for name in names[index]]
             )
 
     def _run(self, wanted: list[str], batches: list[dict]) -> dict:
