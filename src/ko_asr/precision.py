@@ -141,8 +141,15 @@ def quantize_over(graph: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]]
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
-        # TensorRT takes no zero point but 0 and no int32 bias.
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        extra_options={
+            # TensorRT takes no zero point but 0 and no int32 bias.
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            # A layer's output stays as it was summed. One range for the queries and the position scores of
+            # the streaming graph changed the best token of 2.9 % of the demo's frames; without it, 0.4 %.
+            "OpTypesToExcludeOutputQuantization": ["Gemm"],
+        },
     )
 
 
