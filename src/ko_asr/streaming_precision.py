@@ -138,7 +138,7 @@ def check(reference: Graph, candidate: Graph, utterances: Sequence[Utterance], l
     ]
     vocabulary = reference.contract.text_vocabulary()
     cer = max((low.cer_of(found, utterances, vocabulary) for found in (alone, together)), key=lambda c: c[1])
-    longest = max(item.disagreement for item in stressed)
+    longest = low.worst_share(stressed)
     return Report(
         [
             Figure("frames whose best token changes", low.disagreement(alone), limits.disagreement),
