@@ -27,7 +27,7 @@ def speech(demo) -> list[precision.Utterance]:
     return precision.read_utterances(demo.manifests["eval_other"], log_mel, 16_000, 24, 6000)
 
 
-# Wider than what is published may cost: a letter of 24 noisy utterances, or a frame of a short row, is a large
+# Wider than what is published may cost: a letter of 24 noisy utterances, or a frame of a short row, is a big
 # share, and the demo's short training leaves some models surer than others.
 INT8 = precision.Limits(disagreement=0.06, cer_rise=0.02)
 
