@@ -6,8 +6,8 @@ Ours is recipes/train_ctc.py with conf/fastconformer_ko_demo.yaml as it stands: 
 what the recipe sets around them. The peer is NeMo's own fifteen lines (trainer, model, fit) with the same
 model and optimiser and use_lhotse=false: AudioToBPEDataset, clips in random order, each batch padded to its
 longest. Its batch_size is our mean number of clips a step, so that a step of both holds the same speech; it
-writes no logs and no checkpoints, and OMP_WAIT_POLICY=PASSIVE is set for both, so that other load hurts
-neither more. Imports, model building and the first steps are not counted; validation is not either.
+writes no logs and no checkpoints, and threads wait for each other in the same way in both, so that other load
+hurts neither more. Imports, model building and the first steps are not counted; validation is not either.
 
 Seconds an epoch are those of the timed steps, for all of the audio. Rounds alternate and the best counts.
 The first epoch fills our cache of log-mel features, the others are quicker: a run of one epoch shows nothing
@@ -34,6 +34,7 @@ from ko_asr.provenance import provenance
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 10  # steps
 RECIPES = ("ours", "legacy")
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training sets them
 TITLES = {"ours": "fastconformer_ko_demo, Lhotse buckets", "legacy": "plain NeMo, legacy loader"}
 
 
@@ -171,9 +172,7 @@ def measure(recipe: str, args: argparse.Namespace, batch_size: int) -> dict:
         command = [sys.executable, __file__, "--work", recipe, "--out", out, "--batch-size", str(batch_size)]
         for name in ("data", "tokenizer", "epochs", "steps", "legacy_workers"):
             command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-        )
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | THREADS)
         if done.returncode:
             raise UserError(f"{TITLES[recipe]} failed:\n{done.stderr[-3000:]}")
         return json.loads(out.read_text(encoding="utf-8"))
