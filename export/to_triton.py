@@ -97,8 +97,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
-    if options.batch_delay_ms < 0:
-        parser.error("--batch-delay-ms must not be negative")
+    if not 0 <= options.batch_delay_ms <= 1000:
+        parser.error("--batch-delay-ms must be 0 to 1000")
     check_manifests(options)
     return options
 
