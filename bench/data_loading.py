@@ -2,12 +2,14 @@
 
     python bench/data_loading.py --data data/demo --tokenizer tokenizers/demo       # made by make demo
 
-Ours is recipes/train_ctc.py with conf/fastconformer_ko_demo.yaml as it stands: Lhotse buckets by duration and
-what the recipe sets around them. The peer is NeMo's own fifteen lines (trainer, model, fit) with the same
-model and optimiser and use_lhotse=false: AudioToBPEDataset, clips in random order, each batch padded to its
-longest. Its batch_size is our mean number of clips a step, so that a step of both holds the same speech; it
-writes no logs and no checkpoints, and threads wait for each other in the same way in both, so that other load
-hurts neither more. Imports, model building and the first steps are not counted; validation is not either.
+Ours is recipes/train_ctc.py with conf/fastconformer_ko_demo.yaml as it stands: Lhotse buckets by duration, a
+process for each of two cores, and what the recipe sets around them. The peer is NeMo's own fifteen lines
+(trainer, model, fit) with the same model and optimiser and use_lhotse=false: AudioToBPEDataset, clips in
+random order, each batch padded to its longest, one process with a thread for each core. Its batch_size is our
+mean number of clips a step, so that a step of both holds the same speech; it writes no logs and no
+checkpoints, and threads wait for each other in the same way in both, so that other load hurts neither more.
+Imports, model building and the first steps are not counted; validation is not either. With --devices 1 ours
+trains in one process, too.
 
 Seconds an epoch are those of the timed steps, for all of the audio. Rounds alternate and the best counts.
 The first epoch fills our cache of log-mel features, the others are quicker: a run of one epoch shows nothing
@@ -18,7 +20,6 @@ printed, to be compared (12 minutes).
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from processes import cpu_seconds
+
+from ko_asr.configuration import is_first_rank
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
 from ko_asr.manifest import read_manifest
@@ -35,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 10  # steps
 RECIPES = ("ours", "legacy")
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training sets them
-TITLES = {"ours": "fastconformer_ko_demo, Lhotse buckets", "legacy": "plain NeMo, legacy loader"}
+TITLES = {"ours": "fastconformer_ko_demo", "legacy": "plain NeMo, legacy loader"}
 
 
 def arguments() -> argparse.Namespace:
@@ -49,25 +53,25 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=2, help="of each recipe, alternating (default 2)")
     parser.add_argument("--steps", type=int, default=0, help="stop each epoch after so many (default: all)")
+    parser.add_argument("--devices", type=int, help="processes of ours (default: the recipe's)")
     parser.add_argument("--legacy-workers", type=int, default=0, help="loader processes of the peer")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/data_loading.json")
     parser.add_argument("--work", choices=RECIPES, help=argparse.SUPPRESS)
     parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.epochs < 1 or args.rounds < 1:
         parser.error("--epochs and --rounds must be at least 1")
     return args
 
 
-def cpu_seconds() -> float:
-    """Of this process and of the loader processes that have ended."""
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def stopwatch() -> Any:
-    """A Lightning callback that sums time, clips and audio over all steps of all epochs but the first few."""
+    """A Lightning callback that sums time, clips and audio over all steps of all epochs but the first few.
+
+    CPU seconds are those of this process and its children: loader processes, and the run's other ranks.
+    """
     import lightning.pytorch as pl
+    import torch
 
     from ko_asr.feature_cache import batch_seconds
 
@@ -79,12 +83,12 @@ def stopwatch() -> Any:
             self.cer: float | None = None
 
         def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-            self.mark = (time.perf_counter(), cpu_seconds())
+            self.mark = (time.perf_counter(), cpu_seconds([os.getpid()]))
 
         def on_train_batch_end(
             self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            now, before = (time.perf_counter(), cpu_seconds()), self.mark
+            now, before = (time.perf_counter(), cpu_seconds([os.getpid()])), self.mark
             self.mark, self.total_steps = now, self.total_steps + 1
             if self.total_steps <= WARM_UP:
                 return
@@ -96,6 +100,10 @@ def stopwatch() -> Any:
             self.audio += float(seconds.sum())
             self.padded += padded
 
+        def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            sums = torch.tensor([self.clips, self.audio, self.padded], dtype=torch.float64)
+            self.clips, self.audio, self.padded = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+
         def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             if "val_wer" in trainer.callback_metrics:
                 self.cer = float(trainer.callback_metrics["val_wer"])
@@ -103,7 +111,7 @@ def stopwatch() -> Any:
     return Stopwatch()
 
 
-def config_for(args: argparse.Namespace, folder: str) -> Any:
+def config_for(args: argparse.Namespace) -> Any:
     """The demo recipe's config on the given data, with an end and a schedule that both recipes share."""
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
@@ -112,12 +120,15 @@ def config_for(args: argparse.Namespace, folder: str) -> Any:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("fastconformer_ko_demo", overrides=[
             f"data.dir={args.data.resolve()}", f"data.tokenizer={args.tokenizer.resolve()}",
-            "trainer.max_steps=-1", f"trainer.max_epochs={args.epochs}", f"exp_manager.exp_dir={folder}",
+            "trainer.max_steps=-1", f"trainer.max_epochs={args.epochs}", f"exp_manager.exp_dir={args.folder}",
             f"+trainer.limit_train_batches={args.steps or 1.0}",
             f"+trainer.limit_val_batches={1.0 if args.epochs > 1 else 0}",
         ])  # fmt: skip
-    steps = seconds / config.model.train_ds.batch_duration * args.epochs
+    step_seconds = config.model.train_ds.batch_duration * config.trainer.devices
+    steps = seconds / step_seconds * args.epochs
     with open_dict(config):
+        config.trainer.devices = (args.devices if args.work == "ours" else 1) or config.trainer.devices
+        config.model.train_ds.batch_duration = step_seconds / config.trainer.devices
         config.model.optim.sched.max_steps = max(round(steps), 200)
     return config
 
@@ -145,7 +156,7 @@ def train_legacy(config: Any, watch: Any, batch_size: int, workers: int) -> None
                 "batch_size": batch_size, "shuffle": name == "train_ds", "num_workers": workers,
                 "use_lhotse": False, "min_duration": 0.3, "max_duration": 20.0,
             }  # fmt: skip
-        config.trainer.enable_progress_bar = False
+        config.trainer.update(enable_progress_bar=False, strategy="auto")
     pl.seed_everything(1234, verbose=False)
     trainer = pl.Trainer(**config.trainer, callbacks=[watch])
     trainer.fit(EncDecCTCModelBPE(cfg=config.model, trainer=trainer))
@@ -153,25 +164,26 @@ def train_legacy(config: Any, watch: Any, batch_size: int, workers: int) -> None
 
 def work(args: argparse.Namespace) -> None:
     """Train one recipe and write what the stopwatch read to ``--out``."""
-    watch = stopwatch()
-    with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
-        config = config_for(args, folder)
-        if args.work == "ours":
-            train_ours(config, watch)
-        else:
-            train_legacy(config, watch, args.batch_size, args.legacy_workers)
-    names = ("seconds", "cpu", "audio", "padded", "steps", "clips", "cer")
-    with atomic_write(args.out) as stream:
-        json.dump({name: getattr(watch, name) for name in names}, stream)
+    watch, config = stopwatch(), config_for(args)
+    if args.work == "ours":
+        train_ours(config, watch)
+    else:
+        train_legacy(config, watch, args.batch_size, args.legacy_workers)
+    if is_first_rank(os.environ):
+        names = ("seconds", "cpu", "audio", "padded", "steps", "clips", "cer")
+        with atomic_write(args.out) as stream:
+            json.dump({name: getattr(watch, name) for name in names}, stream)
 
 
 def measure(recipe: str, args: argparse.Namespace, batch_size: int) -> dict:
-    """One round of a recipe in a process of its own."""
+    """One round of a recipe in processes of its own."""
     with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
         out = Path(folder) / "round.json"
-        command = [sys.executable, __file__, "--work", recipe, "--out", out, "--batch-size", str(batch_size)]
-        for name in ("data", "tokenizer", "epochs", "steps", "legacy_workers"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+        command = [sys.executable, __file__, "--work", recipe, "--out", out, "--folder", folder,
+                   "--batch-size", str(batch_size)]  # fmt: skip
+        for name in ("data", "tokenizer", "epochs", "steps", "devices", "legacy_workers"):
+            if getattr(args, name) is not None:
+                command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | THREADS)
         if done.returncode:
             raise UserError(f"{TITLES[recipe]} failed:\n{done.stderr[-3000:]}")

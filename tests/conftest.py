@@ -71,8 +71,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
 
 
 @pytest.fixture(scope="session")
-def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Arguments that let a recipe train on 24 utterances of the demo corpus and validate on six."""
+def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Arguments that let a recipe train in one process on 24 utterances of the demo and validate on six."""
     folder = tmp_path_factory.mktemp("few_utterances")
     for split, count in (("train", 24), ("dev", 6)):
         lines = demo.manifests[split].read_text(encoding="utf-8").splitlines()[:count]
@@ -81,7 +81,8 @@ def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> t
             entry["audio_filepath"] = str(demo.manifests[split].parent / entry["audio_filepath"])
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
-    return f"data.dir={folder}", f"data.tokenizer={demo.work / 'tokenizers/demo'}"
+    data = f"data.dir={folder}", f"data.tokenizer={demo.work / 'tokenizers/demo'}"
+    return *data, "trainer.devices=1"
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ TINY = (
 
 
 @pytest.fixture
-def tiny(few_utterances: tuple[str, str]) -> tuple[str, ...]:
+def tiny(few_utterances: tuple[str, ...]) -> tuple[str, ...]:
     return (*TINY, *few_utterances)
 
 

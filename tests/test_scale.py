@@ -32,7 +32,7 @@ TINY = (
 
 
 @pytest.fixture
-def tiny(few_utterances: tuple[str, str]) -> tuple[str, ...]:
+def tiny(few_utterances: tuple[str, ...]) -> tuple[str, ...]:
     return (*TINY, *few_utterances)
 
 
@@ -76,14 +76,22 @@ def curve(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "run/curve.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny, tmp_path: Path) -> None:
+FOUR_STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.strategy=ddp")
+
+
+@pytest.fixture(scope="module")
+def two(few_utterances: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes, started by Lightning."""
+    folder = tmp_path_factory.mktemp("two")
+    train(*TINY, *few_utterances, *FOUR_STEPS, "name=two", "trainer.devices=2", cwd=folder)
+    return folder / "experiments/two"
+
+
+def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny, two: Path, tmp_path: Path) -> None:
     """Two ranks with a batch each take the step of one process that accumulates both."""
-    four = "trainer.max_steps=4"
-    train(*tiny, four, "name=one", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=8",
-          cwd=tmp_path)  # fmt: skip
-    train(*tiny, four, "name=two", "trainer.devices=2", "trainer.strategy=ddp",
-          "trainer.val_check_interval=4", cwd=tmp_path)  # fmt: skip
-    one, two = (tmp_path / "experiments" / name for name in ("one", "two"))
+    train(*tiny, "trainer.max_steps=4", "name=one", "trainer.accumulate_grad_batches=2",
+          "trainer.val_check_interval=8", cwd=tmp_path)  # fmt: skip
+    one = tmp_path / "experiments/one"
     (before, after), expected = (curve(one)[-1], curve(two)[-1]), weights(one)
     print(f"validation loss: one process {before['val_loss']:.6f}, two {after['val_loss']:.6f}")
     assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-5)
@@ -93,25 +101,31 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(tiny, tmp_pat
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_torchrun_on_one_machine_and_on_two_nodes_train_the_same_model(tiny, tmp_path: Path) -> None:
+def test_torchrun_on_two_nodes_trains_the_same_model(tiny, two: Path, tmp_path: Path) -> None:
     """As conf/fastconformer_ko.yaml writes the commands; the two nodes are two launchers on this machine."""
-    options = (*tiny, "trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.strategy=ddp")
     rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
     node = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *rendezvous)
-    nodes = [
-        start(*options, "name=nodes", "trainer.num_nodes=2", "trainer.devices=1", cwd=tmp_path, launcher=node)
-        for _ in range(2)
-    ]
+    options = (*tiny, *FOUR_STEPS, "name=nodes", "trainer.num_nodes=2", "trainer.devices=1")
+    nodes = [start(*options, cwd=tmp_path, launcher=node) for _ in range(2)]
     said = "".join([finish(process) for process in nodes])
     assert said.count("validation CER") == said.count("model: ") == 1  # of both together
-
-    one = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
-    said = train(*options, "name=one", "trainer.devices=2", cwd=tmp_path, launcher=one)
-    assert said.count("validation CER") == said.count("model: ") == 1
-    expected, found = (weights(tmp_path / "experiments" / name) for name in ("one", "nodes"))
+    expected, found = weights(two), weights(tmp_path / "experiments/nodes")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_so_and_leaves_no_process(tiny, tmp_path: Path, number: int, status: int) -> None:
+    process = start(*tiny, "name=stopped", "trainer.devices=2", "trainer.strategy=ddp",
+                    "trainer.max_steps=100000", "trainer.val_check_interval=2", cwd=tmp_path)  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    said = next(line for line in process.stdout if "validation" in line)
+    process.send_signal(number)
+    said += "".join(process.stdout)  # ends when both processes have: they share it
+    assert process.wait(60) == status
+    assert "the same command goes on" in said.splitlines()[-1]
+    assert not process.stderr.read()
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(tiny, tmp_path: Path) -> None:
@@ -198,7 +212,7 @@ def test_memory_estimate_is_what_a_step_takes(tiny, tmp_path: Path) -> None:
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536",
     }  # fmt: skip
-    options = (*tiny[-2:], "model.train_ds.batch_duration=60")
+    options = (*tiny[-3:], "model.train_ds.batch_duration=60")
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(ROOT / "conf"), *options], cwd=tmp_path, env=environment,
         capture_output=True, encoding="utf-8", timeout=300,

@@ -34,7 +34,7 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
         @functools.wraps(task)
         def guarded(config: DictConfig) -> None:
             with exit_on_error(), _said_once(), config_errors(folder, config_name):
-                config.name = run_name(config.name, HydraConfig.get().overrides.task)
+                config.name = run_name(str(config.name), HydraConfig.get().overrides.task)
                 task(config)
 
         run = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)

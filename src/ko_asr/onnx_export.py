@@ -44,7 +44,7 @@ def log_mel_of(model: Any) -> LogMel:
     }
     for key, (value, wanted) in supported.items():
         if value != wanted:
-            raise UserError(f"the model's preprocessor has {key}={value}; export supports {wanted} only")
+            raise UserError(f"the model's preprocessor has {key}={value}; only {wanted} has a front end here")
     if featurizer.normalize not in ("per_feature", "NA"):
         raise UserError(f"the model normalizes features by {featurizer.normalize!r}: per_feature or NA only")
     return LogMel(

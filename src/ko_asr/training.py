@@ -1,11 +1,13 @@
 """What every training run does around NeMo's own classes: checks first, then a quiet, resumable fit."""
 
+import contextlib
 import logging
 import math
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +184,26 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
     return trainer
 
 
+@contextlib.contextmanager
+def _said_when_stopped(trainer: Any) -> Iterator[None]:
+    """Ctrl-C and a scheduler's SIGTERM end with a word and their own exit status: 130 and 143.
+
+    Lightning and NeMo end the process without a word, after SIGTERM as if the training were complete. Of the
+    processes that the first one has started none is left behind, to complain that their peer is gone.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if (launcher := trainer.strategy.launcher) is not None:
+            launcher.kill(signal.SIGKILL)
+            launcher.procs.clear()  # a thread that sees one of them killed would kill this process, too
+        if not isinstance(error, SystemExit):
+            raise
+        by, status = ("Ctrl-C", 130) if error.code else ("SIGTERM", 143)
+        print(f"stopped at step {trainer.global_step} by {by}: the same command goes on", flush=True)
+        raise SystemExit(status) from None
+
+
 def train(
     config: "DictConfig",
     make_model: Callable[["DictConfig", Any], Any] = new_model,
@@ -226,11 +248,13 @@ def train(
     on_gpu = trainer.strategy.root_device.type == "cuda"
     needed = check_memory(model, config, statistics.longest, on_gpu)
     keep_features(model, config, statistics.seconds, trainer.strategy.root_device.type == "cpu")
-    with first_error():
+    with _said_when_stopped(trainer), first_error():
         trainer.fit(model)
     nemo = log_dir / "checkpoints" / f"{config.name}.nemo"
     if trainer.is_global_zero:
         record.remember(memory={"estimated_bytes": needed.total, "peak_bytes": peak_bytes(on_gpu)})
+    for process in getattr(trainer.strategy.launcher, "procs", ()):
+        process.wait()  # a command that has ended has no process left
     if record.has_started and not record.has_finished:
         print(f"stopped at step {trainer.global_step}, max_time_per_run is over: the same command goes on")
         return None
