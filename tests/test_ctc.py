@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ko_asr import tokenizer
+from ko_asr import hangul, tokenizer
 from ko_asr.contract import BUCKETS, bucket_lengths
-from ko_asr.ctc import Vocabulary, collapse, confidence
+from ko_asr.ctc import TEXT_RULES, Vocabulary, collapse, confidence
 from ko_asr.parity import find_vocabulary
 
 BLANK = 7
@@ -55,6 +55,17 @@ def test_text_is_what_sentencepiece_decodes(kind: str, tmp_path) -> None:
         assert vocabulary.text(ids) == processor.decode(ids)
     for text in set(TEXTS):
         assert vocabulary.text(processor.encode(text)) == text
+
+
+BYTES = ("<0xEA>", "<0xB0>", "<0x80>")
+PIECES = ("<unk>", "<s>", "▁", "▁가", "안녕", "▁▁", *BYTES, *hangul.decompose("각뷁 ㅋa"), ".")
+
+
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30), st.sampled_from(TEXT_RULES))
+def test_text_is_that_of_its_characters(token_ids: list[int], rule: str) -> None:
+    vocabulary = Vocabulary(PIECES, 0, frozenset({1}), rule)
+    expected = "".join(character.text for character in vocabulary.characters(token_ids))
+    assert vocabulary.text(token_ids) == expected
 
 
 def test_byte_fallback_pieces_decode_as_utf8() -> None:

@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +111,24 @@ class Vocabulary:
         >>> Vocabulary(("<unk>", "▁안녕", "하세요", "▁")).text([1, 2, 3, 0])
         '안녕하세요  ⁇ '
         """
-        return "".join(character.text for character in self.characters(token_ids))
+        ids = list(token_ids)
+        surfaces = [self._surfaces[token] for token in ids]
+        if None in surfaces:  # bytes of a character: several tokens have one surface
+            return "".join(character.text for character in self.characters(ids))
+        for position, token in enumerate(ids):
+            if token != self.unknown_id:
+                surfaces[position] = surfaces[position].removeprefix(" ")
+            if surfaces[position]:
+                break
+        return _joined("".join(surfaces), self.rule)
+
+    @cached_property
+    def _surfaces(self) -> list[Any]:
+        """By token id: what it writes inside a text, None for a byte."""
+        return [
+            None if _BYTE_PIECE.fullmatch(piece) else self._surface(token, piece, first=False)
+            for token, piece in enumerate(self.pieces)
+        ]
 
     def characters(self, token_ids: Iterable[int], at_start: bool = True) -> list[Character]:
         """`text` character by character, each with the positions in ``token_ids`` of its tokens.
@@ -156,6 +174,15 @@ class Vocabulary:
             return ""
         surface = piece.replace(SPACE, " ")
         return surface[1:] if first and surface.startswith(" ") else surface
+
+
+def _joined(raw: str, rule: str) -> str:
+    """What `_join_jamo` makes of the characters of ``raw``."""
+    if rule == "identity":
+        return raw
+    if rule == "compose":
+        return hangul.compose(raw)
+    return _SYLLABLE_OR_JAMO.sub(lambda match: hangul.to_compat(hangul.compose(match[0])), raw)
 
 
 def _join_jamo(spelled: list[Character], rule: str) -> list[Character]:
