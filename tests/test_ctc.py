@@ -61,11 +61,11 @@ BYTES = ("<0xEA>", "<0xB0>", "<0x80>")
 PIECES = ("<unk>", "<s>", "▁", "▁가", "안녕", "▁▁", *BYTES, *hangul.decompose("각뷁 ㅋa"), ".")
 
 
-@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30), st.sampled_from(TEXT_RULES))
-def test_text_is_that_of_its_characters(token_ids: list[int], rule: str) -> None:
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=30), st.sampled_from(TEXT_RULES), st.booleans())
+def test_text_is_that_of_its_characters(token_ids: list[int], rule: str, at_start: bool) -> None:
     vocabulary = Vocabulary(PIECES, 0, frozenset({1}), rule)
-    expected = "".join(character.text for character in vocabulary.characters(token_ids))
-    assert vocabulary.text(token_ids) == expected
+    expected = "".join(character.text for character in vocabulary.characters(token_ids, at_start))
+    assert vocabulary.text(token_ids, at_start) == expected
 
 
 def test_byte_fallback_pieces_decode_as_utf8() -> None:

@@ -29,6 +29,7 @@ from ko_asr.results import (
     EndpointRules,
     Result,
     Word,
+    silent_end,
     stable_length,
     words,
 )
@@ -379,7 +380,7 @@ class BeamDecoder:
             if self.vocabulary.begins_word(token.id) and (settled := self._tail_words(self._tail)):
                 self._words += settled
                 self._text += self._read(self._tail)
-                self._tail = []
+                self._tail = silent_end(self._tail, self.vocabulary)
             self._tail.append(token)
         for above, below in itertools.pairwise([self._settled, *path]):
             above.children = {below.token: below}
@@ -391,8 +392,7 @@ class BeamDecoder:
         return self._text + self._read(tokens), _in_order([*self._words, *self._tail_words(tokens)])
 
     def _read(self, tokens: Sequence[Token]) -> str:
-        characters = self.vocabulary.characters((token.id for token in tokens), not self._text)
-        return "".join(character.text for character in characters)
+        return self.vocabulary.text((token.id for token in tokens), not self._text)
 
     def _tail_words(self, tokens: Sequence[Token]) -> list[Word]:
         return words(tokens, self.vocabulary, self.frame_ms, self.offset_ms, not self._text)

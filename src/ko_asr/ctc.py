@@ -105,8 +105,10 @@ class Vocabulary:
             "rule": self.rule,
         }
 
-    def text(self, token_ids: Iterable[int]) -> str:
+    def text(self, token_ids: Iterable[int], at_start: bool = True) -> str:
         """The text of token ids as SentencePiece decodes them: the first word's leading space is dropped.
+
+        ``at_start=False`` for tokens that continue a text: then it is not.
 
         >>> Vocabulary(("<unk>", "▁안녕", "하세요", "▁")).text([1, 2, 3, 0])
         '안녕하세요  ⁇ '
@@ -114,8 +116,8 @@ class Vocabulary:
         ids = list(token_ids)
         surfaces = [self._surfaces[token] for token in ids]
         if None in surfaces:  # bytes of a character: several tokens have one surface
-            return "".join(character.text for character in self.characters(ids))
-        for position, token in enumerate(ids):
+            return "".join(character.text for character in self.characters(ids, at_start))
+        for position, token in enumerate(ids if at_start else ()):
             if token != self.unknown_id:
                 surfaces[position] = surfaces[position].removeprefix(" ")
             if surfaces[position]:

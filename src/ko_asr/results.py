@@ -16,8 +16,10 @@ the entropies of Laptev and Ginsburg 2022 (arXiv:2212.08703) among them. The mea
 but is four times worse calibrated; their product is equal in both, but falls with the length of the word.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -205,7 +207,7 @@ def _word(
         return max(0, round(frame * frame_ms + offset_ms))
 
     def confidence(first: int, last: int) -> float:
-        return float(np.exp(min(token.log_prob for token in tokens[first : last + 1])))
+        return math.exp(min(token.log_prob for token in tokens[first : last + 1]))
 
     syllables = tuple(
         Syllable(
@@ -225,6 +227,11 @@ def _word(
         confidence(first, chars[-1].last),
         syllables,
     )
+
+
+def silent_end(tokens: Sequence[Token], vocabulary: Vocabulary) -> list[Token]:
+    """The control pieces at the end: `words` counts them with the word that follows, which is still to come."""
+    return list(takewhile(lambda token: token.id in vocabulary.silent, reversed(tokens)))[::-1]
 
 
 def stable_length(text: str, rule: str) -> int:
@@ -271,7 +278,7 @@ class _Utterance:
         if self._vocabulary.begins_word(token.id) and (settled := self._tail_words()):
             self._words += settled
             self._text += self._tail_text()
-            self._tail = []
+            self._tail = silent_end(self._tail, self._vocabulary)
         self._tail.append(token)
         if self.first is None and self._tail_text().strip():
             self.first = token.start
@@ -282,8 +289,7 @@ class _Utterance:
         self._tail[-1] = token._replace(end=end, log_prob=max(token.log_prob, log_prob))
 
     def _tail_text(self) -> str:
-        characters = self._vocabulary.characters((token.id for token in self._tail), not self._text)
-        return "".join(character.text for character in characters)
+        return self._vocabulary.text((token.id for token in self._tail), not self._text)
 
     def _tail_words(self) -> list[Word]:
         return words(self._tail, self._vocabulary, self._frame_ms, self._offset_ms, not self._text)
