@@ -230,7 +230,7 @@ def _word(
 
 
 def silent_end(tokens: Sequence[Token], vocabulary: Vocabulary) -> list[Token]:
-    """The control pieces at the end: `words` counts them with the word that follows, which is still to come."""
+    """The control pieces at the end: `words` counts them with the word that follows, yet to come."""
     return list(takewhile(lambda token: token.id in vocabulary.silent, reversed(tokens)))[::-1]
 
 
