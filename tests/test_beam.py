@@ -110,6 +110,7 @@ def decode(log_probs: np.ndarray, cuts: list[int], rules: EndpointRules | None, 
     st.sampled_from([600.0, 2000.0, 12000.0]),
 )
 @example(511, [], 2000.0)
+@example(166, [75], 2000.0)
 def test_finals_depend_on_the_frames_alone_and_stable_text_stays(seed, cuts, longest):
     log_probs = speech_and_silence(seed)
     rules = EndpointRules(max_utterance_ms=longest)

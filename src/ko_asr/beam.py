@@ -420,10 +420,11 @@ def _tokens(path: Sequence[Prefix]) -> list[Token]:
     """Tokens of a path in time order.
 
     Every prefix knows its own likeliest time. Where that of a prefix has moved on since a longer one began,
-    the longer one's time is right for it.
+    the longer one's time is right for it. Only the next prefix is asked, whose start is as settled as what
+    stands before it: what a token's time depends on must not depend on when one asks.
     """
     found: list[Token] = []
-    for prefix in reversed(path):
-        end = min(prefix.end, found[-1].start) if found else prefix.end
+    for prefix, following in itertools.zip_longest(path, path[1:]):
+        end = min(prefix.end, following.start) if following else prefix.end
         found.append(Token(prefix.token, min(prefix.start, end - 1), end, prefix.log_prob))
-    return found[::-1]
+    return found
