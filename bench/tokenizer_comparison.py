@@ -1,6 +1,6 @@
 """Unigram, syllable or jamo? Each trained from scratch at equal budget on synthetic speech, then scored.
 
-    python bench/tokenizer_comparison.py --work /tmp/tokenizer_comparison        # about 10 minutes on 2 cores
+    python bench/tokenizer_comparison.py --work /tmp/tokenizer_comparison        # about 15 minutes on 2 cores
     python bench/tokenizer_comparison.py --work DIR --steps 3000 --tokenizers jamo syllable bpe
 
 Equal budget is equal optimiser steps over the same batches: one encoder (size xs), one learning rate and
