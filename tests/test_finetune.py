@@ -178,7 +178,9 @@ def test_what_cannot_work_is_refused_in_a_sentence(demo, english, tmp_path) -> N
         (("model.encoder.n_layers=9",), demo.model, "model.encoder.n_layers=9", "base_overrides"),
         ((), tmp_path / "none.nemo", "no model at", "none.nemo"),
         ((), "???", "base_model", ""),
-    ]
+        (("strategy=full,head", "trainer.devices=2", f"hydra.sweep.dir={tmp_path}/sweep", "--multirun"),
+         demo.model, "one model after another", "add trainer.devices=1"),
+    ]  # fmt: skip
     for overrides, base, *expected in cases:
         tokenizer = f"data.tokenizer={demo.work}/tokenizers/demo"
         said = sentence(finetune(demo, tmp_path / "out", tokenizer, *overrides, base=base))

@@ -144,6 +144,13 @@ def fill_buckets(dataset: "DictConfig") -> None:
             dataset.bucket_duration_bins = bins
 
 
+def _is_multirun() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
 def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequence[Callback]") -> Any:
     """The Lightning trainer of ``config``, with this project's own callbacks before ``callbacks``."""
     import lightning.pytorch as pl
@@ -177,6 +184,11 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
             f"the trainer's keys do not fit this machine ({str(error).splitlines()[0]}); without a GPU: "
             "trainer.accelerator=cpu trainer.devices=1 trainer.precision=32"
         ) from error
+    if trainer.world_size > 1 and _is_multirun():
+        raise UserError(
+            "--multirun trains one model after another in one process, which can start those of other "
+            "devices only once: add trainer.devices=1, or give each choice a command of its own"
+        )
     if train_ds.get("input_cfg") and isinstance(trainer.limit_train_batches, float):
         # Shards are an endless stream: an epoch is as many steps as the manifest's seconds fill.
         seconds = train_ds.batch_duration * trainer.world_size
