@@ -2,7 +2,7 @@
 
 On a CPU, decoding the audio and computing its log-mel take 15 % of a step of fastconformer_ko_demo. An epoch
 that finds all features of a batch here spends nothing on them; one that does not computes them as the server
-does, in a third of the time that NeMo's own module takes for one utterance. There is no dither, and each
+does, in less than half of the time of NeMo's own module (bench/logmel.py). There is no dither, and each
 utterance is computed by itself, so that features are the same whichever batch they were first met in: a
 resumed run, and runs on other numbers of devices, see the same ones. SpecAugment comes after, and draws anew
 each time.
