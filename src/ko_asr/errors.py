@@ -9,6 +9,13 @@ class UserError(Exception):
     """Something the user can mend. The message is one sentence: what, where, and what to do."""
 
 
+class SaidByFirstProcess(SystemExit):
+    """Ends a process whose run, and every process of it, stops for a reason that the first one says."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn what goes wrong in the block into one sentence and an exit: 2, or 130 on Ctrl-C.

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ko_asr.errors import UserError
+from ko_asr.errors import SaidByFirstProcess, UserError
 from ko_asr.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def nonfinite_stop(limit: int, manifest: str | Path) -> Any:
     """A Lightning callback that ends training by UserError after ``limit`` non-finite losses in a row.
 
     After each one it puts the batch-norm statistics back as they were before the step. ``manifest`` names
-    the utterances. On several devices all stop together.
+    the utterances. On several devices all stop together, and the first process says why for all of them.
     """
     import lightning.pytorch as pl
 
@@ -50,13 +50,25 @@ def nonfinite_stop(limit: int, manifest: str | Path) -> Any:
             for buffer, before in self.statistics:
                 buffer.copy_(before)
             if self.in_a_row >= limit:
-                cause = _cause(module, batch, manifest) if here else "on another device"
+                causes = _from_all(_cause(module, batch, manifest) if here else None, trainer.world_size)
+                if not trainer.is_global_zero:
+                    raise SaidByFirstProcess
                 raise UserError(
                     f"the loss was not a finite number in {limit} steps in a row, the last of them step "
-                    f"{trainer.global_step}: {cause}"
+                    f"{trainer.global_step}: {next(cause for cause in causes if cause)}"
                 )
 
     return StopOnNonFiniteLoss()
+
+
+def _from_all(value: Any, processes: int) -> list:
+    """``value`` of every process, in the order of their ranks."""
+    import torch.distributed
+
+    values = [value] * processes
+    if processes > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _cause(module: Any, batch: tuple, manifest: str | Path) -> str:

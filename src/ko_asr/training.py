@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ko_asr.errors import UserError
+from ko_asr.errors import SaidByFirstProcess, UserError
 from ko_asr.experiment import begin, check_tracker
 from ko_asr.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
 from ko_asr.manifest import read_manifest
@@ -209,7 +209,7 @@ def _said_when_stopped(trainer: Any) -> Iterator[None]:
         if (launcher := trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGKILL)
             launcher.procs.clear()  # a thread that sees one of them killed would kill this process, too
-        if not isinstance(error, SystemExit):
+        if not isinstance(error, SystemExit) or isinstance(error, SaidByFirstProcess):
             raise
         by, status = ("Ctrl-C", 130) if error.code else ("SIGTERM", 143)
         print(f"stopped at step {trainer.global_step} by {by}: the same command goes on", flush=True)
