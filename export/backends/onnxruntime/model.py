@@ -47,40 +47,66 @@ _TIME_TO_LIVE = 60.0  # seconds, where the model's parameters do not say
 
 
 class Sequences:
-    """The implicit state of a model, by correlation id, least recently used first."""
+    """The implicit state of a model, by correlation id, least recently used first.
+
+    A batch is put together in arrays that stay, and the graph writes the state that it leaves into others:
+    allocated anew for every batch, states of a megabyte a stream took almost as much time as the graph.
+    """
 
     def __init__(self, config: dict, time_to_live: float) -> None:
         entries = config["sequence_batching"]["state"]
-        self.inputs = [entry["input_name"] for entry in entries]
         self.outputs = [entry["output_name"] for entry in entries]
-        self._zeros = [self._initial(entry) for entry in entries]
+        self._inputs = [entry["input_name"] for entry in entries]
+        self._before, self._after = ([self._rows(config, entry) for entry in entries] for _ in range(2))
         self._time_to_live = time_to_live
         self._states: OrderedDict[int, tuple[float, list[np.ndarray]]] = OrderedDict()
 
     @staticmethod
-    def _initial(entry: dict) -> np.ndarray:
-        dtype = pb_utils.triton_string_to_numpy(entry["data_type"])
+    def _rows(config: dict, entry: dict) -> np.ndarray:
         (initial,) = entry["initial_state"]
         if not initial.get("zero_data"):
             raise ValueError(f"state {entry['input_name']}: this backend starts states with zero_data only")
-        return np.zeros([1, *map(int, entry["dims"])], dtype)
+        dtype = pb_utils.triton_string_to_numpy(entry["data_type"])
+        return np.empty([max(1, int(config["max_batch_size"])), *map(int, entry["dims"])], dtype)
 
-    def before(self, request) -> list[np.ndarray]:
-        """The state, each [1, ...], that a request finds. KeyError when its sequence is not known."""
+    def expire(self) -> None:
+        """Forget the sequences of clients that have vanished."""
         oldest_allowed = time.monotonic() - self._time_to_live
         while self._states and next(iter(self._states.values()))[0] < oldest_allowed:
             self._states.popitem(last=False)
-        if request.flags() & START:
-            return self._zeros
-        return self._states[request.correlation_id()][1]
 
-    def after(self, request, states: list[np.ndarray]) -> None:
-        """Keep what a request leaves behind, or forget its sequence if it was the last."""
-        key = request.correlation_id()
-        self._states.pop(key, None)
-        if not request.flags() & END:
-            # Copies, because a row would keep its whole batch in memory.
-            self._states[key] = (time.monotonic(), [state.copy() for state in states])
+    def knows(self, request) -> bool:
+        """Whether there is a state for ``request``, or it begins one."""
+        return bool(request.flags() & START) or request.correlation_id() in self._states
+
+    def before(self, requests: list) -> dict[str, np.ndarray]:
+        """The state that ``requests`` find, by input name, each [requests, ...]; good until the next call."""
+        for row, request in enumerate(requests):
+            if request.flags() & START:
+                for batch in self._before:
+                    batch[row] = 0
+                continue
+            for batch, state in zip(self._before, self._states[request.correlation_id()][1], strict=True):
+                batch[row] = state
+        rows = [batch[: len(requests)] for batch in self._before]
+        return dict(zip(self._inputs, rows, strict=True))
+
+    def places(self, rows: int) -> dict[str, np.ndarray]:
+        """Where the graph shall write the state after a batch of ``rows``, by output name."""
+        return dict(zip(self.outputs, (batch[:rows] for batch in self._after), strict=True))
+
+    def keep(self, requests: list) -> None:
+        """Keep what the graph wrote into `places`, and forget the sequences that have ended."""
+        for row, request in enumerate(requests):
+            key = request.correlation_id()
+            _, state = self._states.pop(key, (0.0, None))
+            if request.flags() & END:
+                continue
+            if state is None:
+                state = [np.empty_like(batch[row]) for batch in self._after]
+            for kept, batch in zip(state, self._after, strict=True):
+                kept[...] = batch[row]
+            self._states[key] = (time.monotonic(), state)
 
 
 class TritonPythonModel:
@@ -101,19 +127,17 @@ class TritonPythonModel:
     def execute(self, requests: list) -> list:
         """Answer every request; what fails, fails alone."""
         responses: list = [None] * len(requests)
+        if self.sequences is not None:
+            self.sequences.expire()
         batches: list[dict] = []
         for index, request in enumerate(requests):
-            inputs = {
-                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs
-            }
-            if self.sequences is not None:
-                try:
-                    inputs |= dict(zip(self.sequences.inputs, self.sequences.before(request), strict=True))
-                except KeyError:
-                    message = "no such sequence, or it was idle for too long: begin one with sequence_start"
-                    failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-                    responses[index] = pb_utils.InferenceResponse(error=failure)
-            batches.append(inputs)
+            batches.append(
+                {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+            )
+            if self.sequences is not None and not self.sequences.knows(request):
+                message = "no such sequence, or it was idle for too long: begin one with sequence_start"
+                failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+                responses[index] = pb_utils.InferenceResponse(error=failure)
         for group in same_shape_groups(batches):
             if remaining := [index for index in group if responses[index] is None]:
                 self._answer(remaining, requests, batches, responses)
@@ -122,10 +146,8 @@ class TritonPythonModel:
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
         names = {index: requests[index].requested_output_names() for index in group}
         wanted = sorted(set().union(*names.values()))
-        if self.sequences is not None:
-            wanted += self.sequences.outputs
         try:
-            outputs = self._run(wanted, [batches[index] for index in group])
+            outputs = self._run(wanted, [batches[index] for index in group], [requests[i] for i in group])
         except Exception as error:  # onnxruntime raises many kinds; one bad request must not fail its mates
             if len(group) > 1:
                 for index in group:
@@ -137,16 +159,24 @@ class TritonPythonModel:
         for index in group:
             rows = slice(start, start + len(batches[index][self.inputs[0]]))
             start = rows.stop
-            if self.sequences is not None:
-                left = [outputs[name][rows] for name in self.sequences.outputs]
-                self.sequences.after(requests[index], left)
             responses[index] = pb_utils.InferenceResponse(
                 [pb_utils.Tensor(name, outputs[name][rows]) for name in names[index]]
             )
 
-    def _run(self, wanted: list[str], batches: list[dict]) -> dict:
+    def _run(self, wanted: list[str], batches: list[dict], requests: list) -> dict:
         if len(batches) == 1:
             feed = batches[0]
         else:
             feed = {name: np.concatenate([inputs[name] for inputs in batches]) for name in batches[0]}
-        return dict(zip(wanted, self.session.run(wanted, feed), strict=True))
+        if self.sequences is None:
+            return dict(zip(wanted, self.session.run(wanted, feed), strict=True))
+        binding = self.session.io_binding()
+        for name, array in (feed | self.sequences.before(requests)).items():
+            binding.bind_cpu_input(name, array)
+        for name in wanted:
+            binding.bind_output(name)
+        for name, array in self.sequences.places(len(requests)).items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self.session.run_with_iobinding(binding)
+        self.sequences.keep(requests)
+        return dict(zip(wanted, (value.numpy() for value in binding.get_outputs()), strict=False))
