@@ -71,7 +71,12 @@ class LogMel:
 
     def energies(self, audio: np.ndarray) -> np.ndarray:
         """Mel power [mels, frames] of ``audio`` [n]: pre-emphasis, centred zero-padded STFT, mel filters."""
-        return self.energies_of(self._windows(audio))
+        edge = (self.n_fft - len(self.window)) // 2  # torch.stft centres the window in n_fft
+        start = self.n_fft // 2 - edge
+        padded = np.zeros(start + len(audio) + len(self.window), np.float32)
+        padded[start : start + len(audio)] = audio
+        padded[start + 1 : start + len(audio)] -= np.float32(self.preemphasis) * audio[:-1]
+        return self.energies_of(self.windows(padded, self.frames(len(audio))))
 
     def energies_of(self, windows: np.ndarray) -> np.ndarray:
         """Mel power [mels, frames] of pre-emphasised ``windows`` [frames, window]."""
@@ -87,15 +92,14 @@ class LogMel:
                 np.matmul(filters, power[:, bins].T, out=energies[mels, block])
         return energies
 
-    def _windows(self, audio: np.ndarray) -> np.ndarray:
-        """The pre-emphasised samples under each window, [frames, window], as overlapping views."""
-        edge = (self.n_fft - len(self.window)) // 2  # torch.stft centres the window in n_fft
-        start = self.n_fft // 2 - edge
-        padded = np.zeros(start + len(audio) + len(self.window), np.float32)
-        padded[start : start + len(audio)] = audio
-        padded[start + 1 : start + len(audio)] -= np.float32(self.preemphasis) * audio[:-1]
-        shape, step = (self.frames(len(audio)), len(self.window)), padded.strides[0]
-        return np.lib.stride_tricks.as_strided(padded, shape, (self.hop * step, step), writeable=False)
+    def windows(self, samples: np.ndarray, count: int) -> np.ndarray:
+        """The first ``count`` windows of contiguous float32 ``samples`` [n], [count, window], as views.
+
+        Bounds are checked. numpy's own ``sliding_window_view`` takes as long as the transform of ten frames.
+        """
+        step = samples.itemsize
+        shape = (count, len(self.window))
+        return np.ndarray(shape, np.float32, samples, strides=(self.hop * step, step))
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Features float32 [mels, n // hop] of float32 ``audio`` [n] in -1..1, n at least `min_samples`."""

@@ -54,8 +54,7 @@ class StreamingLogMel:
         log_mel = self._log_mel
         if not count:
             return np.empty((len(log_mel.filters), 0), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(self._pending, len(log_mel.window))
-        features = log_mel.energies_of(windows[: count * log_mel.hop : log_mel.hop])
+        features = log_mel.energies_of(log_mel.windows(self._pending, count))
         features += np.float32(log_mel.log_guard)
         self._pending = self._pending[count * log_mel.hop :]
         self.frames += count
