@@ -9,10 +9,8 @@ with a CER of 11 %.
 
 import argparse
 import json
-import platform
 import random
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import jiwer
@@ -20,6 +18,7 @@ import jiwer
 from ko_asr import metrics
 from ko_asr.errors import run_main
 from ko_asr.files import atomic_write
+from ko_asr.provenance import provenance
 
 # 2,000 frequent-looking syllables, open and closed, so that alignments see partial matches as real text has
 SYLLABLES = [
@@ -83,9 +82,7 @@ def main() -> None:
         "cer": result.total("cer").rate,
         "ours_utterances_per_second": args.utterances / ours,
         "jiwer_cer_and_wer_utterances_per_second": args.utterances / theirs,
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("numpy", "rapidfuzz", "jiwer")},
-    }
+    } | provenance(["numpy", "rapidfuzz", "jiwer"])
     corpus = f"{args.utterances} utterances of {figures['mean_characters']:.1f} characters"
     print(f"{corpus}, CER {figures['cer']:.3f}, one core, utterances a second:")
     print(f"{figures['ours_utterances_per_second']:>10.0f}  ko_asr.metrics, every figure, jamo included")
