@@ -113,7 +113,7 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
     from ko_asr.streaming_repository import StreamServing, build
 
     repository = folder / f"triton_{look_ahead}"
-    templates = ROOT.parent / "triton"
+    templates = ROOT.parent / "export" / "models"
     build(repository, folder / str(look_ahead), look_ahead, StreamServing(max_streams=streams), templates)
     server = TritonServer(repository, ROOT.parent / ".server").__enter__()  # it dies with this process
     with StreamingClient(server.url) as asking:

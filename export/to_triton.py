@@ -284,7 +284,7 @@ def main() -> None:
         serving = repository.Serving(
             options.instances, options.threads, options.preprocessors, options.decoders
         )
-        repository.build(stage, contract, serving, ROOT / "triton", files)
+        repository.build(stage, contract, serving, ROOT / "export" / "models", files)
         write_model_card(path, stage / ENSEMBLE / repository.VERSION / "model_card.md", repository=stage)
         repository.publish(stage, options.repository, contract.models)
         repository.remove_others(stage, options.repository, contract)
@@ -325,7 +325,7 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
     wanted = options.look_aheads or [int(model.encoder.att_context_size_all[0][1])]
     purpose = stream_purpose(model, options, serving.max_batch_size)
     contracts = streams.publish_look_aheads(
-        model, path, options.repository, wanted, serving, ROOT / "triton", purpose
+        model, path, options.repository, wanted, serving, ROOT / "export" / "models", purpose
     )
     print("against NeMo's full forward pass, largest difference of log-probabilities in fp32:")
     for contract in contracts:

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -57,8 +56,6 @@ def repository(model: Path, tmp_path_factory) -> Path:
     for stale in (names.ENCODER, "someone_elses"):
         (folder / stale / "7").mkdir(parents=True)
         (folder / stale / "config.pbtxt").write_text("stale", encoding="utf-8")
-    (folder / names.DECODER).mkdir()
-    shutil.copy(ROOT / "triton" / names.DECODER / "model.py", folder / names.DECODER / "model.py")
     relative = os.path.relpath(model, folder.parent)
     done = run(f"model={relative}", "repository=triton", "max_batch_size=4", "target=onnx", cwd=folder.parent)
     assert done.returncode == 0, done.stderr
@@ -72,7 +69,6 @@ def test_the_repository_is_whole_and_nothing_else_is_touched(repository: Path) -
     assert [p.name for p in repository.parent.iterdir()] == ["triton"], "a staging folder was left"
     assert (repository / "someone_elses" / "config.pbtxt").read_text(encoding="utf-8") == "stale"
     assert not (repository / names.ENCODER / "7").exists()
-    assert (repository / names.DECODER / "model.py").is_file(), "the tracked template must survive"
     assert len({Contract.load(repository / model / "1").export_id for model in MODELS}) == 1
 
 

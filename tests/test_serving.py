@@ -300,6 +300,19 @@ def test_an_unfilled_repository_is_one_sentence(tmp_path: Path) -> None:
         assert process.returncode == 2 and words in errors and len(errors.strip().splitlines()) == 1
 
 
+def test_a_folder_that_is_no_model_is_one_sentence_and_the_checkout_has_none(demo, tmp_path: Path) -> None:
+    """Triton ends when one folder of its repository is no model: the checkout's must be whole as it comes."""
+    bare = [path for path in (ROOT / "triton").iterdir() if path.is_dir()]
+    assert all((folder / "config.pbtxt").is_file() for folder in bare)
+    (tmp_path / "triton").symlink_to(tmp_path / "other")
+    shutil.copytree(demo.repository, tmp_path / "other")
+    (tmp_path / "other" / "notes").mkdir()
+    process = start("--model-repository", "triton", cwd=tmp_path)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2 and len(errors.strip().splitlines()) == 1
+    assert "triton/notes holds no config.pbtxt" in errors
+
+
 def test_setting_up_the_server_again_does_nothing(demo) -> None:
     before = (demo.server / "server.json").stat().st_mtime_ns
     command = [sys.executable, str(ROOT / "export" / "setup_server.py"), "--out", str(demo.server)]

@@ -193,7 +193,7 @@ def test_the_profile_is_the_inputs_of_the_graph(exports: Exports) -> None:
 
 
 def filled(repository: Path, exported: Path, default: int = 6) -> Path:
-    repositories.build(repository, exported, default, SERVING, ROOT / "triton")
+    repositories.build(repository, exported, default, SERVING, ROOT / "export" / "models")
     return repository
 
 

@@ -275,12 +275,6 @@ def copy_python_model(version: Path, template: Path, modules: Iterable[str]) -> 
         shutil.copyfile(library / f"{module}.py", version / "ko_asr" / f"{module}.py")
 
 
-def _keep_template(old: Path, new: Path) -> None:
-    """Carry over a model.py beside the version folders: it is the template that git tracks."""
-    if (old / "model.py").is_file():
-        shutil.copy2(old / "model.py", new / "model.py")
-
-
 def remove_others(stage: Path, repository: Path, contract: Contract) -> None:
     """Take away the offline models of an earlier export that ``contract``'s ensemble does not use."""
     for model in CONFIGS:
@@ -297,7 +291,6 @@ def publish(stage: Path, repository: Path, models: Iterable[str]) -> None:
     for model in models:
         target, retired = repository / model, stage / f"{model}.retired"
         if target.exists():
-            _keep_template(target, stage / model)
             os.rename(target, retired)
         try:
             os.rename(stage / model, target)

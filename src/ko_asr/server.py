@@ -131,7 +131,7 @@ def check_ports(arguments: Sequence[str]) -> None:
 
 
 def check_repository(arguments: Sequence[str]) -> None:
-    """Raise UserError when a repository named on the command line is missing or holds no filled model."""
+    """Raise UserError when a repository named on the command line is missing or not whole."""
     for option in _REPOSITORY_OPTIONS:
         for value in option_values(arguments, option):
             if "://" in value:  # object storage
@@ -145,6 +145,22 @@ def check_repository(arguments: Sequence[str]) -> None:
                 )
             if not any(Path(value).glob("*/config.pbtxt")):
                 raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
+            if not _chosen_by_user(arguments):
+                _check_folders(Path(value))
+
+
+def _chosen_by_user(arguments: Sequence[str]) -> bool:
+    """Whether Triton may load a part of the repository, or complete configurations itself."""
+    return any(option_values(arguments, name) for name in ("--model-control-mode", "--strict-model-config"))
+
+
+def _check_folders(repository: Path) -> None:
+    for folder in sorted(repository.iterdir()):
+        if folder.is_dir() and not (folder / "config.pbtxt").is_file():
+            raise UserError(
+                f"{folder} holds no config.pbtxt, and beside it Triton would serve nothing: "
+                "remove the folder, or fill it with python export/to_triton.py"
+            )
 
 
 def remove_stale_shared_memory(ended: str | None = None) -> None:
