@@ -302,8 +302,8 @@ def test_an_unfilled_repository_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_model_is_one_sentence_and_the_checkout_has_none(demo, tmp_path: Path) -> None:
     """Triton ends when one folder of its repository is no model: the checkout's must be whole as it comes."""
-    bare = [path for path in (ROOT / "triton").iterdir() if path.is_dir()]
-    assert all((folder / "config.pbtxt").is_file() for folder in bare)
+    folders = [path for path in (ROOT / "triton").iterdir() if path.is_dir()]
+    assert all((folder / "config.pbtxt").is_file() for folder in folders)
     (tmp_path / "triton").symlink_to(tmp_path / "other")
     shutil.copytree(demo.repository, tmp_path / "other")
     (tmp_path / "other" / "notes").mkdir()
