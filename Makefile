@@ -93,8 +93,9 @@ lint: .venv/.ready-dev
 test-ray: .venv/.ready-dev .ray/.ready
 	@$(BIN)/pytest -rs tests/test_ksponspeech.py -k ray
 
+# Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
 test: .venv/.ready-dev .server/.ready .rtx/.ready lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	@rm -rf .venv .server .rtx .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo

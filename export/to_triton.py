@@ -88,7 +88,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "first becomes asr_streaming, 1 becomes asr_streaming_1 (default: the model's first)",
     )
     add("--max-streams", type=int, default=128, help="live streams; more are refused (default 128)")
-    add("--batch-delay-ms", type=float, default=5.0, help="a chunk waits so long for others (default 5)")
+    add(
+        "--batch-delay-ms",
+        type=float,
+        help="a stream's chunk waits so long for others (default: a twentieth of the chunk)",
+    )
     add("--idle-seconds", type=float, default=30.0, help="a silent client's stream ends then (default 30)")
     spelled = [f"--{key.replace('_', '-')}={value}" if key else value for key, _, value in keys]
     options = parser.parse_args(spelled)
@@ -97,7 +101,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be positive")
-    if not 0 <= options.batch_delay_ms <= 1000:
+    if not 0 <= (options.batch_delay_ms or 0) <= 1000:
         parser.error("--batch-delay-ms must be 0 to 1000")
     check_manifests(options)
     return options

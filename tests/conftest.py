@@ -1,4 +1,7 @@
-"""The demo, run once a test session through its own command and shared by every test that needs a model."""
+"""The demo, run once a test session through its own command and shared by every test that needs a model.
+
+`make test` runs two processes (pytest-xdist): one trains both models while the other does what needs none.
+"""
 
 import importlib.util
 import json
@@ -6,13 +9,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 # With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
@@ -36,15 +41,45 @@ class DemoRun:
     metrics_url: str
 
 
-def run_demo(work: Path) -> str:
-    command = [sys.executable, "recipes/demo.py", "--work", str(work), "--no-bench"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file that needs both models first, so that they are trained at once; then those that need less."""
+    files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+
+    def models(tests: list[pytest.Item]) -> int:
+        needed = {name for test in tests for name in getattr(test, "fixturenames", ())}
+        return len(needed & {"demo", "streaming_model"})
+
+    files.sort(key=models)
+    items[:] = [test for tests in files[-1:] + files[:-1] for test in tests]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this session's processes, of which there is one ("master") unless -n says otherwise."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """``path``, made by the first of this session's processes that needs it while the others wait."""
+    done = path.with_name(f".{path.name}.done")
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not done.exists():
+            make(path)
+            done.touch()
+    return path
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> str:
+    """What the script printed; AssertionError, with the end of its messages, when it failed."""
+    line = [sys.executable, *map(str, command)]
+    done = subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
     return done.stdout
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
+def demo(shared: Path) -> Iterator[DemoRun]:
     """The demo in a folder of its own: corpus, manifests, tokenizer, training, scores, export, serving.
 
     KO_ASR_DEMO_WORK names a folder to keep between sessions, which saves a developer the training.
@@ -52,8 +87,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
     from ko_asr.server import TritonServer
 
     keep = os.environ.get("KO_ASR_DEMO_WORK")
-    work = Path(keep) if keep else tmp_path_factory.mktemp("demo")
-    output = run_demo(work)
+    work = Path(keep) if keep else shared / "demo"
+
+    def make(log: Path) -> None:
+        printed = run("recipes/demo.py", "--work", work, "--no-bench")
+        log.write_text(printed, encoding="utf-8")
+
+    output = made_once(shared / "demo.log", make).read_text(encoding="utf-8")
     splits = ("eval_clean", "eval_other")
     with TritonServer(work / "triton", ROOT / ".server") as server:
         yield DemoRun(
@@ -86,45 +126,50 @@ def few_utterances(demo: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.fixture(scope="session")
-def streaming_repository(streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def streaming_repository(streaming_model: Path, shared: Path) -> Path:
     """A model repository with the streaming ensembles asr_streaming and asr_streaming_1."""
-    repository = tmp_path_factory.mktemp("streaming_repository")
-    command = [sys.executable, str(ROOT / "export" / "to_triton.py"), "look_aheads=6,1"]
-    command += [f"model={streaming_model}", f"repository={repository}"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
-    return repository
+
+    def export(repository: Path) -> None:
+        run("export/to_triton.py", "look_aheads=6,1", f"model={streaming_model}", f"repository={repository}")
+
+    return made_once(shared / "streaming_repository", export)
 
 
 @pytest.fixture(scope="session")
-def streaming_model(demo: DemoRun) -> Path:
+def streaming_model(demo: DemoRun, shared: Path) -> Path:
     """A cache-aware .nemo, trained once in the demo's folder on the demo's corpus."""
     config = "fastconformer_ko_streaming_demo"
     model = demo.work / "experiments" / config / "checkpoints" / f"{config}.nemo"
-    if not model.exists():
-        command = [sys.executable, str(ROOT / "recipes" / "train_ctc.py"), "--config-name", config]
-        done = subprocess.run(command, cwd=demo.work, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-5000:]}"
+
+    def train(_: Path) -> None:
+        if not model.exists():
+            # Two thirds of the recipe's steps: the tests need text, not the lowest error rate.
+            command = "--config-name", config, "trainer.max_steps=720"
+            run(ROOT / "recipes/train_ctc.py", *command, cwd=demo.work)
+
+    made_once(shared / "streaming_model", train)
     return model
 
 
 @pytest.fixture(scope="session")
-def graph_repository(demo: DemoRun, streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph_repository(demo: DemoRun, streaming_model: Path, shared: Path) -> Path:
     """Both demo models exported with front_end=graph, the offline one over a numpy export.
 
     In this process: NeMo's import takes longer than the exports.
     """
-    repository = tmp_path_factory.mktemp("graph_repository") / "triton"
-    shutil.copytree(demo.repository, repository, ignore=shutil.ignore_patterns("__pycache__"))
-    specification = importlib.util.spec_from_file_location("to_triton", ROOT / "export" / "to_triton.py")
-    assert specification is not None and specification.loader is not None
-    to_triton = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(to_triton)
-    with pytest.MonkeyPatch.context() as patch:
-        for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
-            patch.setattr(sys, "argv", ["", "front_end=graph", f"repository={repository}", *options])
-            to_triton.main()
-    return repository
+
+    def export(repository: Path) -> None:
+        shutil.copytree(demo.repository, repository, ignore=shutil.ignore_patterns("__pycache__"))
+        specification = importlib.util.spec_from_file_location("to_triton", ROOT / "export" / "to_triton.py")
+        assert specification is not None and specification.loader is not None
+        to_triton = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(to_triton)
+        with pytest.MonkeyPatch.context() as patch:
+            for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
+                patch.setattr(sys, "argv", ["", "front_end=graph", f"repository={repository}", *options])
+                to_triton.main()
+
+    return made_once(shared / "graph_repository", export)
 
 
 @pytest.fixture(scope="session")
