@@ -1,203 +1,379 @@
-"""What this model does on this machine's NVIDIA GPU: latency, throughput, memory, an hour of audio.
+"""What these models do on this machine's NVIDIA GPU: latency, throughput, memory, streams, an hour of audio.
 
     python bench/gpu_check.py                                     # size l, random weights
     python bench/gpu_check.py --model experiments/ko/checkpoints/ko.nemo --out bench/results/gpu_a10.json
 
 Measures whatever is installed: PyTorch (float32 with TF32, float16), ONNX Runtime with its CUDA provider
-(onnxruntime-gpu), TensorRT (fp32 and fp16 plans, built here). Every figure is the encoder with its CTC head,
-features in host memory, answers back in host memory. The hour goes through PyTorch once in pieces of a minute
-and once whole, with local attention of 128 frames to each side. Writes JSON with versions.
+(onnxruntime-gpu), TensorRT (fp32 and fp16 plans, built here). Offline figures are the encoder with its CTC
+head, features in host memory, answers back in host memory. Streaming figures are chunks of as many streams,
+in step, their states staying on the GPU as they do in a server. The hour goes through PyTorch once in pieces
+of a minute and once whole, with local attention of 128 frames to each side. Writes JSON with versions.
+
+--rehearse does the same on the CPU, briefly and with a small model, where there is no GPU: it shows that the
+script works, TensorRT and CUDA aside, and its figures mean nothing.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from random_model import write_model
 
-from ko_asr import plan
+from ko_asr import plan, streaming_plan
+from ko_asr.contract import ENCODED_LENGTH, FEATURES, LENGTH, TOKEN_IDS, TOKEN_LOG_PROBS
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
 from ko_asr.provenance import provenance
+from ko_asr.streaming_contract import STATE_INPUTS, STATE_OUTPUTS, StreamingContract
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["torch", "nemo_toolkit", "onnxruntime-gpu", "onnxruntime", "tensorrt", "ko-asr"]
 MEMORY_LIMIT = 8.0  # GB, the project's own for an hour of audio
+ANSWERS = (TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH)
 
+Tensors = Mapping[str, np.ndarray]
 Run = Callable[[dict[str, np.ndarray]], Any]
 
 
-def memory_used() -> float:
-    """GB in use on the first GPU, by every process, as nvidia-smi counts."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
-    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) / 1024
+class Check:
+    """One run: where it computes, how often, and what it found."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = "cpu" if options.rehearse else "cuda"
+        self.results: dict[str, Any] = {}
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a figure, and print it at once."""
+        self.results[name] = value
+        print(f"{name}: {json.dumps(value)}", flush=True)
+
+    def memory_used(self) -> float | None:
+        """GB in use on the first GPU, by every process, as nvidia-smi counts."""
+        if self.device == "cpu":
+            return None
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+        found = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        return int(found.split()[0]) / 1024
+
+    def times(self, run: Callable[[], Any]) -> dict[str, Any]:
+        """Median and 99th percentile of a call in ms, after three that do not count, and the memory then."""
+        seconds = []
+        for repeat in range(-3, self.options.repeats):
+            started = time.perf_counter()
+            run()
+            if repeat >= 0:
+                seconds.append(time.perf_counter() - started)
+        return {
+            "p50_ms": 1000 * statistics.median(seconds),
+            "p99_ms": 1000 * float(np.percentile(seconds, 99)),
+            "memory_gb": self.memory_used(),
+        }
+
+    def offline(self, run: Run, mels: int) -> list[dict[str, Any]]:
+        """Latency and RTFx of each batch size."""
+        rows, seconds = [], self.options.seconds
+        for batch in self.options.batches:
+            inputs = feed(batch, mels, seconds)
+            times = self.times(lambda inputs=inputs: run(inputs))
+            rtfx = 1000 * batch * seconds / times["p50_ms"]
+            rows.append({"batch": batch, "seconds": seconds, "rtfx": rtfx, **times})
+        return rows
+
+    def streaming(
+        self, start: Callable[[Tensors], Callable[[], Any]], contract: StreamingContract
+    ) -> list[dict[str, Any]]:
+        """Latency of a chunk of as many streams, and how many such streams one GPU follows in real time."""
+        rows = []
+        for streams in self.options.streams:
+            times = self.times(start(chunk(contract, streams)))
+            followed = streams * 1000 * contract.chunk_seconds / times["p50_ms"]
+            rows.append(
+                {"batch": streams, "chunk_ms": 1000 * contract.chunk_seconds, "streams": followed, **times}
+            )
+        return rows
 
 
 def feed(batch: int, mels: int, seconds: float) -> dict[str, np.ndarray]:
     """Random features [batch, mels, frames] and their lengths [batch, 1], 100 frames a second."""
     frames = round(100 * seconds)
     features = np.random.default_rng(0).standard_normal((batch, mels, frames)).astype(np.float32)
-    return {"features": features, "length": np.full((batch, 1), frames, np.int64)}
+    return {FEATURES: features, LENGTH: np.full((batch, 1), frames, np.int64)}
 
 
-def timed(run: Run, shapes: list[tuple[int, float]], mels: int, repeats: int) -> list[dict[str, float]]:
-    """Median and 99th percentile latency, and RTFx, of each (batch, seconds)."""
-    rows = []
-    for batch, seconds in shapes:
-        inputs = feed(batch, mels, seconds)
-        for _ in range(3):
-            run(inputs)
-        times = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            run(inputs)
-            times.append(time.perf_counter() - started)
-        middle = statistics.median(times)
-        rows.append(
-            {
-                "batch": batch,
-                "seconds": seconds,
-                "p50_ms": 1000 * middle,
-                "p99_ms": 1000 * float(np.percentile(times, 99)),
-                "rtfx": batch * seconds / middle,
-                "memory_gb": memory_used(),
-            }
-        )
-    return rows
+def chunk(contract: StreamingContract, streams: int) -> dict[str, np.ndarray]:
+    """The first chunk of so many streams, their states among the tensors."""
+    window = contract.window_frames
+    features = np.random.default_rng(0).normal(-6, 3, (streams, contract.mels, window)).astype(np.float32)
+    states = {
+        state["input"]: np.zeros([streams, *state["shape"]], state["dtype"]) for state in contract.states
+    }
+    return {FEATURES: features, LENGTH: np.full((streams, 1), window, np.int64), **states}
 
 
-def pytorch(model: Any, half: bool) -> Run:
-    """NeMo's own encoder and head on the GPU."""
+def pytorch(model: Any, half: bool, device: str) -> Run:
+    """NeMo's own encoder and head."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    model = model.cuda().eval()
+    model = model.to(device).eval()
 
     @torch.inference_mode()
     def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        features = torch.from_numpy(inputs["features"]).cuda()
-        length = torch.from_numpy(inputs["length"][:, 0]).cuda()
-        with torch.autocast("cuda", torch.float16, enabled=half):
+        features = torch.from_numpy(inputs[FEATURES]).to(device)
+        length = torch.from_numpy(inputs[LENGTH][:, 0]).to(device)
+        with torch.autocast(device, torch.float16, enabled=half):
             encoded, _ = model.encoder(audio_signal=features, length=length)
             return model.decoder(encoder_output=encoded).argmax(-1).cpu().numpy()
 
     return run
 
 
-def onnxruntime_cuda(graph: Path) -> Run | None:
-    """Our graph on ONNX Runtime's CUDA provider, None where that is not installed."""
+def onnxruntime_session(graph: Path, device: str) -> Any:
+    """``graph`` on ONNX Runtime, None where its provider for ``device`` is not installed."""
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    provider = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}[device]
+    if provider not in onnxruntime.get_available_providers():
         return None
-    session = onnxruntime.InferenceSession(str(graph), providers=["CUDAExecutionProvider"])
-    if "CUDAExecutionProvider" not in session.get_providers():
-        return None  # the wheel is there, but not the CUDA or cuDNN that it loads
-    return lambda inputs: session.run(["token_ids", "token_log_probs", "encoded_length"], inputs)
+    session = onnxruntime.InferenceSession(str(graph), providers=[provider])
+    # The wheel may be there without the CUDA or cuDNN that it loads.
+    return session if provider in session.get_providers() else None
 
 
-def tensorrt(graph: Path, mels: int, seconds: float, largest: int) -> tuple[Run, float]:
-    """A plan of ``graph`` and its largest difference from ONNX Runtime; UserError when it cannot be built."""
-    trt = plan.load_tensorrt()
-    shapes = plan.profile(mels, [32, round(100 * seconds)], largest)
-    runner = plan.Runner(trt, plan.build_plan(trt, graph, shapes))
-    return runner, plan.largest_difference(runner, graph, shapes)
+def resident_session(session: Any, device: str, inputs: Tensors) -> Callable[[], Any]:
+    """A call that computes the next chunk on ONNX Runtime; the states stay on ``device``."""
+    import onnxruntime
+
+    value = onnxruntime.OrtValue.ortvalue_from_numpy
+    states = [value(inputs[name], device, 0) for name in STATE_INPUTS]
+
+    def step() -> list[np.ndarray]:
+        binding = session.io_binding()
+        for name in (FEATURES, LENGTH):
+            binding.bind_cpu_input(name, inputs[name])
+        for name, state in zip(STATE_INPUTS, states, strict=True):
+            binding.bind_ortvalue_input(name, state)
+        for name in ANSWERS:
+            binding.bind_output(name, "cpu")
+        for name in STATE_OUTPUTS:
+            binding.bind_output(name, device)
+        session.run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        states[:] = outputs[len(ANSWERS) :]
+        return [output.numpy() for output in outputs[: len(ANSWERS)]]
+
+    return step
 
 
-def an_hour(model: Any, mels: int) -> dict[str, dict[str, float]]:
+def resident_plan(
+    runner: plan.Runner, memory: contextlib.ExitStack, inputs: Tensors
+) -> Callable[[], list[np.ndarray]]:
+    """A call that computes the next chunk of a plan; states stay on the GPU until ``memory`` is closed."""
+    context = runner.context
+    after = dict(zip(STATE_INPUTS, STATE_OUTPUTS, strict=True))
+    places: dict[str, int] = {}
+    for name, tensor in inputs.items():
+        if not context.set_input_shape(name, tensor.shape):
+            raise UserError(f"the plan's profile does not hold {name} {tensor.shape}")
+        for needed in (name, after.get(name)):
+            if needed:
+                places[needed] = memory.enter_context(runner.memory(tensor.nbytes))
+        runner.copy(places[name], tensor.ctypes.data, tensor.nbytes, 1)
+    outputs: dict[str, np.ndarray] = {}
+    for index in range(runner.engine.num_io_tensors):
+        name = runner.engine.get_tensor_name(index)
+        if name not in places:
+            dtype = runner.trt.nptype(runner.engine.get_tensor_dtype(name))
+            outputs[name] = np.empty(tuple(context.get_tensor_shape(name)), dtype)
+            places[name] = memory.enter_context(runner.memory(outputs[name].nbytes))
+
+    def step() -> list[np.ndarray]:
+        for name in (FEATURES, LENGTH):
+            runner.copy(places[name], inputs[name].ctypes.data, inputs[name].nbytes, 1)
+        for name, place in places.items():
+            context.set_tensor_address(name, place)
+        runner.execute()
+        for name in ANSWERS:
+            runner.copy(outputs[name].ctypes.data, places[name], outputs[name].nbytes, 2)
+        for before, later in after.items():
+            places[before], places[later] = places[later], places[before]
+        return [outputs[name] for name in ANSWERS]
+
+    return step
+
+
+def an_hour(check: Check, model: Any, mels: int) -> dict[str, dict[str, Any]]:
     """Wall time and peak memory of PyTorch, float16, for an hour in pieces of a minute and for it whole."""
     import torch
 
+    minute = check.options.hour / 60  # of an hour of 3600 s, 60 s
     results = {}
     for name, batches in (
-        ("pieces of 60 s, 8 at once", [(8, 60.0)] * 7 + [(4, 60.0)]),
-        ("whole", [(1, 3600.0)]),
+        ("in 60 pieces, 8 at once", [(8, minute)] * 7 + [(4, minute)]),
+        ("whole", [(1, check.options.hour)]),
     ):
         if name == "whole":
             model.change_attention_model("rel_pos_local_attn", [128, 128])
-        run = pytorch(model, half=True)
-        torch.cuda.reset_peak_memory_stats()
+        run = pytorch(model, check.device == "cuda", check.device)
+        if check.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         for batch, seconds in batches:
             run(feed(batch, mels, seconds))
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        results[name] = {
-            "seconds": time.perf_counter() - started,
-            "peak_gb": peak,
-            "within_8_gb": float(peak <= MEMORY_LIMIT),
-        }
+        results[name] = {"audio_seconds": check.options.hour, "seconds": time.perf_counter() - started}
+        if check.device == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            results[name] |= {"peak_gb": peak, "within_8_gb": peak <= MEMORY_LIMIT}
     return results
 
 
-def measure(options: argparse.Namespace, path: Path, folder: Path) -> dict[str, Any]:
+def measure_offline(check: Check, path: Path, folder: Path) -> None:
     from ko_asr.onnx_export import export_encoder, load_model
 
     model = load_model(path)
-    mels = int(model.preprocessor.featurizer.nfilt)
-    shapes = [(batch, options.seconds) for batch in options.batches]
-    results: dict[str, Any] = {}
-
-    def note(name: str, value: Any) -> None:
-        results[name] = value
-        print(f"{name}: {json.dumps(value)}", flush=True)
-
-    for half in (False, True):
-        graph = folder / f"{'fp16' if half else 'fp32'}.onnx"
+    mels, largest = int(model.preprocessor.featurizer.nfilt), max(check.options.batches)
+    for half in (False,) if check.options.rehearse else (False, True):
+        kind = "fp16" if half else "fp32"
+        graph = folder / f"{kind}.onnx"
         export_encoder(model.cpu(), graph, 6000, half)
         if importlib.util.find_spec("tensorrt") is None:
-            note(f"TensorRT {graph.stem}", "not installed")
+            check.note(f"TensorRT {kind}", "not installed")
         else:
-            run, difference = tensorrt(graph, mels, options.seconds, max(options.batches))
-            note(f"TensorRT {graph.stem}", timed(run, shapes, mels, options.repeats))
-            note(f"TensorRT {graph.stem}, against ONNX Runtime", difference)
-        cuda = onnxruntime_cuda(graph)
-        rows = "no CUDA provider" if cuda is None else timed(cuda, shapes, mels, options.repeats)
-        note(f"ONNX Runtime CUDA {graph.stem}", rows)
-        note(f"PyTorch {graph.stem}", timed(pytorch(model, half), shapes, mels, options.repeats))
-    note("an hour of audio, PyTorch fp16", an_hour(model, mels))
-    return results
+            trt = plan.load_tensorrt()
+            shapes = plan.profile(mels, [32, round(100 * check.options.seconds)], largest)
+            runner = plan.Runner(trt, plan.build_plan(trt, graph, shapes))
+            check.note(f"TensorRT {kind}", check.offline(runner, mels))
+            difference = plan.largest_difference(runner, graph, shapes)
+            check.note(f"TensorRT {kind}, against ONNX Runtime", difference)
+        session = onnxruntime_session(graph, check.device)
+        check.note(
+            f"ONNX Runtime {check.device} {kind}",
+            "no such provider"
+            if session is None
+            else check.offline(lambda inputs, session=session: session.run(ANSWERS, inputs), mels),
+        )
+        check.note(f"PyTorch {kind}", check.offline(pytorch(model, half, check.device), mels))
+    check.note("an hour of audio, PyTorch", an_hour(check, model, mels))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", type=Path, help="a .nemo (default: random weights of --size)")
-    add("--size", default="l", help="xs, s, m or l (default l)")
-    add("--seconds", type=float, default=10.0, help="length of a clip, at most 60 (default 10)")
-    add("--batches", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (default 1 8 32)")
-    add("--repeats", type=int, default=50)
-    add("--out", type=Path, default=ROOT / "results" / "gpu_check.json")
-    options = parser.parse_args()
+def measure_streaming(check: Check, path: Path, folder: Path) -> None:
+    """Each look-ahead of the model that was asked for, in fp32 and fp16."""
+    from ko_asr.onnx_export import load_model
+    from ko_asr.streaming_export import export_graph, streaming_graph
+    from ko_asr.streaming_graph import StreamingCTC
+
+    model = load_model(path)
+    for look_ahead in check.options.look_aheads:
+        graph, contract = streaming_graph(model, path, look_ahead)
+        contract = replace(contract, max_batch_size=max(check.options.streams))
+        for half in (False,) if check.options.rehearse else (False, True):
+            kind = f"[{contract.left},{look_ahead}] {'fp16' if half else 'fp32'}"
+            if half:
+                graph = StreamingCTC(model, look_ahead, contract.top_k, half=True).eval()
+                contract = replace(contract, precision="fp16")
+            file = folder / f"streaming_{look_ahead}_{half}.onnx"
+            export_graph(graph, contract, file)
+            if importlib.util.find_spec("tensorrt") is None:
+                check.note(f"streams, TensorRT {kind}", "not installed")
+            else:
+                streams_of_a_plan(check, kind, file, contract)
+            session = onnxruntime_session(file, check.device)
+            check.note(
+                f"streams, ONNX Runtime {check.device} {kind}",
+                "no such provider"
+                if session is None
+                else check.streaming(
+                    lambda inputs, session=session: resident_session(session, check.device, inputs), contract
+                ),
+            )
+
+
+def streams_of_a_plan(check: Check, kind: str, graph: Path, contract: StreamingContract) -> None:
+    trt = plan.load_tensorrt()
+    runner = plan.Runner(trt, plan.build_plan(trt, graph, streaming_plan.profile(contract)))
+    with contextlib.ExitStack() as memory:
+        rows = check.streaming(lambda inputs: resident_plan(runner, memory, inputs), contract)
+    check.note(f"streams, TensorRT {kind}", rows)
+    difference = streaming_plan.largest_difference(runner, graph, contract)
+    check.note(f"streams, TensorRT {kind}, against ONNX Runtime", difference)
+
+
+def check_gpu() -> str:
+    """The GPU's name. UserError where none can be used."""
     gpu = plan.gpu_name()
     if gpu is None:
-        raise UserError("no NVIDIA GPU answers on this machine: run this where nvidia-smi names one")
+        raise UserError(
+            "no NVIDIA GPU answers on this machine: run this where nvidia-smi names one, "
+            "or try the script out on the CPU with --rehearse"
+        )
     import torch
 
     if not torch.cuda.is_available():
         raise UserError(
             f"{gpu} is there, but this PyTorch ({torch.__version__}) has no CUDA: install one that has"
         )
+    return gpu
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, help="an offline .nemo (default: random weights of --size)")
+    add("--streaming-model", type=Path, help="a cache-aware .nemo (default: random weights of --size)")
+    add("--size", default="l", help="xs, s, m or l (default l)")
+    add("--seconds", type=float, default=10.0, help="length of a clip, at most 60 (default 10)")
+    add("--batches", type=int, nargs="+", default=[1, 8, 32], help="clips at once (default 1 8 32)")
+    add("--streams", type=int, nargs="+", default=[1, 32, 128], help="streams at once (default 1 32 128)")
+    add("--look-aheads", type=int, nargs="+", default=[6, 1], help="of the streams (default 6 1)")
+    add("--repeats", type=int, default=50)
+    add("--rehearse", action="store_true", help="on the CPU, briefly: to see that the script works")
+    add("--out", type=Path, help="default: results/gpu_check.json; a rehearsal writes none unless told to")
+    options = parser.parse_args()
+    options.hour = 3600.0
+    if options.rehearse:
+        options.size, options.seconds, options.repeats, options.hour = "xs", 2.0, 2, 30.0
+        options.batches, options.streams = [1, 2], [1, 2]
+    elif options.out is None:
+        options.out = ROOT / "results" / "gpu_check.json"
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    facts = {"device": "CPU, a rehearsal: no figure means anything"}
+    if not options.rehearse:
+        facts = {"gpu": check_gpu(), "compute_capability": plan.compute_capability() or "unknown"}
+    check = Check(options)
     with tempfile.TemporaryDirectory() as folder:
-        path = options.model or Path(folder) / "random.nemo"
+        work = Path(folder)
+        path = options.model or work / "random.nemo"
+        streaming = options.streaming_model or work / "random_streaming.nemo"
         if options.model is None:
-            script = ROOT / "bench" / "random_model.py"
-            command = [sys.executable, str(script), "--size", options.size, "--out", str(path)]
-            subprocess.run(command, check=True, capture_output=True)
-        results = measure(options, path, Path(folder))
-    facts = {"gpu": gpu, "compute_capability": plan.compute_capability(), "model": path.name}
-    weights = "random" if options.model is None else "trained"
+            write_model(path, options.size)
+        if options.streaming_model is None:
+            write_model(streaming, options.size, streaming=True)
+        measure_offline(check, path, work)
+        measure_streaming(check, streaming, work)
+    facts |= {"model": path.name, "streaming_model": streaming.name}
+    if options.out is None:
+        print("rehearsed on the CPU: what needs no GPU works; nothing was written")
+        return
     with atomic_write(options.out) as stream:
-        json.dump(provenance(PACKAGES) | facts | {"weights": weights, "results": results}, stream, indent=1)
+        json.dump(provenance(PACKAGES) | facts | {"results": check.results}, stream, indent=1)
+        stream.write("\n")
     print(f"wrote {options.out}")
 
 

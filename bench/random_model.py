@@ -6,6 +6,7 @@ python bench/random_model.py --size s --out /tmp/s.nemo
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -63,6 +64,10 @@ def configuration(size: str, subsampling: int, tokenizer_folder: Path, streaming
             "pos_emb_max_len": 5000,
             "conv_kernel_size": 9,
             "conv_norm_type": "batch_norm",
+            "dropout": 0.1,
+            "dropout_pre_encoder": 0.1,
+            "dropout_emb": 0.0,
+            "dropout_att": 0.1,
         },
         "decoder": {
             "_target_": f"{modules}.ConvASRDecoder",
@@ -79,6 +84,25 @@ def configuration(size: str, subsampling: int, tokenizer_folder: Path, streaming
     return values
 
 
+def write_model(
+    out: Path, size: str, vocabulary: int = 1024, subsampling: int = 8, streaming: bool = False, seed: int = 0
+) -> Any:
+    """Write the .nemo ``out`` and return the model."""
+    import torch
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        pieces = tokenizer(Path(folder), vocabulary)
+        values = configuration(size, subsampling, pieces, streaming)
+        model = EncDecCTCModelBPE(OmegaConf.create(values))
+        with torch.no_grad():
+            # An untrained head hardly prefers any token; scaled up, the greedy text varies as real text does.
+            model.decoder.decoder_layers[0].weight.mul_(20)
+        model.eval().save_to(str(out))
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -90,19 +114,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the .nemo to write")
     options = parser.parse_args()
-
-    import torch
-    from nemo.collections.asr.models import EncDecCTCModelBPE
-
-    torch.manual_seed(options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        pieces = tokenizer(Path(folder), options.vocabulary)
-        values = configuration(options.size, options.subsampling, pieces, options.streaming)
-        model = EncDecCTCModelBPE(OmegaConf.create(values))
-        with torch.no_grad():
-            # An untrained head hardly prefers any token; scaled up, the greedy text varies as real text does.
-            model.decoder.decoder_layers[0].weight.mul_(20)
-        model.eval().save_to(str(options.out))
+    model = write_model(**vars(options))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"wrote {options.out}: {millions:.1f} M parameters, {len(model.decoder.vocabulary)} pieces")
     print(f"next: python export/to_triton.py --model {options.out} --repository DIR")

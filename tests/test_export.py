@@ -253,3 +253,20 @@ def test_the_gpu_check_without_a_gpu_is_one_sentence() -> None:
     done = run(script=ROOT / "bench" / "gpu_check.py")
     assert done.returncode == 2 and done.stderr.startswith("error: no NVIDIA GPU answers on this machine")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_gpu_check_rehearsed_on_the_cpu(tmp_path: Path) -> None:
+    """All of the script but TensorRT and CUDA, which only a GPU can run."""
+    done = run("--rehearse", "--out", tmp_path / "out.json", script=ROOT / "bench" / "gpu_check.py")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert found["device"].startswith("CPU, a rehearsal") and "gpu" not in found
+    results = found["results"]
+    for name in ("ONNX Runtime cpu fp32", "PyTorch fp32"):
+        assert [row["batch"] for row in results[name]] == [1, 2], name
+        assert all(0 < row["p50_ms"] <= row["p99_ms"] and row["rtfx"] > 0 for row in results[name]), name
+    for look_ahead, chunk_ms in ((6, 560), (1, 160)):
+        rows = results[f"streams, ONNX Runtime cpu [70,{look_ahead}] fp32"]
+        assert [round(row["chunk_ms"]) for row in rows] == [chunk_ms] * 2
+        assert all(row["streams"] * row["p50_ms"] == pytest.approx(row["batch"] * chunk_ms) for row in rows)
+    assert {row["audio_seconds"] for row in results["an hour of audio, PyTorch"].values()} == {30.0}

@@ -113,8 +113,8 @@ class Runner:
             for name, value in feed.items():
                 if not self.context.set_input_shape(name, value.shape):
                     raise UserError(f"the plan's profile does not hold {name} {value.shape}")
-                pointer = stack.enter_context(self._memory(value.nbytes))
-                self._copy(pointer, value.ctypes.data, value.nbytes, 1)
+                pointer = stack.enter_context(self.memory(value.nbytes))
+                self.copy(pointer, value.ctypes.data, value.nbytes, 1)
                 self.context.set_tensor_address(name, pointer)
             outputs: dict[str, tuple[np.ndarray, int]] = {}
             for index in range(self.engine.num_io_tensors):
@@ -122,17 +122,22 @@ class Runner:
                 if self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.OUTPUT:
                     shape = tuple(self.context.get_tensor_shape(name))
                     value = np.empty(shape, self.trt.nptype(self.engine.get_tensor_dtype(name)))
-                    outputs[name] = value, stack.enter_context(self._memory(value.nbytes))
+                    outputs[name] = value, stack.enter_context(self.memory(value.nbytes))
                     self.context.set_tensor_address(name, outputs[name][1])
-            if not self.context.execute_async_v3(0):
-                raise UserError("the plan failed to run on this GPU: see TensorRT's messages above")
-            _cuda_ok(self.cuda.cudaDeviceSynchronize())
+            self.execute()
             for value, pointer in outputs.values():
-                self._copy(value.ctypes.data, pointer, value.nbytes, 2)
+                self.copy(value.ctypes.data, pointer, value.nbytes, 2)
         return {name: value for name, (value, _) in outputs.items()}
 
+    def execute(self) -> None:
+        """Run the plan on the addresses set in ``context``, and wait. UserError when it fails."""
+        if not self.context.execute_async_v3(0):
+            raise UserError("the plan failed to run on this GPU: see TensorRT's messages above")
+        _cuda_ok(self.cuda.cudaDeviceSynchronize())
+
     @contextlib.contextmanager
-    def _memory(self, size: int) -> Iterator[int]:
+    def memory(self, size: int) -> Iterator[int]:
+        """The address of ``size`` bytes on the GPU, freed at the end. UserError when there are none left."""
         pointer = ctypes.c_void_p()
         _cuda_ok(self.cuda.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(max(size, 1))))
         try:
@@ -140,7 +145,7 @@ class Runner:
         finally:
             self.cuda.cudaFree(pointer)
 
-    def _copy(self, target: int, source: int, size: int, kind: int) -> None:
+    def copy(self, target: int, source: int, size: int, kind: int) -> None:
         """``kind`` is cudaMemcpyKind: 1 to the device, 2 from it."""
         _cuda_ok(
             self.cuda.cudaMemcpy(
