@@ -1,32 +1,17 @@
 """The demo's own figures, and the ways in which its first commands refuse."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
 import soundfile
+from commands import run, sentence
 
 from ko_asr.metrics import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(*command: str | Path, cwd: Path = ROOT, python: str = sys.executable) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [python, *map(str, command)], cwd=cwd, capture_output=True, encoding="utf-8", timeout=300
-    )
-
-
-def sentence(done: subprocess.CompletedProcess) -> str:
-    """The one line that a command that refused has said on standard error."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1, done
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def test_demo_reaches_its_figures(demo) -> None:

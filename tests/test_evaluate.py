@@ -6,7 +6,6 @@ transcripts in them, and every kind of bad input ends in one sentence.
 
 import json
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.errors import UserError
 from ko_asr.espeak import synthesize
@@ -32,8 +32,7 @@ SENTENCES = [
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/evaluate.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    return run("recipes/evaluate.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,21 @@
 """recipes/evaluate.py with a language model: tuned, compared with greedy, stored."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run
 
 from ko_asr import language_model
 from ko_asr.beam_batch import ALPHAS, BETAS
 from ko_asr.metrics import score
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, f"recipes/{script}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def trained(demo, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("lm")
     source = ("--model", demo.model, "--manifest", demo.manifests["train"], "--order", 4)
-    done = run("train_lm.py", *source, "--out", out)
+    done = run("recipes/train_lm.py", *source, "--out", out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -32,8 +24,8 @@ def test_scores_before_and_after_with_weights_tuned_on_dev(demo, trained, tmp_pa
     words = tmp_path / "words.txt"
     words.write_text("철수\n떡볶이\n", encoding="utf-8")
     done = run(
-        "evaluate.py", "--model", demo.model, "--manifest", demo.manifests["eval_other"], "--limit", 10,
-        "--lm", trained, "--tune", demo.manifests["dev"], "--tune-limit", 4, "--beam-size", 4,
+        "recipes/evaluate.py", "--model", demo.model, "--manifest", demo.manifests["eval_other"],
+        "--limit", 10, "--lm", trained, "--tune", demo.manifests["dev"], "--tune-limit", 4, "--beam-size", 4,
         "--boost-words", words, "--out", tmp_path / "out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -72,6 +64,8 @@ def test_what_does_not_fit_is_said_before_the_model_is_loaded(demo, trained, tmp
     }
     for said, arguments in cases.items():
         out = tmp_path / "out"
-        done = run("evaluate.py", "--model", demo.model, "--manifest", manifest, "--out", out, *arguments)
+        done = run(
+            "recipes/evaluate.py", "--model", demo.model, "--manifest", manifest, "--out", out, *arguments
+        )
         assert done.returncode == 2 and said in done.stderr, done.stderr
         assert "loading" not in done.stdout and not (out / "scores.json").exists()

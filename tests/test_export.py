@@ -4,10 +4,10 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -21,9 +21,8 @@ SCRIPT = ROOT / "export" / "to_triton.py"
 MODELS = (names.DECODER, names.ENCODER, names.ENSEMBLE, names.PREPROCESSOR)
 
 
-def run(*arguments: object, script: Path = SCRIPT, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+def run(*arguments: object, script: Path = SCRIPT, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return commands.run(script, *arguments, cwd=cwd)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -1,10 +1,10 @@
 """recipes/finetune.py by its front door: every strategy from an English model, adapters there and back."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = [
@@ -20,22 +20,11 @@ STRATEGIES = {
 }
 
 
-def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    line = [sys.executable, *map(str, command)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, encoding="utf-8", timeout=600)
-
-
 def finetune(demo, out: Path, *overrides: str, base: Path | str) -> subprocess.CompletedProcess:
     return run(
         "recipes/finetune.py", "--config-name", "finetune_ko_demo", f"base_model={base}",
         f"data.dir={demo.work}/data/demo", f"exp_manager.exp_dir={out}", *overrides,
     )  # fmt: skip
-
-
-def sentence(done: subprocess.CompletedProcess) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done
-    return lines[0]
 
 
 def weights(path: Path) -> dict:

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,13 +25,11 @@ from ko_asr.search import Search
 from ko_asr.segmentation import Segmenter
 from ko_asr.subtitles import LINE, LINES, cues, srt, vtt
 
-ROOT = Path(__file__).resolve().parents[1]
 FRAME = 640  # samples of an encoder frame at 4x
 
 
 def transcribe(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/transcribe.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    return run("recipes/transcribe.py", *arguments)
 
 
 def cer(reference: str, text: str) -> float:

@@ -2,23 +2,20 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 
 from ko_asr import contract as names
 from ko_asr import precision
 from ko_asr.contract import Contract
 from ko_asr.logmel import LogMel
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def export(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "export" / "to_triton.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run("export/to_triton.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from commands import run, sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,23 +15,7 @@ from ko_asr.manifest import read_manifest, write_manifest
 from ko_asr.start_small import uniform_loss
 from ko_asr.tokenizer import train
 
-ROOT = Path(__file__).resolve().parents[1]
 DEMO = ("--config-name", "fastconformer_ko_demo")
-
-
-def recipe(script: str, *options: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "recipes" / script, *options],
-        cwd=cwd, capture_output=True, encoding="utf-8", timeout=300,
-    )  # fmt: skip
-
-
-def sentence(done: subprocess.CompletedProcess) -> str:
-    """The one line that a command that refused has said on standard error."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1, done
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.fixture
@@ -66,7 +49,7 @@ def test_uniform_loss_is_ctcs(tokens: list[int], frames: int) -> None:
 def test_debug_names_what_does_not_hold_and_leaves_nothing(work: Path) -> None:
     """A learning rate of zero: all else holds, the optimiser changes nothing."""
     options = ("debug=true", "model.optim.lr=0", "model.optim.sched.min_lr=0")
-    done = recipe("train_ctc.py", *DEMO, *options, cwd=work)
+    done = run("recipes/train_ctc.py", *DEMO, *options, cwd=work)
     assert "debug: optimiser: changed 0 of 195 parameters" in sentence(done)
     listed = [line.split()[:2] for line in done.stdout.splitlines() if line[:6] in ("  ok  ", "  FAIL")]
     assert ["FAIL", "optimiser"] in listed and sum(word == "ok" for word, _ in listed) == len(listed) - 1
@@ -75,7 +58,7 @@ def test_debug_names_what_does_not_hold_and_leaves_nothing(work: Path) -> None:
 
 
 def test_one_batch_is_learnt_by_heart(work: Path) -> None:
-    done = recipe("overfit_batch.py", *DEMO, cwd=work)
+    done = run("recipes/overfit_batch.py", *DEMO, cwd=work)
     assert done.returncode == 0, done.stderr[-3000:]
     learnt = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  learnt")]
     pairs = [line.split(" -> ") for line in learnt]
@@ -85,7 +68,7 @@ def test_one_batch_is_learnt_by_heart(work: Path) -> None:
 
 
 def test_profile_says_where_the_time_goes(work: Path) -> None:
-    done = recipe("train_ctc.py", *DEMO, "profile=true", cwd=work)
+    done = run("recipes/train_ctc.py", *DEMO, "profile=true", cwd=work)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = work / "experiments/fastconformer_ko_demo/profile"
     assert sorted(path.name for path in folder.iterdir()) == ["phases.json", "trace.json"]
@@ -108,7 +91,7 @@ def test_lost_numbers_end_the_run_and_name_the_audio(work: Path) -> None:
         entry["audio_filepath"] = str(work / f"nan{k}.wav")
     write_manifest(work / "nan.jsonl", entries)
     options = (f"model.train_ds.manifest_filepath={work}/nan.jsonl", "max_nonfinite_losses=3")
-    said = sentence(recipe("train_ctc.py", *DEMO, *options, "model.train_ds.num_buckets=2", cwd=work))
+    said = sentence(run("recipes/train_ctc.py", *DEMO, *options, "model.train_ds.num_buckets=2", cwd=work))
     assert "3 steps in a row" in said and "step 3" in said and "samples that are no numbers" in said
     assert any(f"nan{k}.wav" in said for k in range(6))
 
@@ -152,7 +135,7 @@ def test_a_checkpoint_of_another_vocabulary_is_not_resumed(demo, work: Path) -> 
     last = next((demo.work / "experiments/fastconformer_ko_demo/checkpoints").glob("*last.ckpt"))
     (folder / last.name).symlink_to(last)
     train("jamo", None, work / "other")
-    done = recipe("train_ctc.py", *DEMO, f"data.tokenizer={work}/other", cwd=work)
+    done = run("recipes/train_ctc.py", *DEMO, f"data.tokenizer={work}/other", cwd=work)
     assert "another vocabulary (83 tokens, this tokenizer has 136)" in sentence(done)
 
 
@@ -173,5 +156,5 @@ def test_a_run_that_cannot_work_is_refused_at_once(work: Path) -> None:
         "model.optim.lr=${nope}": "Interpolation key 'nope' not found",
     }
     for option, words in refused.items():
-        assert words in sentence(recipe("train_ctc.py", *DEMO, option, cwd=work))
+        assert words in sentence(run("recipes/train_ctc.py", *DEMO, option, cwd=work))
     assert not (work / "experiments").exists()

@@ -4,14 +4,13 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import run, sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,19 +19,7 @@ from ko_asr.manifest import read_manifest, write_manifest
 from ko_asr.nemo_file import read_config
 from ko_asr.weights import check_same_model, combine, distance, open_weights, write_nemo
 
-ROOT = Path(__file__).resolve().parents[1]
 FLOATS = st.floats(-1e3, 1e3, width=32)
-
-
-def run(*command: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, *map(str, command)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=600)
-
-
-def sentence(done: subprocess.CompletedProcess) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done
-    return lines[0]
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
