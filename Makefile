@@ -13,6 +13,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Environments are made side by side.
+MAKEFLAGS += --jobs=2
 
 .PHONY: help demo demo-streaming serve test lint clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
 
@@ -39,8 +41,10 @@ setup-rtx: .rtx/.ready
 	@if command -v c++ >/dev/null || command -v g++ >/dev/null; then cp requirements.txt .venv/requirements.txt; \
 	else echo "   no C++ compiler: kenlm (language models) is left out"; grep -v '^kenlm' requirements.txt > .venv/requirements.txt; fi
 	@cp constraints.txt .venv/constraints.txt
-	@$(BIN)/pip install -q -r .venv/requirements.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BIN)/pip install -q --no-compile -r .venv/requirements.txt 2> >(grep -v '^WARNING: Location' >&2)
 	@$(BIN)/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
+	@# pip compiles with one core, this with all. Some packages bring files that never compile.
+	@$(PY) -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-trackers.txt

@@ -3,7 +3,6 @@
 `make test` runs two processes (pytest-xdist): one trains both models while the other does what needs none.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 import soundfile
@@ -130,7 +130,9 @@ def streaming_repository(streaming_model: Path, shared: Path) -> Path:
     """A model repository with the streaming ensembles asr_streaming and asr_streaming_1."""
 
     def export(repository: Path) -> None:
-        run("export/to_triton.py", "look_aheads=6,1", f"model={streaming_model}", f"repository={repository}")
+        script = "export/to_triton.py"
+        done = commands.run(script, "look_aheads=6,1", f"model={streaming_model}", f"repository={repository}")
+        assert done.returncode == 0, done.stderr
 
     return made_once(shared / "streaming_repository", export)
 
@@ -153,21 +155,14 @@ def streaming_model(demo: DemoRun, shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def graph_repository(demo: DemoRun, streaming_model: Path, shared: Path) -> Path:
-    """Both demo models exported with front_end=graph, the offline one over a numpy export.
-
-    In this process: NeMo's import takes longer than the exports.
-    """
+    """Both demo models exported with front_end=graph, the offline one over a numpy export."""
 
     def export(repository: Path) -> None:
         shutil.copytree(demo.repository, repository, ignore=shutil.ignore_patterns("__pycache__"))
-        specification = importlib.util.spec_from_file_location("to_triton", ROOT / "export" / "to_triton.py")
-        assert specification is not None and specification.loader is not None
-        to_triton = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(to_triton)
-        with pytest.MonkeyPatch.context() as patch:
-            for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
-                patch.setattr(sys, "argv", ["", "front_end=graph", f"repository={repository}", *options])
-                to_triton.main()
+        for options in ([f"model={demo.model}"], [f"model={streaming_model}", "look_aheads=1"]):
+            script = "export/to_triton.py"
+            done = commands.run(script, "front_end=graph", f"repository={repository}", *options)
+            assert done.returncode == 0, done.stderr
 
     return made_once(shared / "graph_repository", export)
 

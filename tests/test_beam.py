@@ -3,12 +3,11 @@
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -237,25 +236,11 @@ def test_language_model_and_keywords_on_noisy_demo_speech(demo, tmp_path):
     from ko_asr.metrics import score
 
     out = tmp_path / "lm"
-    command = [
-        sys.executable,
-        "recipes/train_lm.py",
-        "--model",
-        demo.model,
-        "--manifest",
-        demo.manifests["train"],
-    ]
-    command += [
-        "--held-out",
-        demo.manifests["eval_other"],
-        "--max-overlap",
-        "1",
-        "--order",
-        "5",
-        "--out",
-        out,
-    ]
-    subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True)
+    done = run(
+        "recipes/train_lm.py", "--model", demo.model, "--manifest", demo.manifests["train"],
+        "--held-out", demo.manifests["eval_other"], "--max-overlap", 1, "--order", 5, "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     contract = json.loads((demo.repository / "asr/1/contract.json").read_text(encoding="utf-8"))
     vocabulary = Vocabulary.from_json(contract["vocabulary"])
     scorer = language_model.LanguageModel(out, vocabulary.pieces)

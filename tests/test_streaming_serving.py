@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from ko_asr.ctc import collapse
 from ko_asr.errors import UserError
@@ -236,8 +237,8 @@ def test_both_kinds_of_ensemble_in_one_repository(
     shutil.copytree(demo.repository, repository)
     shutil.copytree(streaming_repository, repository, dirs_exist_ok=True)
     shutil.copytree(repository / "asr_streaming_1", repository / "asr_streaming_13")
-    command = [sys.executable, "export/to_triton.py", f"model={streaming_model}", f"repository={repository}"]
-    done = subprocess.run([*command, "look_aheads=1"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    command = "export/to_triton.py", f"model={streaming_model}", f"repository={repository}"
+    done = run(*command, "look_aheads=1")
     assert done.returncode == 0, done.stderr
     assert "chunks of 80 ms" in done.stdout
     # The other look-aheads belonged to an earlier export.
@@ -253,9 +254,16 @@ def test_both_kinds_of_ensemble_in_one_repository(
         (["precision=int8", *gate], "error: int8 costs too much: CER rise, 2 utterances"),
     ):
         before = sorted(repository.rglob("*"))
-        done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, encoding="utf-8")
+        done = run(*command, *options)
         assert done.returncode == 2 and sorted(repository.rglob("*")) == before
         assert reason in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_chunk_waits_a_twentieth_of_itself_for_others(streaming_repository: Path) -> None:
+    for name, chunk_us in (("asr_streaming_encoder", 280_000), ("asr_streaming_encoder_1", 80_000)):
+        text = (streaming_repository / name / "config.pbtxt").read_text(encoding="utf-8")
+        oldest = text_format.Parse(text, model_config_pb2.ModelConfig()).sequence_batching.oldest
+        assert oldest.max_queue_delay_microseconds == chunk_us / 20
 
 
 def test_a_table_of_streams_is_bounded_and_forgets() -> None:
