@@ -4,6 +4,7 @@ The window and the mel filters are NeMo's own arrays, saved by export, so no aud
 the server runs. Source of every step: ``nemo/collections/asr/parts/preprocessing/features.py`` (NeMo 3.0).
 """
 
+import threading
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,21 @@ except ImportError:  # the server needs numpy only
     from numpy.fft import rfft
 
 STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
-_BLOCK = 256  # frames a step: the spectra stay in the cache, and few calls do much
+_BLOCK = 128  # frames a step: the spectra stay in the cache, and few calls do much
 _BANDS = 4
+_OF_THREAD = threading.local()
+
+
+def _space(n_fft: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """This thread's arrays for a block: windowed frames, zero after ``window``, and two of spectra.
+
+    Kept, because memory that is taken and given back costs more in page faults than the transform.
+    """
+    spaces = _OF_THREAD.__dict__
+    if (key := f"{n_fft}, {window}") not in spaces:
+        frames = np.zeros((_BLOCK, n_fft), np.float32)
+        spaces[key] = frames, *np.empty((2, _BLOCK, n_fft // 2 + 1), np.float32)
+    return spaces[key]
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,7 @@ class LogMel:
     def energies_of(self, windows: np.ndarray) -> np.ndarray:
         """Mel power [mels, frames] of pre-emphasised ``windows`` [frames, window]."""
         energies = np.empty((len(self.filters), len(windows)), np.float32)
-        most, bins = min(_BLOCK, len(windows)), self.n_fft // 2 + 1
-        shaped = np.zeros((most, self.n_fft), np.float32)
-        power, imaginary = np.empty((2, most, bins), np.float32)
+        shaped, power, imaginary = _space(self.n_fft, len(self.window))
         for start in range(0, len(windows), _BLOCK):
             block = windows[start : start + _BLOCK]
             rows, end = slice(0, len(block)), start + len(block)
