@@ -67,7 +67,7 @@ class StreamServing:
 
         Alone, one costs twice to five times its share of a full batch, and of those that arrive together the
         first were always computed without the rest. 32 streams on one core at [70,6]: 5 ms of waiting made
-        batches of 15 on average, 28 ms of 31, and a chunk then took an eighth less of the core.
+        batches of 15 on average, 30 ms of 31, and a chunk then took an eighth less of the core.
         """
         if self.batch_delay_ms is None:
             return 1000 * contract.chunk_seconds / 20
