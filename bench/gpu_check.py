@@ -342,6 +342,8 @@ def parsed() -> argparse.Namespace:
     add("--rehearse", action="store_true", help="on the CPU, briefly: to see that the script works")
     add("--out", type=Path, help="default: results/gpu_check.json; a rehearsal writes none unless told to")
     options = parser.parse_args()
+    if min(*options.batches, *options.streams, options.repeats) < 1 or not 0.32 <= options.seconds <= 60:
+        parser.error("--batches, --streams and --repeats must be at least 1, --seconds 0.32 to 60")
     options.hour = 3600.0
     if options.rehearse:
         options.size, options.seconds, options.repeats, options.hour = "xs", 2.0, 2, 30.0

@@ -7,6 +7,7 @@ tests of training, serving and scaling do.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import runpy
@@ -62,6 +63,7 @@ def _start() -> None:
 
 
 def _child(line: list[str], cwd: str, environment: dict[str, str], streams: list[Path]) -> None:
+    """In the fork: become the command ``line``, its standard output and error in the files ``streams``."""
     for number, path in enumerate([Path(os.devnull), *streams]):
         handle = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(handle, number)
@@ -69,7 +71,8 @@ def _child(line: list[str], cwd: str, environment: dict[str, str], streams: list
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    warnings.resetwarnings()
+    warnings.resetwarnings()  # what warm.py turned off, a script must turn off itself
+    logging.disable(logging.NOTSET)
     sys.argv[:] = line
     sys.path.insert(0, str(Path(line[0]).parent))
     if "warm" not in sys.modules:
