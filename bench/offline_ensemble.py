@@ -41,6 +41,7 @@ from ko_asr.client import AsrClient
 from ko_asr.contract import Contract
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
+from ko_asr.memory import keep_freed_memory
 from ko_asr.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -374,6 +375,7 @@ def main() -> int:
     add("--server", type=Path, default=ROOT / ".server", help="the server installation")
     add("--out", type=Path, default=ROOT / "results" / "offline_ensemble.json")
     options = parser.parse_args()
+    keep_freed_memory()  # as recipes/transcribe_client.py does
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     with tempfile.TemporaryDirectory() as folder:
         if options.peers and options.repository:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ko_asr.client import DEFAULT_URL, SAMPLE_RATE, AsrClient, ServerError, read_audio
 from ko_asr.errors import UserError, run_main
+from ko_asr.memory import keep_freed_memory
 
 
 def parse() -> argparse.Namespace:
@@ -60,6 +61,7 @@ def transcribe(file: str, connect: Callable[[], AsrClient]) -> dict[str, Any]:
 
 def main() -> int:
     options = parse()
+    keep_freed_memory()  # of each request's copies: 0.3 of 1.5 ms of CPU for 5 s of audio
     local = threading.local()
 
     def connect() -> AsrClient:

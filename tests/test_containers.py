@@ -26,7 +26,7 @@ from ko_asr import contract as names
 from ko_asr import plan
 from ko_asr.contract import Contract
 from ko_asr.repository import staging
-from ko_asr.server import TritonServer
+from ko_asr.server import PROCESS_SETTINGS, TritonServer
 from ko_asr.streaming_contract import FULL, StreamingContract
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,3 +262,8 @@ def test_a_dead_model_is_noticed_and_the_server_ended(demo, streaming_repository
         server.process.wait(15)
         status, output = healthcheck(server.http_url)
         assert status == 1 and "is not ready" in output
+
+
+def test_the_serve_stage_sets_what_the_servers_own_launcher_sets() -> None:
+    given = dict(pair.split("=") for line in STAGES["serve"]["ENV"] for pair in line.split())
+    assert given.items() >= PROCESS_SETTINGS.items()

@@ -37,6 +37,15 @@ DYING_WITH_PARENT = (
     "-c",
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
 )
+PROCESS_SETTINGS = {  # the Dockerfile's, too
+    # A Python model is one process with one core's work: numpy's thread pool would fight the encoder.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Bytes up to which glibc keeps freed memory: to map and clear each request's pages anew takes longer than
+    # to copy them.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+}
 _ADDRESS = "127.0.0.1"
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
 _REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
@@ -71,10 +80,7 @@ class Installation:
         environment["PATH"] = f"{self.python_bin}:{os.environ.get('PATH', '/usr/bin:/bin')}"
         inherited = os.environ.get("LD_LIBRARY_PATH")
         environment["LD_LIBRARY_PATH"] = self.library_path + (f":{inherited}" if inherited else "")
-        # A Python model is one process with one core's work: numpy's thread pool would fight the encoder.
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment.setdefault(name, "1")
-        return environment
+        return PROCESS_SETTINGS | environment
 
 
 def option_values(arguments: Sequence[str], name: str) -> list[str]:

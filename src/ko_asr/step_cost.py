@@ -4,14 +4,13 @@ Nothing of it is in a model or its config; a .nemo is what it would have been. C
 fastconformer_ko_demo, about 400 ms in all, that each part saves is in its docstring.
 """
 
-import ctypes
 from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+from ko_asr.memory import keep_freed_memory
 
 
 class CheaperSteps(pl.Callback):
@@ -24,7 +23,7 @@ class CheaperSteps(pl.Callback):
         self._skips_nan = bool(getattr(module, "_skip_nan_grad", False))
         module._skip_nan_grad = False
         if trainer.strategy.root_device.type == "cpu":
-            keep_memory()
+            keep_freed_memory()  # 40 ms of a step
             channels_last(module)
             fuse(trainer.optimizers)
 
@@ -68,15 +67,3 @@ def channels_last(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-
-
-def keep_memory() -> None:
-    """Let glibc keep what a step has freed for the next one, which takes it again: 40 ms of a step.
-
-    By default it maps every large tensor anew, and the kernel clears each page when it is first touched. The
-    process stays as large as its largest step. Does nothing with another C library.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)

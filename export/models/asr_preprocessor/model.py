@@ -6,7 +6,6 @@ Every check of a request is here: what is wrong with one is answered to that one
 never fails the requests that share its batch.
 """
 
-import ctypes
 import sys
 from pathlib import Path
 
@@ -19,16 +18,6 @@ sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied besi
 from ko_asr import contract as names  # noqa: E402
 from ko_asr.logmel import LogMel  # noqa: E402
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-
-
-def keep_freed_memory() -> None:
-    """Stop glibc from giving every call's buffers back: the page faults cost as much as the transform."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
-
 
 class InvalidAudio(ValueError):
     """The caller's audio cannot be transcribed; the message says why."""
@@ -39,7 +28,6 @@ class TritonPythonModel:
 
     def initialize(self, args: dict) -> None:
         """Read the contract and the front end beside this file."""
-        keep_freed_memory()
         self.contract = names.Contract.load(FOLDER)
         self.prepared = self._padded
         if self.contract.front_end == "numpy":
