@@ -29,6 +29,7 @@ from ko_asr.files import atomic_write
 from ko_asr.frames import SAMPLE_RATE
 from ko_asr.logmel import LogMel
 from ko_asr.provenance import provenance
+from ko_asr.server import PROCESS_SETTINGS
 
 ROOT = Path(__file__).parent.parent
 SERVER_PYTHON = ROOT / ".server" / "venv" / "bin" / "python"
@@ -106,7 +107,7 @@ def run_front_end(folder: Path, repetitions: int) -> None:
 
 def in_server_python(folder: Path, repetitions: int) -> dict:
     command = [str(SERVER_PYTHON), __file__, "--front-end", str(folder), "--repetitions", str(repetitions)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | PROCESS_SETTINGS | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, encoding="utf-8")
     return json.loads(done.stdout)
 
