@@ -330,6 +330,7 @@ def summary(
         "clips_per_second": clips,
         "rtfx": {name: value * options.seconds for name, value in clips.items()},
         "ratio": best["ensemble"] / best["bare"],
+        "ratio_one_clip_a_call": best["ensemble"] / clips[f"bare, batch {BATCHES[0]}"],
         "cpu_ms_per_clip": cpu,
         "cpu_ratio": min(cpu[f"bare, batch {batch}"] for batch in BATCHES) / cpu["ensemble"],
         "peer_ratios": ratios,
@@ -353,6 +354,7 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name} = {ratio:.2f}")
     if "texts_equal_to_nemo" in result:
         print(f"texts equal to NeMo's transcribe(): {result['texts_equal_to_nemo']}")
+    print(f"ensemble / bare encoder, one clip a call = {result['ratio_one_clip_a_call']:.2f}")
     print(f"ensemble / best bare encoder = {result['ratio']:.2f} (by CPU time {result['cpu_ratio']:.2f})")
 
 
