@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from ko_asr.client import AsrClient, infer_message, read_audio
+from ko_asr.client import AsrClient, read_audio
 from ko_asr.errors import UserError
 from ko_asr.manifest import read_manifest
 from ko_asr.server import free_ports
@@ -47,27 +47,6 @@ def test_files_of_any_format_rate_and_channels(demo, tmp_path: Path) -> None:
     assert lines[0]["confidence"] == pytest.approx(wanted.confidence, abs=1e-4)
     assert all(line["duration"] == pytest.approx(len(samples) / 16_000, abs=2e-3) for line in lines)
     assert all(0 < line["latency_ms"] < 10_000 for line in lines)
-
-
-@pytest.mark.parametrize("samples", [0, 1, 31, 32, 4095, 4096, 2**21])  # lengths of one to four bytes
-def test_the_message_is_what_protobuf_reads(samples: int) -> None:
-    from tritonclient.grpc import service_pb2
-
-    inputs = {
-        "audio": np.arange(samples, dtype=np.float32)[None],
-        "sample_rate": np.array([[8000]], np.int32),
-    }
-    read = service_pb2.ModelInferRequest.FromString(infer_message("asr", inputs, ("text", "confidence")))
-    wanted = service_pb2.ModelInferRequest(
-        model_name="asr",
-        inputs=[
-            {"name": "audio", "datatype": "FP32", "shape": [1, samples]},
-            {"name": "sample_rate", "datatype": "INT32", "shape": [1, 1]},
-        ],
-        outputs=[{"name": "text"}, {"name": "confidence"}],
-        raw_input_contents=[array.tobytes() for array in inputs.values()],
-    )
-    assert read == wanted
 
 
 def test_a_bad_file_is_a_line_and_stops_nothing(demo, tmp_path: Path) -> None:

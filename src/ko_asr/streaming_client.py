@@ -81,8 +81,7 @@ class Connection:
         if names.FULL in message:
             where = message.rpartition("', ")[2]
             return StreamsFull("UNAVAILABLE", f"{self.url} refuses another stream: {where}")
-        code = str(getattr(error, "status", lambda: None)() or "UNKNOWN").rpartition(".")[2]
-        return explained(code, message or str(error), self.url, self.timeout, self.model)
+        return explained(error, self.url, self.timeout, self.model)
 
 
 def _inputs(request: Request, options: str | None, rate: int) -> list[Any]:
