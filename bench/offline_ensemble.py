@@ -330,7 +330,7 @@ def summary(
         "clips_per_second": clips,
         "rtfx": {name: value * options.seconds for name, value in clips.items()},
         "ratio": best["ensemble"] / best["bare"],
-        "ratio_one_clip_a_call": best["ensemble"] / clips[f"bare, batch {BATCHES[0]}"],
+        "ratio_one_clip_a_call": best["ensemble"] / clips["bare, batch 1"],
         "cpu_ms_per_clip": cpu,
         "cpu_ratio": min(cpu[f"bare, batch {batch}"] for batch in BATCHES) / cpu["ensemble"],
         "peer_ratios": ratios,
