@@ -41,14 +41,14 @@ setup-rtx: .rtx/.ready
 	@if command -v c++ >/dev/null || command -v g++ >/dev/null; then cp requirements.txt .venv/requirements.txt; \
 	else echo "   no C++ compiler: kenlm (language models) is left out"; grep -v '^kenlm' requirements.txt > .venv/requirements.txt; fi
 	@cp constraints.txt .venv/constraints.txt
-	@$(BIN)/pip install -q --no-compile -r .venv/requirements.txt 2> >(grep -v '^WARNING: Location' >&2)
-	@$(BIN)/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BIN)/pip install -q --no-compile -r .venv/requirements.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@$(BIN)/pip install -q --no-deps -e . 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
 	@# pip compiles with one core, this with all. Some packages bring files that never compile.
-	@$(PY) -m compileall -q -j 0 .venv/lib > /dev/null || true
+	@$(PY) -W ignore -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-trackers.txt
-	@$(BIN)/pip install -q -r requirements-dev.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BIN)/pip install -q -r requirements-dev.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
 	@touch $@
 
 .server/.ready: .venv/.ready requirements-server.txt export/setup_server.py export/backends/onnxruntime/model.py
@@ -60,14 +60,14 @@ setup-ray: .ray/.ready
 .ray/.ready: requirements-ray.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv .ray
-	@.ray/bin/pip install -q -r requirements-ray.txt 2> >(grep -v '^WARNING: Location' >&2)
-	@.ray/bin/pip install -q --no-deps -e . 2> >(grep -v '^WARNING: Location' >&2)
+	@.ray/bin/pip install -q -r requirements-ray.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@.ray/bin/pip install -q --no-deps -e . 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
 	@touch $@
 
 # TensorRT-RTX compiles graphs without a GPU (tests/test_tensorrt.py); it never serves.
 .rtx/.ready: .venv/.ready requirements-rtx.txt
 	@$(PY) -m venv --clear --without-pip .rtx
-	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
 	@touch $@
 
 # ---- the demo -----------------------------------------------------------------------------------

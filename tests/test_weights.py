@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -187,3 +189,27 @@ def test_broken_and_harmful_files_end_in_a_sentence(demo, tmp_path, monkeypatch)
     )
     assert "of another model" in sentence(run(*command, "--out", tmp_path / "x.nemo"))
     assert not (tmp_path / "x.nemo").exists()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="only Python 3.11 comes without tarfile's filters")
+def test_models_open_where_tarfile_has_no_filters(tmp_path) -> None:
+    """Debian 12's Python 3.11.2: NeMo extracts with ``filter="data"``, which came with 3.11.4."""
+    code = """
+import tarfile
+later, archive, folder = tarfile.TarFile.extract, *__import__("sys").argv[1:]
+def extract(self, member, path="", set_attrs=True, *, numeric_owner=False):
+    later(self, member, path, set_attrs, numeric_owner=numeric_owner)
+tarfile.TarFile.extract = extract
+del tarfile.data_filter
+import ko_asr
+import tarfile
+with tarfile.open(archive) as opened:
+    opened.extract("model_config.yaml", folder, filter="data")
+"""
+    (tmp_path / "model_config.yaml").write_text("sample_rate: 16000\n", encoding="utf-8")
+    with tarfile.open(tmp_path / "model.nemo", "w:") as archive:
+        archive.add(tmp_path / "model_config.yaml", "model_config.yaml")
+    arguments = [str(tmp_path / "model.nemo"), str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model_config.yaml").read_text(encoding="utf-8") == "sample_rate: 16000\n"
