@@ -30,13 +30,13 @@ FROM train AS export
 ENV HOME=/tmp
 ENTRYPOINT ["python", "export/to_triton.py"]
 
-# Triton 26.01 carries TensorRT and ONNX Runtime of the versions in requirements-gpu.txt, CUDA 13 and Python 3.12.
+# Triton 26.01 carries TensorRT 10.13.3 and ONNX Runtime 1.23.2, CUDA 13 and Python 3.12.
 FROM nvcr.io/nvidia/tritonserver:26.01-py3 AS serve
 WORKDIR /opt/ko-asr
 COPY requirements.txt requirements-gpu.txt constraints.txt ./
 # What export/build_plan.py needs and the image lacks: Python bindings of the image's own TensorRT, and ONNX
 # Runtime to compare with. In a folder of their own, so that the server's Python models never see them.
-RUN sed -nE 's/^tensorrt==/tensorrt-cu13-bindings==/p; s/^onnxruntime-gpu==/onnxruntime==/p; /^numpy==/p' \
+RUN sed -nE 's/^tensorrt==/tensorrt-cu13-bindings==/p; /^onnxruntime==/p; /^numpy==/p' \
         requirements.txt requirements-gpu.txt > requirements-plan.txt \
     && pip install --no-cache-dir --target plan-packages -r requirements-plan.txt -c constraints.txt
 COPY src/ko_asr src/ko_asr

@@ -33,6 +33,7 @@ from ko_asr import plan, streaming_plan
 from ko_asr.contract import ENCODED_LENGTH, FEATURES, LENGTH, TOKEN_IDS, TOKEN_LOG_PROBS
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
+from ko_asr.gpu import check_usable, compute_capability, gpu_name
 from ko_asr.provenance import provenance
 from ko_asr.streaming_contract import STATE_INPUTS, STATE_OUTPUTS, StreamingContract
 
@@ -311,18 +312,13 @@ def streams_of_a_plan(check: Check, kind: str, graph: Path, contract: StreamingC
 
 def check_gpu() -> str:
     """The GPU's name. UserError where none can be used."""
-    gpu = plan.gpu_name()
+    gpu = gpu_name()
     if gpu is None:
         raise UserError(
             "no NVIDIA GPU answers on this machine: run this where nvidia-smi names one, "
             "or try the script out on the CPU with --rehearse"
         )
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"{gpu} is there, but this PyTorch ({torch.__version__}) has no CUDA: install one that has"
-        )
+    check_usable("--rehearse")
     return gpu
 
 
@@ -357,7 +353,7 @@ def main() -> None:
     options = parsed()
     facts = {"device": "CPU, a rehearsal: no figure means anything"}
     if not options.rehearse:
-        facts = {"gpu": check_gpu(), "compute_capability": plan.compute_capability() or "unknown"}
+        facts = {"gpu": check_gpu(), "compute_capability": compute_capability() or "unknown"}
     check = Check(options)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -28,6 +28,7 @@ from ko_asr import plan, streaming_plan  # noqa: E402
 from ko_asr import streaming_contract as streams  # noqa: E402
 from ko_asr.contract import ENCODER, Contract  # noqa: E402
 from ko_asr.errors import UserError, run_main  # noqa: E402
+from ko_asr.gpu import compute_capability, gpu_name  # noqa: E402
 from ko_asr.streaming_contract import StreamingContract  # noqa: E402
 
 GRAPH = streams.MODEL_NAME  # of offline encoders as well
@@ -100,7 +101,7 @@ def build(encoder: Encoder, limit: float | None = None) -> plan.Record:
     if not graph.is_file() or plan.sha256(graph) != contract.onnx_sha256:
         raise UserError(f"{graph} is not the graph of its contract: export the model again")
     trt = plan.load_tensorrt()
-    gpu, capability = plan.gpu_name(), plan.compute_capability()
+    gpu, capability = gpu_name(), compute_capability()
     if gpu is None or capability is None:
         raise UserError("no NVIDIA GPU answers here: build the plan on the machine that will serve it")
     version = ".".join(trt.__version__.split(".")[:3])

@@ -27,6 +27,7 @@ from unicodedata import normalize
 from ko_asr import language_model
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
+from ko_asr.gpu import device_of
 from ko_asr.manifest import read_manifest, write_manifest
 from ko_asr.metrics import PROFILES
 from ko_asr.nemo_file import check_nemo_file, tokenizer_bytes
@@ -201,12 +202,12 @@ def transcribe(args: argparse.Namespace, model: Any, entries: list[dict], field:
 
 def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
     """Fill in ``pred_text`` of every entry (and ``greedy_text`` beside a beam); returns the run's figures."""
-    print(f"loading {args.model}", flush=True)
     import torch
 
     from ko_asr import transcription
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    device = device_of(args.device)
+    print(f"loading {args.model}", flush=True)
     model = transcription.load_model(args.model, device)
     unwritable = transcription.check_vocabulary(model, [entry["text"] for entry in entries])
     if args.att_context:

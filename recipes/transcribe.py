@@ -24,6 +24,7 @@ from ko_asr import search
 from ko_asr.audio_stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
+from ko_asr.gpu import device_of
 from ko_asr.nemo_file import check_nemo_file, newest_model
 from ko_asr.subtitles import FORMATS
 
@@ -92,11 +93,9 @@ def durations(files: list[Path]) -> tuple[dict[Path, float], dict[Path, str]]:
 
 def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
     """The model, and how many padded seconds it takes at once."""
-    import torch
-
     from ko_asr.frame_model import FrameModel
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    device = device_of(args.device)
     model = FrameModel.load(path, device, args.att_context, search.Search.of(args).top)
     if args.longest + 2 > model.longest_seconds():
         raise UserError(

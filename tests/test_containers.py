@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import onnxruntime
 import pytest
 import tritonclient.grpc as triton
 import yaml
@@ -25,6 +26,7 @@ import yaml
 from ko_asr import contract as names
 from ko_asr import plan
 from ko_asr.contract import Contract
+from ko_asr.gpu import compute_capability
 from ko_asr.repository import staging
 from ko_asr.server import PROCESS_SETTINGS, TritonServer
 from ko_asr.streaming_contract import FULL, StreamingContract
@@ -83,16 +85,65 @@ def test_versions_are_stated_once() -> None:
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "compose.yaml")}
     for text in texts.values():
         assert set(re.findall(r"\b2\d\.\d\d\b", text)) <= {release}
-        for version in gpu.values():
-            assert ".".join(version.split(".")[:3]) not in text
     # The command of the serve stage takes the plan's packages from the files that pin them.
     (command,) = STAGES["serve"]["RUN"]
     made = subprocess.run(shlex.split(command.partition(">")[0]), cwd=ROOT, capture_output=True, text=True)
     assert dict(line.split("==") for line in made.stdout.split()) == {
         "tensorrt-cu13-bindings": gpu["tensorrt"],
-        "onnxruntime": gpu["onnxruntime-gpu"],
+        "onnxruntime": pins("requirements.txt")["onnxruntime"],
         "numpy": pins("requirements.txt")["numpy"],
     }
+    # Both wheels fill the same folder: of one version, the second only adds its CUDA provider.
+    assert gpu["onnxruntime-gpu"] == pins("requirements.txt")["onnxruntime"]
+    stated = re.search(r"# Triton (\S+) carries TensorRT (\S+) and ONNX Runtime (\S+),", texts["Dockerfile"])
+    assert stated is not None and stated[1] == release and gpu["tensorrt"].startswith(f"{stated[2]}.")
+    assert pins("requirements-rtx.txt")["onnxruntime"] == stated[3]
+
+
+RTX = ROOT / ".rtx" / "bin" / "python"
+RUN_GRAPH = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+with numpy.load(sys.argv[2]) as feeds:
+    outputs = session.run(None, dict(feeds))
+named = {o.name: v for o, v in zip(session.get_outputs(), outputs)}
+numpy.savez(sys.argv[3], version=onnxruntime.__version__, **named)
+"""
+
+
+@pytest.mark.skipif(not RTX.exists(), reason="the container's ONNX Runtime is not installed: make setup-rtx")
+def test_the_containers_onnx_runtime_computes_the_same(graph_repository: Path, tmp_path: Path) -> None:
+    """Every exported graph in the release that Triton's native backend carries."""
+    from ko_asr.precision import quantize_for_cpu
+
+    quantize_for_cpu(graph_repository / names.ENCODER / "1" / "model.onnx", tmp_path / "int8.onnx")
+    contract = Contract.load(graph_repository / names.ENCODER / "1")
+    sizes = {"batch": 2, "frames": 200, "padded_samples": contract.padded_samples(200)}
+    graphs = [*sorted(graph_repository.glob("*/1/*.onnx")), tmp_path / "int8.onnx"]
+    assert len(graphs) == 5
+    for graph in graphs:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        rng, feeds = np.random.default_rng(0), {}
+        for put in session.get_inputs():  # the audio or the features come first, whose last axis is full
+            shape = [sizes.get(size, size) for size in put.shape]
+            if put.type == "tensor(float)":
+                feeds[put.name] = rng.standard_normal(shape).astype(np.float32)
+            else:
+                full = next(iter(feeds.values())).shape[-1] if put.name in ("length", "samples") else 0
+                feeds[put.name] = np.full(shape, full, np.int64)
+        ours = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+        np.savez(tmp_path / "feeds.npz", **feeds)
+        command = [RTX, "-c", RUN_GRAPH, graph, tmp_path / "feeds.npz", tmp_path / "outputs.npz"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+        assert done.returncode == 0, (graph, done.stderr[-2000:])
+        with np.load(tmp_path / "outputs.npz") as theirs:
+            assert str(theirs["version"]) == pins("requirements-rtx.txt")["onnxruntime"]
+            if graph.name == "int8.onnx":  # rounds elsewhere in each release, and noise has no clear tokens
+                assert np.mean(theirs[names.TOKEN_IDS] == ours[names.TOKEN_IDS]) >= 0.9
+                continue
+            for name, value in ours.items():
+                message = f"{graph}: {name}"
+                np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-3, err_msg=message)
 
 
 def test_every_stage_copies_what_exists_and_runs_as_a_user() -> None:
@@ -177,7 +228,7 @@ def test_a_plan_is_built_only_where_one_is_needed(demo, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     contract = replace(Contract.load(demo.repository / names.ENCODER / "1"), target="tensorrt")
     (folder / names.FILE_NAME).write_text(contract.dump(), encoding="utf-8")
-    version, capability = plan.library_version() or "10.13.3", plan.compute_capability() or "8.6"
+    version, capability = plan.library_version() or "10.13.3", compute_capability() or "8.6"
     record = plan.Record(contract.onnx_sha256, version, "a GPU", capability, 0.0)
     plan.save_plan(folder, b"plan", record)
     done = build_plan(tmp_path)

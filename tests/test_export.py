@@ -245,7 +245,7 @@ def test_an_encoder_that_is_not_exported_is_one_sentence() -> None:
 
 
 def test_the_gpu_check_without_a_gpu_is_one_sentence() -> None:
-    from ko_asr.plan import gpu_name
+    from ko_asr.gpu import gpu_name
 
     if gpu_name() is not None:
         pytest.skip("this machine has a GPU")

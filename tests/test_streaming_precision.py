@@ -24,6 +24,7 @@ from ko_asr import streaming_contract as names
 from ko_asr import streaming_repository as repositories
 from ko_asr.chunk_walk import encoder_frames, onnx_runner
 from ko_asr.errors import UserError
+from ko_asr.gpu import compute_capability
 from ko_asr.metrics import score
 from ko_asr.server import TritonServer
 from ko_asr.stream_options import StreamOptions
@@ -392,7 +393,7 @@ def build_plan(repository: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def fitting(contract: StreamingContract) -> plan.Record:
-    version, capability = plan.library_version() or "10.13.3", plan.compute_capability() or "8.6"
+    version, capability = plan.library_version() or "10.13.3", compute_capability() or "8.6"
     return plan.Record(contract.onnx_sha256, version, "a GPU", capability, 0.0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ko_asr.errors import UserError
+from ko_asr.gpu import device_of
 from ko_asr.manifest import read_manifest
 from ko_asr.manifest_schema import validate_manifest
 from ko_asr.metrics import score
@@ -42,12 +43,9 @@ def described(manifest: Path | None, errors: dict | None) -> str:
 
 def load_writer(model: Path, entries: Sequence[dict]) -> Any:
     """Restore ``model``; UserError when its vocabulary cannot write the entries."""
-    import torch
-
     from ko_asr.transcription import check_vocabulary, load_model
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    restored = load_model(model, device)
+    restored = load_model(model, device_of("auto", "CUDA_VISIBLE_DEVICES= in the environment"))
     try:
         check_vocabulary(restored, [entry["text"] for entry in entries])
     except UserError as error:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ko_asr.errors import UserError
+from ko_asr.gpu import compute_capability
 
 FILE_NAME = "model.plan"
 RECORD = "plan.json"
@@ -238,31 +239,4 @@ def library_version() -> str | None:
         with contextlib.suppress(OSError, AttributeError):
             number = int(ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion())
             return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
-    return None
-
-
-def compute_capability() -> str | None:
-    """Of the first GPU, such as "8.6", asked of the driver; None where there is no GPU."""
-    with contextlib.suppress(OSError, AttributeError):
-        driver = ctypes.CDLL("libcuda.so.1")
-        device, values = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
-        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-            return None
-        for value, attribute in zip(
-            values, (75, 76), strict=True
-        ):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        return ".".join(str(value.value) for value in values)
-    return None
-
-
-def gpu_name() -> str | None:
-    """Of the first GPU, asked of the driver; None where there is no GPU."""
-    with contextlib.suppress(OSError, AttributeError):
-        driver = ctypes.CDLL("libcuda.so.1")
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-            return None
-        driver.cuDeviceGetName(name, 128, device)
-        return name.value.decode("utf-8", "replace")
     return None

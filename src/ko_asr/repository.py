@@ -23,7 +23,7 @@ from ko_asr.errors import UserError
 VERSION = "1"
 _GROUND_FLOOR = {
     names.PREPROCESSOR: ("__init__", "contract", "ctc", "errors", "hangul", "logmel"),
-    names.DECODER: ("__init__", "contract", "ctc", "errors", "hangul", "plan", "results"),
+    names.DECODER: ("__init__", "contract", "ctc", "errors", "gpu", "hangul", "plan", "results"),
 }
 
 

@@ -38,7 +38,7 @@ _GROUND_FLOOR = {
         *_FRONT, "streaming_contract", "streaming_logmel", "streaming_samples", "streaming_windows",
     ),
     names.DECODER: (
-        "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "hangul", "plan",
+        "__init__", "beam", "boosting", "contract", "ctc", "errors", "frames", "gpu", "hangul", "plan",
         "results", "search", "stream_options", "stream_table", "streaming_contract",
     ),
 }  # fmt: skip

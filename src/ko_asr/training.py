@@ -16,6 +16,7 @@ import numpy as np
 from ko_asr.errors import SaidByFirstProcess, UserError
 from ko_asr.experiment import begin, check_tracker
 from ko_asr.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
+from ko_asr.gpu import check_usable
 from ko_asr.manifest import read_manifest
 from ko_asr.manifest_schema import validate_manifest
 from ko_asr.nonfinite import nonfinite_stop
@@ -161,6 +162,8 @@ def _trainer(config: "DictConfig", statistics: TokenStatistics, callbacks: "Sequ
     from ko_asr.resume import ResumeExactly, fix_data_order
     from ko_asr.step_cost import CheaperSteps
 
+    if config.trainer.accelerator != "cpu":
+        check_usable("trainer.accelerator=cpu trainer.devices=1 trainer.precision=32")
     train_ds = config.model.train_ds
     fill_buckets(train_ds)
     fix_data_order(train_ds)
