@@ -13,6 +13,7 @@ import ctypes.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.server import RECORD
+from ko_asr.server import RECORD, check_path
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements-server.txt"
@@ -30,13 +31,9 @@ BACKENDS = Path(__file__).resolve().parent / "backends"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBRARY = f"libpython{PYTHON}.so.1.0"
 
-WRAPPER = """#!{python}
+WRAPPER = """#!/bin/sh
 # Written by export/setup_server.py: Triton with this checkout's server installation.
-import sys
-
-from ko_asr.server import exec_tritonserver
-
-exec_tritonserver({folder!r}, sys.argv[1:])
+exec {python} -P -m ko_asr.server {folder} "$@"
 """
 
 
@@ -173,11 +170,12 @@ def main() -> None:
     )
     folder = parser.parse_args().out.resolve()
     check_platform()
+    check_path(folder, "move this checkout, or give --out another folder")
     if not up_to_date(folder):
         install(folder)
     command = Path(sys.executable).parent / "tritonserver"
     with atomic_write(command) as stream:
-        stream.write(WRAPPER.format(python=sys.executable, folder=str(folder)))
+        stream.write(WRAPPER.format(python=shlex.quote(sys.executable), folder=shlex.quote(str(folder))))
     command.chmod(0o755)
     print(f"wrote {folder} and {command}")
     print("next: tritonserver --model-repository triton/")

@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -59,6 +58,8 @@ def check_compilers() -> None:
 
 def fetch_source(folder: Path) -> Path:
     """Download kenlm's source archive through pip and unpack it."""
+    import tarfile  # after ko_asr, which brings one with filters where Python has none
+
     version = kenlm_version()
     print(f"fetching the source of kenlm {version}", flush=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]

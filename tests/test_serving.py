@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from commands import run, sentence
 
 from ko_asr import contract as names
 from ko_asr.client import AsrClient, ServerError, read_audio
@@ -319,6 +320,13 @@ def test_setting_up_the_server_again_does_nothing(demo) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (demo.server / "server.json").stat().st_mtime_ns == before
     assert "next: tritonserver --model-repository triton/" in done.stdout
+
+
+def test_the_server_is_not_set_up_where_triton_could_not_start_it(tmp_path: Path) -> None:
+    folder = tmp_path / "음성 인식"
+    done = run("export/setup_server.py", "--out", folder)
+    assert f"Triton's Python models do not load from {folder}: a path of ASCII letters" in sentence(done)
+    assert not folder.exists()
 
 
 def test_serving_code_imports_neither_torch_nor_nemo(tmp_path: Path) -> None:

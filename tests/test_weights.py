@@ -200,7 +200,7 @@ later, archive, folder = tarfile.TarFile.extract, *__import__("sys").argv[1:]
 def extract(self, member, path="", set_attrs=True, *, numeric_owner=False):
     later(self, member, path, set_attrs, numeric_owner=numeric_owner)
 tarfile.TarFile.extract = extract
-del tarfile.data_filter
+vars(tarfile).pop("data_filter", None)
 import ko_asr
 import tarfile
 with tarfile.open(archive) as opened:

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -144,15 +145,24 @@ def check_repository(arguments: Sequence[str]) -> None:
                 continue
             if not Path(value).is_dir():
                 raise UserError(f"no model repository at {value}: fill it with python export/to_triton.py")
-            if not str(Path(value).absolute()).isascii():
-                raise UserError(
-                    f"Triton's Python models do not load from {Path(value).absolute()}, whose path is "
-                    "not all ASCII: move the repository, or name it through a link with an ASCII path"
-                )
+            check_path(Path(value), "move the repository, or name it through a link with a plain path")
             if not any(Path(value).glob("*/config.pbtxt")):
                 raise UserError(f"{value} holds no filled model: run python export/to_triton.py first")
             if not _chosen_by_user(arguments):
                 _check_folders(Path(value))
+
+
+def check_path(path: Path, remedy: str) -> None:
+    """Raise UserError where Triton's Python backend cannot start a model's process.
+
+    It puts the paths into a command line for a shell without quoting them (and then waits for the process
+    for ever), and the process encodes them as ASCII, whatever the locale says.
+    """
+    if shlex.quote(str(path.absolute())) != str(path.absolute()):
+        raise UserError(
+            f"Triton's Python models do not load from {path.absolute()}: a path of ASCII letters, digits "
+            f"and . _ - is needed, without spaces: {remedy}"
+        )
 
 
 def _chosen_by_user(arguments: Sequence[str]) -> bool:
