@@ -13,6 +13,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+QUIETLY := grep -vE '^WARNING: Location|^ *DEPRECATION' >&2
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
@@ -37,18 +38,23 @@ setup-rtx: .rtx/.ready
 	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "== setting up .venv with $(PYTHON) (a few minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@# kenlm is compiled on installation: without a C++ compiler everything else still works.
-	@if command -v c++ >/dev/null || command -v g++ >/dev/null; then cp requirements.txt .venv/requirements.txt; \
-	else echo "   no C++ compiler: kenlm (language models) is left out"; grep -v '^kenlm' requirements.txt > .venv/requirements.txt; fi
 	@cp constraints.txt .venv/constraints.txt
-	@$(BIN)/pip install -q --no-compile -r .venv/requirements.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
-	@$(BIN)/pip install -q --no-deps -e . 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@grep -v '^kenlm' requirements.txt > .venv/requirements.txt
+	@rm -rf .venv/wheels
+	@# kenlm is compiled meanwhile (a minute of a core). Where it cannot be, all but language models still works.
+	@kenlm=$$(grep '^kenlm' requirements.txt); \
+	$(BIN)/pip wheel -q --no-deps -w .venv/wheels $$kenlm > .venv/kenlm.log 2>&1 & wheel=$$!; \
+	$(BIN)/pip install -q --no-compile -r .venv/requirements.txt 2> >($(QUIETLY)) || { kill $$wheel; exit 1; }; \
+	wait $$wheel && $(BIN)/pip install -q --no-compile --no-deps .venv/wheels/kenlm-*.whl 2> >($(QUIETLY)) \
+	|| printf '   %s\n' "$$kenlm (language models) is left out: building it takes a C++ compiler and Python's headers" \
+	   "(see .venv/kenlm.log); with those (Debian: g++, python3-dev) run .venv/bin/pip install $$kenlm"
+	@$(BIN)/pip install -q --no-deps -e . 2> >($(QUIETLY))
 	@# pip compiles with one core, this with all. Some packages bring files that never compile.
 	@$(PY) -W ignore -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-trackers.txt
-	@$(BIN)/pip install -q -r requirements-dev.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@$(BIN)/pip install -q -r requirements-dev.txt 2> >($(QUIETLY))
 	@touch $@
 
 .server/.ready: .venv/.ready requirements-server.txt export/setup_server.py export/backends/onnxruntime/model.py
@@ -60,14 +66,14 @@ setup-ray: .ray/.ready
 .ray/.ready: requirements-ray.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -m venv .ray
-	@.ray/bin/pip install -q -r requirements-ray.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
-	@.ray/bin/pip install -q --no-deps -e . 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@.ray/bin/pip install -q -r requirements-ray.txt 2> >($(QUIETLY))
+	@.ray/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
 	@touch $@
 
 # TensorRT-RTX compiles graphs without a GPU (tests/test_tensorrt.py); it never serves.
 .rtx/.ready: .venv/.ready requirements-rtx.txt
 	@$(PY) -m venv --clear --without-pip .rtx
-	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >(grep -vE '^WARNING: Location|^ *DEPRECATION' >&2)
+	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >($(QUIETLY))
 	@touch $@
 
 # ---- the demo -----------------------------------------------------------------------------------

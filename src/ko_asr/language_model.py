@@ -135,8 +135,8 @@ def require_kenlm() -> Any:
         return importlib.import_module("kenlm")
     except ImportError as error:
         raise UserError(
-            "the kenlm package is not installed (it needs a C++ compiler): pip install kenlm, or decode "
-            "without a language model"
+            "the kenlm package is not installed (it needs a C++ compiler and Python's headers): "
+            "pip install kenlm, or decode without a language model"
         ) from error
 
 
