@@ -49,7 +49,8 @@ def check_platform() -> None:
     library, release = platform.libc_ver()
     if library == "glibc" and tuple(map(int, release.split("."))) < (2, 35):
         raise UserError(
-            f"this system has glibc {release}; the tritonserver on PyPI needs 2.35 (Ubuntu 22.04, Debian 12)"
+            f"this system has glibc {release}; the tritonserver on PyPI needs 2.35 (Ubuntu 22.04, Debian 12, "
+            "RHEL 10): use the serving stage of the Dockerfile"
         )
 
 
