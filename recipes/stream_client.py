@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from ko_asr.audio_stream import AudioStream
-from ko_asr.client import DEFAULT_URL, ServerError
+from ko_asr.client import DEFAULT_URL, ServerError, Tls
 from ko_asr.errors import UserError, run_main
 from ko_asr.latency import LatencyMeter
 from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.results import EndpointRules, Result
 from ko_asr.stream_options import StreamOptions
-from ko_asr.streaming_client import AsyncStream, AsyncStreamingClient, StreamingClient, Tls
+from ko_asr.streaming_client import AsyncStream, AsyncStreamingClient, StreamingClient
 
 RATE = 16_000  # Hz
 
@@ -51,9 +51,7 @@ def arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="lines of JSON")
     add("--timeout", type=float, default=10.0, help="seconds to wait for one answer (default 10)")
     add("--reconnect", type=float, default=30.0, help="seconds to look for a lost server (default 30)")
-    add("--tls", action="store_true", help="encrypt; trust the system's authorities or --tls-root")
-    for name, what in (("root", "authorities"), ("key", "client's key"), ("chain", "client's certificate")):
-        add(f"--tls-{name}", type=Path, metavar="PEM", help=f"{what}, for --tls")
+    Tls.add_options(parser)
     add("--input-device", help="number or name of the microphone (default: the system's)")
     args = parser.parse_args()
     if args.mic == bool(args.files):
@@ -73,8 +71,7 @@ def options_of(args: argparse.Namespace) -> StreamOptions | None:
 
 def connection_of(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `ko_asr.streaming_client.Connection` besides the address."""
-    files = (args.tls_root, args.tls_key, args.tls_chain)
-    tls = Tls(*files) if args.tls or any(files) else None
+    tls = Tls.of(args)
     return {"model": args.model, "timeout": args.timeout, "reconnect": args.reconnect, "tls": tls}
 
 

@@ -1,6 +1,8 @@
 """recipes/transcribe_client.py by its front door, against the demo model's server."""
 
+import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from ko_asr.client import AsrClient, read_audio
+from ko_asr.client import AsrClient, AsyncAsrClient, ServerError, Transcript, read_audio
 from ko_asr.errors import UserError
 from ko_asr.manifest import read_manifest
 from ko_asr.server import free_ports
@@ -43,10 +45,59 @@ def test_files_of_any_format_rate_and_channels(demo, tmp_path: Path) -> None:
     assert all(set(line) == {"file", "text", "confidence", "duration", "latency_ms"} for line in lines)
     with AsrClient(demo.url) as client:
         wanted = client.transcribe(samples)
+    assert wanted.words == ()
     assert lines[0]["text"] == lines[1]["text"] == wanted.text
     assert lines[0]["confidence"] == pytest.approx(wanted.confidence, abs=1e-4)
     assert all(line["duration"] == pytest.approx(len(samples) / 16_000, abs=2e-3) for line in lines)
     assert all(0 < line["latency_ms"] < 10_000 for line in lines)
+
+
+def test_words_from_the_command_and_from_many_requests_of_one_event_loop(demo) -> None:
+    utterances = list(read_manifest(demo.manifests["eval_clean"]))[:8]
+    done = run(*(entry["audio_filepath"] for entry in utterances), "--url", demo.url, "--words")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+
+    async def together() -> list[Transcript]:
+        async with AsyncAsrClient(demo.url) as client:
+            clips = [read_audio(entry["audio_filepath"]) for entry in utterances]
+            with pytest.raises(ServerError, match="INVALID_ARGUMENT"):
+                await client.transcribe(clips[0], 8000)
+            return await asyncio.gather(*(client.transcribe(clip, words=True) for clip in clips))
+
+    for line, transcript in zip(lines, asyncio.run(together()), strict=True):
+        assert line["text"] == transcript.text == " ".join(word["text"] for word in transcript.words)
+        times = [time for word in transcript.words for time in (word["start_ms"], word["end_ms"])]
+        assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1000 * line["duration"] + 100
+        assert [word["start_ms"] for word in line["words"]] == times[::2]
+
+
+def test_a_machine_that_only_talks_to_the_server_needs_neither_torch_nor_nemo(demo, tmp_path: Path) -> None:
+    """pip install '.[client]' in an environment of its own; pip builds in the folder, so in a copy of it."""
+    checkout, environment = tmp_path / "checkout", tmp_path / "client"
+    shutil.copytree(
+        ROOT / "src", checkout / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, checkout)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    made = subprocess.run([*pip, "install", "-q", f"{checkout}[client]"], capture_output=True, text=True)
+    if made.returncode and "No matching distribution" in made.stderr:
+        pytest.skip("the client's packages cannot be downloaded here")
+    assert made.returncode == 0, made.stderr
+    original, samples = utterance(demo)
+    # -I: neither this folder nor PYTHONPATH is searched for modules.
+    command = [python, "-I", SCRIPT, original, "--url", demo.url]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with AsrClient(demo.url) as client:
+        assert json.loads(done.stdout)["text"] == client.transcribe(samples).text
+    help_of_streams = [python, "-I", SCRIPT.with_name("stream_client.py"), "--help"]
+    assert subprocess.run(help_of_streams, capture_output=True, cwd=tmp_path).returncode == 0
+    installed = {path.name for path in (environment / "lib").glob("python*/site-packages/*")}
+    assert "tritonclient" in installed and not installed & {"torch", "nemo", "onnxruntime", "lightning"}
 
 
 def test_a_bad_file_is_a_line_and_stops_nothing(demo, tmp_path: Path) -> None:

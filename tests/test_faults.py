@@ -16,12 +16,12 @@ import pytest
 import soundfile
 import tritonclient.grpc as triton
 
-from ko_asr.client import ServerError
+from ko_asr.client import AsrClient, ServerError, Tls
 from ko_asr.manifest import read_manifest
 from ko_asr.server import TritonServer, free_ports, is_alive
 from ko_asr.stream_options import StreamOptions
 from ko_asr.stream_protocol import StreamsFull
-from ko_asr.streaming_client import StreamingClient, Tls
+from ko_asr.streaming_client import StreamingClient
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES, IDLE, TIME_TO_LIVE = 6, 2, 3
@@ -329,6 +329,10 @@ def test_streams_over_tls(demo, repository: Path, audio: np.ndarray, wanted: str
                 assert text_of([*stream.send(audio), *stream.finish()]) == wanted
         with StreamingClient(f"localhost:{grpc}") as plain, pytest.raises(ServerError):
             plain.sizes()
+        # The offline client gets as far as to hear that this repository has no such ensemble.
+        for tls, answer in ((Tls(chain), "does not serve 'asr'"), (None, "no server answers")):
+            with AsrClient(f"localhost:{grpc}", tls=tls) as offline, pytest.raises(ServerError, match=answer):
+                offline.check()
     finally:
         process.terminate()
         process.wait(20)

@@ -17,13 +17,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ko_asr import streaming_contract as names
-from ko_asr.client import DEFAULT_URL, ServerError, explained
+from ko_asr.client import DEFAULT_URL, ServerError, Tls, connect, explained
 from ko_asr.contract import AUDIO, RATE, TEXT
 from ko_asr.errors import UserError
 from ko_asr.results import Result
@@ -34,23 +33,6 @@ _OUTPUTS = (TEXT, names.IS_FINAL, names.WORDS, names.UTTERANCE, names.STABLE)
 _FAREWELL = 2.0  # seconds that ending an abandoned sequence may take
 # gRPC would wait up to two minutes before it looks for a server again that was restarted.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files in PEM format; without ``root`` the system's authorities are trusted."""
-
-    root: Path | None = None
-    key: Path | None = None  # of the client, where the server asks for one
-    chain: Path | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """As tritonclient takes them. UserError when a file is missing."""
-        files = {"root_certificates": self.root, "private_key": self.key, "certificate_chain": self.chain}
-        for path in files.values():
-            if path is not None and not path.is_file():
-                raise UserError(f"no file {path}: give the TLS certificates in PEM format")
-        return {"ssl": True} | {name: str(path) for name, path in files.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -65,15 +47,7 @@ class Connection:
 
     def connect(self, library: Any) -> Any:
         """A client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
-        try:
-            arguments = self.tls.arguments() if self.tls else {}
-            return library.InferenceServerClient(self.url, channel_args=_CHANNEL, **arguments)
-        except UserError:
-            raise
-        except Exception as error:  # tritonclient raises its own and grpc's kinds
-            raise UserError(
-                f"{self.url} is not an address: write host:port, such as {DEFAULT_URL}"
-            ) from error
+        return connect(library, self.url, self.tls, channel_args=_CHANNEL)
 
     def explained(self, error: Exception) -> ServerError:
         """A refusal for want of room told apart from a server that is gone."""
