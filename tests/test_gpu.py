@@ -117,3 +117,4 @@ def test_machine_code_keeps_to_its_major_version_and_ptx_does_not(
     assert runs_on((major, minor), [f"sm_{a}{b}"]) is (a == major and b <= minor)
     assert runs_on((major, minor), [f"compute_{a}{b}"]) is ((a, b) <= (major, minor))
     assert runs_on((major, minor), [f"sm_{a}{b}a"]) is ((a, b) == (major, minor))
+    assert runs_on((major, minor), [f"compute_{a}{b}f"]) is (a == major and b <= minor)

@@ -57,7 +57,8 @@ def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
     """Whether code ``built`` for these architectures runs on a GPU of ``capability``.
 
     Machine code (sm_) runs on its own major version from its minor version on, PTX (compute_) on every later
-    GPU; a letter at the end ties it to one GPU (NVIDIA, CUDA C++ Programming Guide, binary compatibility).
+    GPU; an f at the end keeps PTX to its major version, too, and an a ties both to one GPU (NVIDIA, CUDA C++
+    Programming Guide, binary compatibility and family-specific features).
 
     >>> built = ["sm_75", "sm_80"]
     >>> runs_on((8, 9), built), runs_on((7, 0), built), runs_on((12, 1), ["compute_90"])
@@ -66,10 +67,11 @@ def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
     for architecture in built:
         if (parts := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)) is None:
             continue
-        kind, major, minor, only = parts[1], int(parts[2]), int(parts[3]), parts[4]
+        kind, major, minor, letter = parts[1], int(parts[2]), int(parts[3]), parts[4]
         if (major, minor) == capability:
             return True
-        if not only and (major, minor) <= capability and (kind == "compute" or major == capability[0]):
+        anywhere_later = kind == "compute" and not letter
+        if letter != "a" and (major, minor) <= capability and (anywhere_later or major == capability[0]):
             return True
     return False
 
@@ -113,7 +115,8 @@ def check_usable(cpu: str) -> None:
 def device_of(choice: str, cpu: str = "--device cpu") -> str:
     """The PyTorch device of a ``--device``: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
-    UserError on another word, and where there is no such GPU or PyTorch cannot use it.
+    ``cpu`` is what a refusal advises for the CPU. UserError on another word, and where there is no such GPU
+    or PyTorch cannot use it.
     """
     if choice == "cpu":
         return choice
