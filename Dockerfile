@@ -41,7 +41,7 @@ RUN sed -nE 's/^tensorrt==/tensorrt-cu13-bindings==/p; /^onnxruntime==/p; /^nump
     && pip install --no-cache-dir --target plan-packages -r requirements-plan.txt -c constraints.txt
 COPY src/ko_asr src/ko_asr
 COPY export/build_plan.py export/healthcheck.py export/
-# As ko_asr.server's PROCESS_SETTINGS: one thread a Python model, and freed memory is kept.
+# As ko_asr.serving.server's PROCESS_SETTINGS: one thread a Python model, and freed memory is kept.
 ENV OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=134217728
 USER 1000
 EXPOSE 8000 8001 8002

@@ -25,17 +25,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ko_asr import contract as names
-from ko_asr.beam import BeamDecoder, BeamOptions
-from ko_asr.boosting import MOST_KEYWORDS, Keyword
-from ko_asr.contract import Contract
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
+from ko_asr.evaluation.metrics import score
 from ko_asr.files import atomic_write
-from ko_asr.language_model import ARPA, BINARY, LN10, LanguageModel, symbol
-from ko_asr.manifest import read_manifest
-from ko_asr.metrics import score
 from ko_asr.provenance import provenance
-from ko_asr.results import GreedyDecoder
+from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime.beam import BeamDecoder
+from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.greedy import GreedyDecoder
+from ko_asr.runtime.keywords import MOST_KEYWORDS, Keyword
+from ko_asr.runtime.prefix_search import BeamOptions
+from ko_asr.text.language_model import ARPA, BINARY, LN10, LanguageModel, symbol
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("eval_clean", "eval_other")
@@ -59,7 +60,7 @@ def ranked(log_probs: np.ndarray, width: int = 8) -> Frames:
 
 
 def frames_of(model: Any, entries: Sequence[dict]) -> list[Frames]:
-    from ko_asr.beam_batch import frame_log_probs
+    from ko_asr.evaluation.beam_batch import frame_log_probs
 
     found: dict[int, Frames] = {}
     for group, batch, lengths in frame_log_probs(model, entries, 16, 600.0):
@@ -117,15 +118,15 @@ def encoder_run(repository: Path, seconds: float = 5.0) -> tuple[Callable[[], ob
     """One run of the encoder on one thread, and the audio seconds that it takes in."""
     import onnxruntime
 
-    contract = Contract.load(repository / names.ENCODER / "1")
+    contract = Contract.load(repository / tensors.ENCODER / "1")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = repository / names.ENCODER / "1" / "model.onnx"
+    graph = repository / tensors.ENCODER / "1" / file_names.GRAPH
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     frames = int(seconds * contract.sample_rate) // contract.hop
     features = np.random.default_rng(0).standard_normal((1, contract.mels, frames)).astype(np.float32)
-    feed = {names.FEATURES: features, names.LENGTH: np.full((1, 1), frames, np.int64)}
-    return functools.partial(session.run, [names.TOKEN_IDS], feed), seconds
+    feed = {tensors.FEATURES: features, tensors.LENGTH: np.full((1, 1), frames, np.int64)}
+    return functools.partial(session.run, [tensors.TOKEN_IDS], feed), seconds
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -190,12 +191,12 @@ def decoders(contract: Contract, model: LanguageModel, words: list[Keyword]) -> 
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    from ko_asr import transcription
+    from ko_asr.models import transcribe as transcription
 
     nemo = next((options.work / "experiments").rglob("fastconformer_ko_demo.nemo"), None)
     if nemo is None:
         raise UserError(f"no trained demo in {options.work}: run make demo, or name its folder with --work")
-    contract = Contract.load(options.work / "triton" / names.ENCODER / "1")
+    contract = Contract.load(options.work / "triton" / tensors.ENCODER / "1")
     encoder = options.encoder or random_encoder(scratch)
     train_language_model(options.work, nemo, scratch / "lm")
     language_model, words = LanguageModel(scratch / "lm", contract.text_vocabulary().pieces), keywords()

@@ -4,9 +4,10 @@
 
 Words (어절) of the greedy text are right where an alignment by whole words finds them in the reference. For
 each measure: AUROC (0.5 is chance), the expected calibration error over ten bins, the mean on right and wrong
-words. Besides the probability of tokens (what `ko_asr.results` uses, by its least sure token) it measures
-averages over frames, blanks included or not, and the entropies of Laptev and Ginsburg 2022 (arXiv:2212.08703,
-Gibbs and Tsallis with alpha 1/3, linearly normalised). Writes JSON and a reliability diagram of ours.
+words. Besides the probability of tokens (what `ko_asr.runtime.results` uses, by its least sure token) it
+measures averages over frames, blanks included or not, and the entropies of Laptev and Ginsburg 2022
+(arXiv:2212.08703, Gibbs and Tsallis with alpha 1/3, linearly normalised). Writes JSON and a reliability
+diagram of ours.
 """
 
 import argparse
@@ -16,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from ko_asr.ctc import Token, collapse
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
 from ko_asr.provenance import provenance
-from ko_asr.results import words
+from ko_asr.runtime.ctc import Token, collapse
+from ko_asr.runtime.results import words
 
 ROOT = Path(__file__).resolve().parent
 OURS = "least sure token"
@@ -73,7 +74,7 @@ def observe(model, manifests: list[Path]) -> tuple[dict[str, np.ndarray], np.nda
     """Measures of every recognised word, and whether it is right."""
     from tqdm import tqdm
 
-    from ko_asr.transcription import read_segment
+    from ko_asr.audio.read import read_segment
 
     rows, right = [], []
     for entry in tqdm([entry for path in manifests for entry in read_manifest(path)], unit="utterance"):
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, action="append", required=True, help="repeatable")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "confidence.json")
     args = parser.parse_args()
-    from ko_asr.frame_model import FrameModel
+    from ko_asr.models.frame_model import FrameModel
 
     model = FrameModel.load(args.model)
     model.top = model.blank_id + 1

@@ -29,16 +29,16 @@ from typing import Any
 
 from processes import cpu_seconds
 
-from ko_asr.configuration import is_first_rank
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
 from ko_asr.provenance import provenance
+from ko_asr.training.config import is_first_rank
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 10  # steps
 RECIPES = ("ours", "legacy")
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training sets them
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training.train sets them
 TITLES = {"ours": "fastconformer_ko_demo", "legacy": "plain NeMo, legacy loader"}
 
 
@@ -73,7 +73,7 @@ def stopwatch() -> Any:
     import lightning.pytorch as pl
     import torch
 
-    from ko_asr.feature_cache import batch_seconds
+    from ko_asr.training.feature_cache import batch_seconds
 
     class Stopwatch(pl.Callback):
         def __init__(self) -> None:
@@ -134,7 +134,7 @@ def config_for(args: argparse.Namespace) -> Any:
 
 
 def train_ours(config: Any, watch: Any) -> None:
-    from ko_asr.training import train
+    from ko_asr.training.train import train
 
     config.exp_manager.create_checkpoint_callback = config.trainer.limit_val_batches != 0
     train(config, callbacks=[watch])
@@ -146,7 +146,7 @@ def train_legacy(config: Any, watch: Any, batch_size: int, workers: int) -> None
     from nemo.collections.asr.models import EncDecCTCModelBPE
     from omegaconf import open_dict
 
-    from ko_asr.training import quiet_nemo
+    from ko_asr.models.nemo_file import quiet_nemo
 
     quiet_nemo()
     with open_dict(config):

@@ -29,13 +29,23 @@ from typing import Any
 import numpy as np
 from random_model import write_model
 
-from ko_asr import plan, streaming_plan
-from ko_asr.contract import ENCODED_LENGTH, FEATURES, LENGTH, TOKEN_IDS, TOKEN_LOG_PROBS
 from ko_asr.errors import UserError, run_main
+from ko_asr.export import tensorrt as plan
+from ko_asr.export.streaming import plan as streaming_plan
 from ko_asr.files import atomic_write
-from ko_asr.gpu import check_usable, compute_capability, gpu_name
+from ko_asr.models.device import check_usable
 from ko_asr.provenance import provenance
-from ko_asr.streaming_contract import STATE_INPUTS, STATE_OUTPUTS, StreamingContract
+from ko_asr.runtime.driver import compute_capability, gpu_name
+from ko_asr.runtime.stream_contract import StreamingContract
+from ko_asr.runtime.tensors import (
+    ENCODED_LENGTH,
+    FEATURES,
+    LENGTH,
+    STATE_INPUTS,
+    STATE_OUTPUTS,
+    TOKEN_IDS,
+    TOKEN_LOG_PROBS,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["torch", "nemo_toolkit", "onnxruntime-gpu", "onnxruntime", "tensorrt", "ko-asr"]
@@ -240,7 +250,8 @@ def an_hour(check: Check, model: Any, mels: int) -> dict[str, dict[str, Any]]:
 
 
 def measure_offline(check: Check, path: Path, folder: Path) -> None:
-    from ko_asr.onnx_export import export_encoder, load_model
+    from ko_asr.export.offline.graph import export_encoder
+    from ko_asr.models.nemo_file import load_model
 
     model = load_model(path)
     mels, largest = int(model.preprocessor.featurizer.nfilt), max(check.options.batches)
@@ -270,9 +281,9 @@ def measure_offline(check: Check, path: Path, folder: Path) -> None:
 
 def measure_streaming(check: Check, path: Path, folder: Path) -> None:
     """Each look-ahead of the model that was asked for, in fp32 and fp16."""
-    from ko_asr.onnx_export import load_model
-    from ko_asr.streaming_export import export_graph, streaming_graph
-    from ko_asr.streaming_graph import StreamingCTC
+    from ko_asr.export.streaming.encoder import StreamingCTC
+    from ko_asr.export.streaming.graph import export_graph, streaming_graph
+    from ko_asr.models.nemo_file import load_model
 
     model = load_model(path)
     for look_ahead in check.options.look_aheads:

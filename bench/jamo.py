@@ -14,11 +14,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from ko_asr import tokenizer
 from ko_asr.errors import run_main
 from ko_asr.files import atomic_write
-from ko_asr.hangul import is_syllable
 from ko_asr.provenance import provenance
+from ko_asr.runtime.hangul import is_syllable
+from ko_asr.text import tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,9 +8,9 @@ Streaming: N streams speak utterances of the manifest without end. A chunk is du
 have been spoken, and its response time counts from then, so a slow server cannot slow the load down and look
 good. Offline: requests arrive at random (Poisson) at a rate of N a second, and their time counts from the
 arrival. The ramp multiplies N by --factor until the p99 response exceeds the chunk (offline: --limit-ms), or
-requests fail. First partial and final are `ko_asr.latency`'s; CER counts spaces. The generator is --processes
-processes of its own; where it was itself late by more than a fiftieth of the limit, the level says so. Of a
-server started here, the seconds until it answers an inference are measured too.
+requests fail. First partial and final are `ko_asr.recognition.latency`'s; CER counts spaces. The generator is
+--processes processes of its own; where it was itself late by more than a fiftieth of the limit, the level
+says so. Of a server started here, the seconds until it answers an inference are measured too.
 """
 
 import argparse
@@ -31,23 +31,25 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferenceServerException
 
-from ko_asr.client import AsrClient, ServerError, read_audio
-from ko_asr.errors import UserError, run_main
-from ko_asr.files import atomic_write
-from ko_asr.latency import LatencyMeter
-from ko_asr.manifest import read_manifest
-from ko_asr.metrics import PROFILES, headline_counts
-from ko_asr.provenance import provenance
-from ko_asr.results import Result
-from ko_asr.server import TritonServer
-from ko_asr.stream_protocol import ChunkSizes, Request, StreamProtocol, StreamsFull
-from ko_asr.streaming_client import (
+from ko_asr.audio.read import read_audio
+from ko_asr.client.connection import ServerError
+from ko_asr.client.offline import AsrClient
+from ko_asr.client.protocol import ChunkSizes, Request, StreamProtocol, StreamsFull
+from ko_asr.client.streaming import (
     Connection,
     StreamingClient,
     answer_outputs,
     farewell_request,
     request_arguments,
 )
+from ko_asr.data.manifest import read_manifest
+from ko_asr.errors import UserError, run_main
+from ko_asr.evaluation.metrics import PROFILES, headline_counts
+from ko_asr.files import atomic_write
+from ko_asr.provenance import provenance
+from ko_asr.recognition.latency import LatencyMeter
+from ko_asr.runtime.results import Result
+from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parent
 RATE = 16_000

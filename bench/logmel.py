@@ -26,10 +26,10 @@ import numpy as np
 
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.frames import SAMPLE_RATE
-from ko_asr.logmel import LogMel
 from ko_asr.provenance import provenance
-from ko_asr.server import PROCESS_SETTINGS
+from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.runtime.log_mel import LogMel
+from ko_asr.serving.server import PROCESS_SETTINGS
 
 ROOT = Path(__file__).parent.parent
 SERVER_PYTHON = ROOT / ".server" / "venv" / "bin" / "python"
@@ -38,7 +38,7 @@ OURS, SERVER, GRAPH, NEMO = "ours", "ours, the server's numpy", "ours, the graph
 
 
 def clips() -> list[np.ndarray]:
-    from ko_asr.espeak import synthesize
+    from ko_asr.audio.espeak import synthesize
 
     spoken = np.concatenate([synthesize("오늘은 날씨가 정말 좋아서 친구와 함께 산책을 갔습니다")] * 8)
     noise = 0.01 * np.random.default_rng(0).normal(0, np.std(spoken), len(spoken))
@@ -67,8 +67,8 @@ def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.nd
     """The front end as a graph: samples [n] to features [mels, frames], through one thread."""
     import onnxruntime
 
-    from ko_asr import contract as names
-    from ko_asr.logmel_graph import export_offline
+    from ko_asr.export.log_mel import export_offline
+    from ko_asr.runtime import tensors
 
     export_offline(log_mel, path)
     options = onnxruntime.SessionOptions()
@@ -79,7 +79,7 @@ def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.nd
         padded = np.zeros((1, (log_mel.frames(len(audio)) + 1) * log_mel.hop), np.float32)
         padded[0, : len(audio)] = audio
         samples = np.array([[len(audio)]], np.int64)
-        return session.run([names.FEATURES], {names.PADDED_AUDIO: padded, names.SAMPLES: samples})[0][0]
+        return session.run([tensors.FEATURES], {tensors.PADDED_AUDIO: padded, tensors.SAMPLES: samples})[0][0]
 
     return features
 
@@ -116,7 +116,7 @@ def measure(repetitions: int, rounds: int) -> dict:
     """Microseconds an audio second of each case by clip, and the largest differences to NeMo."""
     from threadpoolctl import threadpool_limits
 
-    from ko_asr.onnx_export import log_mel_of
+    from ko_asr.models.front_end import log_mel_of
 
     nemo, nemo_raw = nemo_preprocessor("per_feature"), nemo_preprocessor("NA")
     ours, raw = (log_mel_of(SimpleNamespace(preprocessor=each)) for each in (nemo, nemo_raw))

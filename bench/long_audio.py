@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
 from ko_asr.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent
@@ -56,8 +56,8 @@ def write_long(path: Path, spoken: list[Utterance], seconds: float) -> None:
 
 def clips_seconds(model: Any, path: Path) -> float:
     """Seconds for the file in clips of 15 s, decoded to words as well."""
-    from ko_asr.ctc import collapse
-    from ko_asr.results import words
+    from ko_asr.runtime.ctc import collapse
+    from ko_asr.runtime.results import words
 
     started = time.perf_counter()
     size, batch = int(CLIP_SECONDS * RATE), int(BATCH_SECONDS / CLIP_SECONDS)
@@ -70,7 +70,7 @@ def clips_seconds(model: Any, path: Path) -> float:
 
 
 def speed(model: Any, path: Path, seconds: float, rounds: int) -> dict[str, float]:
-    from ko_asr.long_audio import transcribe_file
+    from ko_asr.recognition.files import transcribe_file
 
     whole, clips = [], []
     for _ in range(rounds):
@@ -108,9 +108,9 @@ def memory(model: Path, folder: Path, spoken: list[Utterance], hours: float) -> 
 
 def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
     """CER of full context, and of windows of each size."""
-    from ko_asr.buffered import BufferedRecognizer
-    from ko_asr.metrics import score
-    from ko_asr.results import GreedyDecoder
+    from ko_asr.evaluation.metrics import score
+    from ko_asr.recognition.buffered import BufferedRecognizer
+    from ko_asr.runtime.greedy import GreedyDecoder
 
     def decoder() -> GreedyDecoder:
         return GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms)
@@ -136,8 +136,8 @@ def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
 
 def lag(model: Any, spoken: list[Utterance]) -> dict[str, float]:
     """Medians in ms by which the first word starts and the last one ends after the sound, and the offset."""
-    from ko_asr.ctc import collapse
-    from ko_asr.results import words
+    from ko_asr.runtime.ctc import collapse
+    from ko_asr.runtime.results import words
 
     starts, ends = [], []
     for _, samples in spoken:
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "long_audio.json")
     args = parser.parse_args()
-    from ko_asr.frame_model import FrameModel
+    from ko_asr.models.frame_model import FrameModel
 
     spoken = utterances(args.manifest, args.utterances)
     model = FrameModel.load(args.model)

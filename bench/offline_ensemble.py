@@ -36,13 +36,13 @@ from typing import Any
 import numpy as np
 from processes import cpu_seconds
 
-from ko_asr import contract as names
-from ko_asr.client import AsrClient
-from ko_asr.contract import Contract
+from ko_asr.allocator import keep_freed_memory
+from ko_asr.client.offline import AsrClient
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.memory import keep_freed_memory
-from ko_asr.server import TritonServer
+from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime.contract import Contract
+from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16_000
@@ -59,7 +59,7 @@ def bare_worker(graph: str, mels: int, frames: int, batch: int, commands: Any, r
     features = np.random.default_rng(0).standard_normal((batch, mels, frames)).astype(np.float32)
     signal, length = session.get_inputs()  # NeMo's export names them otherwise, and its length is [batch]
     feed = {signal.name: features, length.name: np.full((batch, 1)[: len(length.shape)], frames, np.int64)}
-    small = {names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH}
+    small = {tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH}
     outputs = [o.name for o in session.get_outputs() if o.name in small] or None
     session.run(outputs, feed)
     results.put(0)
@@ -189,8 +189,8 @@ def peer_graphs(model: Path, graph: Path, folder: Path) -> dict[str, Path]:
     """NeMo's own export with what sherpa-onnx reads from it, and our int8 graph for the CPU."""
     import onnx
 
-    from ko_asr.nemo_file import restore_model
-    from ko_asr.precision import quantize_for_cpu
+    from ko_asr.export.precision import quantize_for_cpu
+    from ko_asr.models.nemo_file import restore_model
 
     restored, theirs, int8 = restore_model(model), folder / "nemo.onnx", folder / "int8.onnx"
     restored.export(str(theirs))
@@ -256,9 +256,9 @@ def equal_texts(url: str, clips: np.ndarray, nemo: Peer) -> str:
 
 
 def measure(options: argparse.Namespace, model: Path, repository: Path, folder: Path) -> dict[str, Any]:
-    contract = Contract.load(repository / names.ENCODER / "1")
+    contract = Contract.load(repository / tensors.ENCODER / "1")
     samples = int(options.seconds * SAMPLE_RATE)
-    graph = repository / names.ENCODER / "1" / "model.onnx"
+    graph = repository / tensors.ENCODER / "1" / file_names.GRAPH
     clips = (0.1 * np.random.default_rng(0).standard_normal((8, samples))).astype(np.float32)
     audio = clips[0]
     frames = samples // contract.hop

@@ -38,7 +38,7 @@ def nemo(options: argparse.Namespace) -> Callable[[Clips], list[str]]:
     """NeMo's ``transcribe()`` with the threads that torch was given."""
     import torch
 
-    from ko_asr.nemo_file import restore_model
+    from ko_asr.models.nemo_file import restore_model
 
     torch.set_num_threads(2)
     model = restore_model(options.model)

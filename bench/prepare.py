@@ -26,17 +26,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ko_asr.audio import flac_bytes
-from ko_asr.audit import write_audit
-from ko_asr.conversion import FlacFiles
+from ko_asr.audio.corpus_audio import flac_bytes
+from ko_asr.audio.espeak import VOICES, synthesize
+from ko_asr.corpora.ksponspeech import KsponSpeech
+from ko_asr.data.audit import write_audit
+from ko_asr.data.convert import FlacFiles
+from ko_asr.data.prepare import CHUNK, prepare
+from ko_asr.data.workers import ordered_map
 from ko_asr.errors import UserError, run_main
-from ko_asr.espeak import VOICES, synthesize
 from ko_asr.files import atomic_write
-from ko_asr.ksponspeech import KsponSpeech
-from ko_asr.prepare import CHUNK, prepare
 from ko_asr.provenance import provenance
-from ko_asr.text import Normalizer
-from ko_asr.workers import ordered_map
+from ko_asr.text.normalizer import Normalizer
 
 MEMORY = Path("/dev/shm")
 TEXT = "그/ 나는 (20년)/(이십 년) 전에 학교에서 밥을 먹었어. b/"

@@ -18,7 +18,7 @@ SIZES = {"xs": (96, 4, 4), "s": (176, 4, 16), "m": (256, 4, 16), "l": (512, 8, 1
 
 def tokenizer(folder: Path, vocabulary: int) -> Path:
     """A syllable tokenizer of exactly ``vocabulary`` pieces, <unk> and the word boundary among them."""
-    from ko_asr.tokenizer import train
+    from ko_asr.text.tokenizer import train
 
     syllables = [chr(0xAC00 + 11 * i) for i in range(vocabulary - 2)]
     train("syllable", [" ".join(syllables)], folder)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import jiwer
 
-from ko_asr import metrics
 from ko_asr.errors import run_main
+from ko_asr.evaluation import metrics
 from ko_asr.files import atomic_write
 from ko_asr.provenance import provenance
 
@@ -85,7 +85,7 @@ def main() -> None:
     } | provenance(["numpy", "rapidfuzz", "jiwer"])
     corpus = f"{args.utterances} utterances of {figures['mean_characters']:.1f} characters"
     print(f"{corpus}, CER {figures['cer']:.3f}, one core, utterances a second:")
-    print(f"{figures['ours_utterances_per_second']:>10.0f}  ko_asr.metrics, every figure, jamo included")
+    print(f"{figures['ours_utterances_per_second']:>10.0f}  evaluation.metrics, every figure, jamo included")
     print(f"{figures['jiwer_cer_and_wer_utterances_per_second']:>10.0f}  jiwer, CER and WER only")
     if args.out:
         with atomic_write(args.out) as stream:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.audio.espeak import synthesize
 from ko_asr.errors import run_main
-from ko_asr.espeak import synthesize
 from ko_asr.files import atomic_write
 from ko_asr.provenance import provenance
 

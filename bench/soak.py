@@ -27,16 +27,16 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from ko_asr.client import ServerError
+from ko_asr.client.connection import ServerError
+from ko_asr.client.protocol import StreamsFull
+from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
 from ko_asr.provenance import provenance
-from ko_asr.results import Result
-from ko_asr.server import TritonServer
-from ko_asr.stream_options import StreamOptions
-from ko_asr.stream_protocol import StreamsFull
-from ko_asr.streaming_client import AsyncStream, AsyncStreamingClient
+from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.results import Result
+from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("abandoned", "cancelled", "cancelled and ended", "ended early")

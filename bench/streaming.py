@@ -42,8 +42,8 @@ Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], comput
 
 def prepare(folder: Path, size: str) -> None:
     """Random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
-    from ko_asr.onnx_export import load_model
-    from ko_asr.streaming_export import export_streaming
+    from ko_asr.export.streaming.graph import export_streaming
+    from ko_asr.models.nemo_file import load_model
 
     nemo = folder / "random.nemo"
     make = [sys.executable, str(ROOT / "random_model.py"), "--streaming", "--size", size, "--out", str(nemo)]
@@ -89,7 +89,7 @@ def export_as_nemo_does(model: Any, folder: Path, look_ahead: int) -> None:
 
 def engine(folder: Path, look_ahead: int, streams: int) -> Round:
     """Ours as a user runs it: log-mel, graph, greedy decoding with partial results."""
-    from ko_asr.streaming import StreamingRecognizer
+    from ko_asr.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.load(folder / str(look_ahead), max_batch=streams)
     sessions = [recognizer.open() for _ in range(streams)]
@@ -107,10 +107,10 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
     """Ours as clients see it: every stream sends its chunk over gRPC, all are answered before the next."""
     import tritonclient.grpc.aio as triton
 
-    from ko_asr.server import TritonServer
-    from ko_asr.stream_protocol import StreamProtocol
-    from ko_asr.streaming_client import Connection, StreamingClient, answer_outputs, request_arguments
-    from ko_asr.streaming_repository import StreamServing, build
+    from ko_asr.client.protocol import StreamProtocol
+    from ko_asr.client.streaming import Connection, StreamingClient, answer_outputs, request_arguments
+    from ko_asr.serving.server import TritonServer
+    from ko_asr.serving.streaming import StreamServing, build
 
     repository = folder / f"triton_{look_ahead}"
     templates = ROOT.parent / "export" / "models"
@@ -140,7 +140,7 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
 
 
 def bare_graph(folder: Path, look_ahead: int, streams: int) -> Round:
-    from ko_asr.streaming_backend import OnnxBackend
+    from ko_asr.export.streaming.backend import OnnxBackend
 
     backend = OnnxBackend.load(folder / str(look_ahead))
     contract = backend.contract
@@ -188,7 +188,7 @@ def nemo_export(folder: Path, look_ahead: int, streams: int) -> Round:
 
 
 def nemo_pipeline(folder: Path, look_ahead: int, streams: int) -> Round:
-    from ko_asr.training import quiet_nemo
+    from ko_asr.models.nemo_file import quiet_nemo
 
     quiet_nemo()
     import torch
@@ -332,10 +332,10 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def curve(options: argparse.Namespace) -> list[dict[str, float]]:
     """CER and latency of each look-ahead of the trained model."""
-    from ko_asr.audio_stream import AudioStream
-    from ko_asr.manifest import read_manifest
-    from ko_asr.metrics import Counts, character_counts
-    from ko_asr.streaming import StreamingRecognizer
+    from ko_asr.audio.stream import AudioStream
+    from ko_asr.data.manifest import read_manifest
+    from ko_asr.evaluation.metrics import Counts, character_counts
+    from ko_asr.recognition.streaming import StreamingRecognizer
 
     entries = list(read_manifest(options.manifest))
     clips = [np.concatenate(list(AudioStream(entry["audio_filepath"]))) for entry in entries]

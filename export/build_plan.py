@@ -21,17 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-if importlib.util.find_spec("ko_asr") is None:  # before the imports below, hence their noqa
+if importlib.util.find_spec("ko_asr") is None:
     sys.path.append(str(ROOT / "src"))
 
-from ko_asr import plan, streaming_plan  # noqa: E402
-from ko_asr import streaming_contract as streams  # noqa: E402
-from ko_asr.contract import ENCODER, Contract  # noqa: E402
-from ko_asr.errors import UserError, run_main  # noqa: E402
-from ko_asr.gpu import compute_capability, gpu_name  # noqa: E402
-from ko_asr.streaming_contract import StreamingContract  # noqa: E402
+from ko_asr.errors import UserError, run_main
+from ko_asr.export import tensorrt as plan
+from ko_asr.export.streaming import plan as streaming_plan
+from ko_asr.runtime import (
+    file_names,
+    tensors,
+)
+from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.driver import compute_capability, gpu_name
+from ko_asr.runtime.plan_record import PlanRecord, check_plan, save_plan
+from ko_asr.runtime.stream_contract import StreamingContract
+from ko_asr.runtime.tensors import ENCODER
 
-GRAPH = streams.MODEL_NAME  # of offline encoders as well
+GRAPH = file_names.GRAPH  # of offline encoders as well
 
 # Of the best tokens' log-probabilities; a GPU sums in another order, in TF32 or half precision.
 LIMITS = {"fp32": 0.05, "fp16": 0.2, "int8": 0.5}
@@ -70,8 +76,8 @@ def encoders(repository: Path) -> list[Encoder]:
         raise UserError(f"no model repository at {repository}: fill it with python export/to_triton.py")
     folder = repository / ENCODER / "1"
     found = [Encoder(folder, Contract.load(folder))] if folder.is_dir() else []
-    for folder in sorted(repository.glob(f"{streams.ENCODER}*/1")):
-        look_ahead = folder.parent.name.removeprefix(streams.ENCODER)
+    for folder in sorted(repository.glob(f"{tensors.STREAM_ENCODER}*/1")):
+        look_ahead = folder.parent.name.removeprefix(tensors.STREAM_ENCODER)
         if not look_ahead or look_ahead.removeprefix("_").isdigit():
             found.append(Encoder(folder, StreamingContract.load(folder)))
     return found
@@ -89,13 +95,13 @@ def unplanned(found: list[Encoder]) -> str | None:
 def fits(encoder: Encoder) -> bool:
     """Whether its plan can serve on this machine."""
     try:
-        plan.check_plan(encoder.folder, encoder.contract.onnx_sha256)
+        check_plan(encoder.folder, encoder.contract.onnx_sha256)
     except UserError:
         return False
     return True
 
 
-def build(encoder: Encoder, limit: float | None = None) -> plan.Record:
+def build(encoder: Encoder, limit: float | None = None) -> PlanRecord:
     """Build, compare and publish the plan of one exported encoder."""
     folder, contract, graph = encoder.folder, encoder.contract, encoder.folder / GRAPH
     if not graph.is_file() or plan.sha256(graph) != contract.onnx_sha256:
@@ -116,8 +122,8 @@ def build(encoder: Encoder, limit: float | None = None) -> plan.Record:
     if not difference <= limit:
         far = f"differs from the graph by {difference:.2g}, over {limit:g}"
         raise UserError(f"the plan of {encoder.name} {far}: not written")
-    record = plan.Record(contract.onnx_sha256, version, gpu, capability, difference)
-    plan.save_plan(folder, serialized, record)
+    record = PlanRecord(contract.onnx_sha256, version, gpu, capability, difference)
+    save_plan(folder, serialized, record)
     return record
 
 
@@ -142,7 +148,7 @@ def main() -> None:
             print(f"{encoder.name}: its plan fits this machine, no plan is needed")
         else:
             build(encoder, options.limit)
-            print(f"wrote {encoder.folder / plan.FILE_NAME} and {plan.RECORD}")
+            print(f"wrote {encoder.folder / file_names.PLAN} and {file_names.PLAN_RECORD}")
     print(f"next: tritonserver --model-repository {options.repository}")
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.supervisor import Supervisor
+from ko_asr.serving.supervisor import Supervisor
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.server import RECORD, check_path
+from ko_asr.serving.server import RECORD, check_path
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements-server.txt"
@@ -33,7 +33,7 @@ LIBRARY = f"libpython{PYTHON}.so.1.0"
 
 WRAPPER = """#!/bin/sh
 # Written by export/setup_server.py: Triton with this checkout's server installation.
-exec {python} -P -m ko_asr.server {folder} "$@"
+exec {python} -P -m ko_asr.serving.server {folder} "$@"
 """
 
 

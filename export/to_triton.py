@@ -31,19 +31,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ko_asr.contract import (
-    BUCKETS,
-    ENCODER,
-    ENSEMBLE,
-    LOG_MEL,
-    LOG_MEL_GRAPH,
-    PREPROCESSOR,
-    Contract,
-    bucket_lengths,
-)
 from ko_asr.errors import UserError, run_main
-from ko_asr.nemo_file import check_nemo_file, newest_model
+from ko_asr.models.nemo_file import check_nemo_file, newest_model
 from ko_asr.provenance import sha256
+from ko_asr.runtime import file_names
+from ko_asr.runtime.contract import BUCKETS, Contract, bucket_lengths
+from ko_asr.runtime.tensors import ENCODER, ENSEMBLE, LOG_MEL, PREPROCESSOR, STREAM_ENSEMBLE
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -160,7 +153,7 @@ def gate(
     model: Any, log_mel: Any, graph: Path, max_frames: int, log_mel_graph: Path | None = None
 ) -> dict[str, float]:
     """Print every figure; raise UserError when one is above its limit."""
-    from ko_asr.parity import check_graph, check_log_mel, check_log_mel_graph
+    from ko_asr.export.parity import check_graph, check_log_mel, check_log_mel_graph
 
     figures = check_log_mel(model, log_mel)
     if log_mel_graph is not None:
@@ -174,7 +167,7 @@ def gate(
 
 def speech(manifest: Path, log_mel: Any, rate: int, max_frames: int, options: argparse.Namespace) -> Any:
     """Utterances of a gate or calibration manifest."""
-    from ko_asr.precision import read_utterances
+    from ko_asr.export.precision import read_utterances
 
     return read_utterances(manifest, log_mel, rate, options.gate_utterances, max_frames)
 
@@ -183,7 +176,7 @@ def limits_of(options: argparse.Namespace) -> Any:
     """What the precision asked for may cost; the CER as the user has it."""
     from dataclasses import replace
 
-    from ko_asr.precision import LIMITS
+    from ko_asr.export.precision import LIMITS
 
     limits = LIMITS[options.precision]
     return limits if options.max_cer_rise is None else replace(limits, cer_rise=options.max_cer_rise)
@@ -202,8 +195,8 @@ def lower_precision(
 
     UserError, and the graph is left, when it does not: with the figure, the utterance and the layer.
     """
-    from ko_asr import precision as low
-    from ko_asr.onnx_export import export_encoder
+    from ko_asr.export import precision as low
+    from ko_asr.export.offline.graph import export_encoder
 
     rate = int(model.preprocessor.featurizer.sample_rate)
     candidate = graph.with_name(f"{options.precision}.onnx")
@@ -227,7 +220,7 @@ def lower_precision(
 def make_contract(
     model: Any, path: Path, graph: Path, log_mel: Any, log_mel_graph: Path | None, options: argparse.Namespace
 ) -> Contract:
-    from ko_asr.parity import find_vocabulary
+    from ko_asr.models.vocabulary import find_vocabulary
 
     max_samples = longest_samples(model, options.max_seconds, log_mel.hop)
     max_frames = log_mel.frames(max_samples)
@@ -263,18 +256,21 @@ def main() -> None:
     path = options.model or newest_model(EXPERIMENTS)
     check_nemo_file(path)
     print(f"exporting {shown(path)}" + ("" if options.model else f" (the newest under {EXPERIMENTS.name}/)"))
-    from ko_asr import repository
+    from ko_asr.serving import offline as repository
+    from ko_asr.serving.staging import VERSION, publish, staging
 
-    with repository.staging(options.repository) as stage:
-        from ko_asr.model_card import write_model_card
-        from ko_asr.onnx_export import export_encoder, load_model, log_mel_of
+    with staging(options.repository) as stage:
+        from ko_asr.evaluation.model_card import write_model_card
+        from ko_asr.export.offline.graph import export_encoder
+        from ko_asr.models.front_end import log_mel_of
+        from ko_asr.models.nemo_file import load_model
 
         started = time.monotonic()
         model = load_model(path)
         if is_streaming(model):
             return export_streams(model, path, options, started)
         log_mel = log_mel_of(model)
-        graph = stage / "model.onnx"
+        graph = stage / file_names.GRAPH
         max_frames = log_mel.frames(longest_samples(model, options.max_seconds, log_mel.hop))
         export_encoder(model, graph, max_frames)
         log_mel_graph = write_front_end(log_mel, stage, options.front_end)
@@ -282,17 +278,17 @@ def main() -> None:
         contract = make_contract(model, path, graph, log_mel, log_mel_graph, options)
         files = {f"{ENCODER}/model.onnx": graph}
         if log_mel_graph is None:
-            files[f"{PREPROCESSOR}/logmel.npz"] = stage / "logmel.npz"
+            files[f"{PREPROCESSOR}/logmel.npz"] = stage / file_names.LOG_MEL
         else:
-            files[f"{LOG_MEL}/{LOG_MEL_GRAPH}"] = log_mel_graph
+            files[f"{LOG_MEL}/{file_names.LOG_MEL_GRAPH}"] = log_mel_graph
         serving = repository.Serving(
             options.instances, options.threads, options.preprocessors, options.decoders
         )
         repository.build(stage, contract, serving, ROOT / "export" / "models", files)
-        write_model_card(path, stage / ENSEMBLE / repository.VERSION / "model_card.md", repository=stage)
-        repository.publish(stage, options.repository, contract.models)
+        write_model_card(path, stage / ENSEMBLE / VERSION / "model_card.md", repository=stage)
+        publish(stage, options.repository, contract.models)
         repository.remove_others(stage, options.repository, contract)
-    print(f"model card: {shown(options.repository)}/{ENSEMBLE}/{repository.VERSION}/model_card.md")
+    print(f"model card: {shown(options.repository)}/{ENSEMBLE}/{VERSION}/model_card.md")
     models = ", ".join(sorted(contract.models))
     print(f"wrote {shown(options.repository)}/ ({models}) in {time.monotonic() - started:.0f} s")
     build_plan(options)
@@ -301,11 +297,11 @@ def main() -> None:
 def write_front_end(log_mel: Any, stage: Path, kind: str) -> Path | None:
     """Write logmel.npz or, for the front end "graph", logmel.onnx into ``stage``; the latter's path."""
     if kind == "numpy":
-        log_mel.save(stage / "logmel.npz")
+        log_mel.save(stage / file_names.LOG_MEL)
         return None
-    from ko_asr.logmel_graph import export_offline
+    from ko_asr.export.log_mel import export_offline
 
-    export_offline(log_mel, path := stage / LOG_MEL_GRAPH)
+    export_offline(log_mel, path := stage / file_names.LOG_MEL_GRAPH)
     return path
 
 
@@ -316,7 +312,8 @@ def is_streaming(model: Any) -> bool:
 
 def export_streams(model: Any, path: Path, options: argparse.Namespace, started: float) -> None:
     """The streaming ensembles of a cache-aware model."""
-    from ko_asr import streaming_repository as streams
+    from ko_asr.export.streaming.publish import publish_look_aheads
+    from ko_asr.serving import streaming as streams
 
     serving = streams.StreamServing(
         max_streams=options.max_streams,
@@ -328,12 +325,12 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
     )
     wanted = options.look_aheads or [int(model.encoder.att_context_size_all[0][1])]
     purpose = stream_purpose(model, options, serving.max_batch_size)
-    contracts = streams.publish_look_aheads(
+    contracts = publish_look_aheads(
         model, path, options.repository, wanted, serving, ROOT / "export" / "models", purpose
     )
     print("against NeMo's full forward pass, largest difference of log-probabilities in fp32:")
     for contract in contracts:
-        name = streams.model_name(streams.names.ENSEMBLE, contract, wanted[0])
+        name = streams.model_name(STREAM_ENSEMBLE, contract, wanted[0])
         worst = max(value for key, value in contract.parity.items() if key.startswith("log-probs"))
         print(f"  {name:<20} {chunks_of(contract):<20} {worst:.1e}  (limit 1e-03)  ok")
     if options.front_end == "graph":
@@ -346,8 +343,8 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace, started:
 
 def stream_purpose(model: Any, options: argparse.Namespace, max_batch_size: int) -> Any:
     """Target and precision of a streaming export, with the speech that judges and calibrates it."""
-    from ko_asr.onnx_export import log_mel_of
-    from ko_asr.streaming_precision import Purpose
+    from ko_asr.export.streaming.precision import Purpose
+    from ko_asr.models.front_end import log_mel_of
 
     common = {
         "target": options.target,

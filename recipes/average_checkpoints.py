@@ -14,7 +14,7 @@ import contextlib
 from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.nemo_file import check_nemo_file
+from ko_asr.models.nemo_file import check_nemo_file
 
 
 def arguments() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
 
 def find_inputs(inputs: list[Path], best: int | None) -> list[Path]:
     """The files to average, each once; UserError when there are fewer than two."""
-    from ko_asr.weights import checkpoints_in
+    from ko_asr.models.weights import checkpoints_in
 
     found = [path for each in inputs for path in (checkpoints_in(each, best) if each.is_dir() else [each])]
     if missing := [path for path in found if not path.is_file()]:
@@ -65,7 +65,7 @@ def find_template(inputs: list[Path], given: Path | None) -> Path:
 
 def average(inputs: list[Path], template: Path, out: Path) -> None:
     """Write the mean of ``inputs`` as ``out``; UserError when one is of another model than the template."""
-    from ko_asr import weights
+    from ko_asr.models import weights
 
     with contextlib.ExitStack() as stack:
         expected = stack.enter_context(weights.open_weights(template))
@@ -81,7 +81,7 @@ def average(inputs: list[Path], template: Path, out: Path) -> None:
 
 def main() -> None:
     args = arguments()
-    from ko_asr import dev_score
+    from ko_asr.evaluation import dev_score
 
     inputs = find_inputs(args.inputs, args.best)
     template = find_template(inputs, args.template)

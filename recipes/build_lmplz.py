@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.language_model import TOOLS, tool
+from ko_asr.text.language_model import TOOLS, tool
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / ".build" / "kenlm"
@@ -58,7 +58,10 @@ def check_compilers() -> None:
 
 def fetch_source(folder: Path) -> Path:
     """Download kenlm's source archive through pip and unpack it."""
-    import tarfile  # after ko_asr, which brings one with filters where Python has none
+    try:
+        from backports import tarfile  # Python before 3.11.4 extracts without filters
+    except ImportError:
+        import tarfile
 
     version = kenlm_version()
     print(f"fetching the source of kenlm {version}", flush=True)
@@ -139,8 +142,8 @@ def main() -> None:
     parser.add_argument("--boost", type=Path, help="folder that holds Boost's include and lib")
     parser.add_argument("--force", action="store_true", help="build again")
     arguments = parser.parse_args()
-    if all(tool(name) for name in TOOLS) and not arguments.force:
-        print(f"{', '.join(str(tool(name)) for name in TOOLS)}: built already (--force builds again)")
+    if all(tool(name, BUILD) for name in TOOLS) and not arguments.force:
+        print(f"{', '.join(str(tool(name, BUILD)) for name in TOOLS)}: built already (--force builds again)")
         return
     check_compilers()
     with tempfile.TemporaryDirectory(prefix="kenlm-") as name:

@@ -20,12 +20,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import run_main
+from ko_asr.evaluation.metrics import character_counts
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
-from ko_asr.metrics import character_counts
-from ko_asr.server import TritonServer
-from ko_asr.text import normalize
+from ko_asr.serving.server import TritonServer
+from ko_asr.text.normalizer import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "fastconformer_ko_demo"

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from ko_asr import language_model
+from ko_asr.data.manifest import read_manifest, write_manifest
 from ko_asr.errors import UserError, run_main
+from ko_asr.evaluation.metrics import PROFILES
 from ko_asr.files import atomic_write
-from ko_asr.gpu import device_of
-from ko_asr.manifest import read_manifest, write_manifest
-from ko_asr.metrics import PROFILES
-from ko_asr.nemo_file import check_nemo_file, tokenizer_bytes
+from ko_asr.models.device import device_of
+from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
+from ko_asr.text import language_model
 
 PACKAGES = ("nemo_toolkit", "torch", "lhotse", "numpy", "rapidfuzz", "soundfile")
 
@@ -146,7 +146,7 @@ def beam_search(args: argparse.Namespace, model: Any) -> dict:
     """Make ``model`` decode with beam search, tuned where asked for; returns what the scores say about it."""
     from tqdm import tqdm
 
-    from ko_asr import beam_batch
+    from ko_asr.evaluation import beam_batch
 
     weights = language_model.read_weights(args.lm) if args.lm else language_model.FusionWeights(0.0, 0.0)
     weights = replace(
@@ -189,7 +189,7 @@ def transcribe(args: argparse.Namespace, model: Any, entries: list[dict], field:
     """Fill in ``field`` of every entry with its transcript; returns the seconds that it took."""
     from tqdm import tqdm
 
-    from ko_asr import transcription
+    from ko_asr.models import transcribe as transcription
 
     total = round(sum(entry["duration"] for entry in entries))
     start = time.perf_counter()
@@ -204,7 +204,7 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
     """Fill in ``pred_text`` of every entry (and ``greedy_text`` beside a beam); returns the run's figures."""
     import torch
 
-    from ko_asr import transcription
+    from ko_asr.models import transcribe as transcription
 
     device = device_of(args.device)
     print(f"loading {args.model}", flush=True)
@@ -237,7 +237,7 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
 
 def main() -> None:
     args = arguments()
-    from ko_asr import evaluation
+    from ko_asr.evaluation import scorecard as evaluation
 
     if args.model:
         check_nemo_file(args.model)
@@ -266,7 +266,7 @@ def main() -> None:
     card |= provenance(PACKAGES)
     entries = evaluation.with_utterance_rates(entries, scores)
 
-    from ko_asr.evaluation_report import render
+    from ko_asr.evaluation.report import render
 
     shown = {key: card[key] for key in ("command", "created", "machine", "versions", *run) if key in card}
     name = args.model.stem if args.model else str(args.predictions)

@@ -16,8 +16,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ko_asr.configuration import recipe
 from ko_asr.errors import UserError
+from ko_asr.training.config import recipe
 
 _ARCHITECTURE = ("size=", "model.encoder.", "model.preprocessor.", "model.sample_rate")
 
@@ -35,7 +35,7 @@ def refuse_architecture(overrides: list[str]) -> None:
 def write_adapters(config: DictConfig, model: Path) -> None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from ko_asr.adapters import save_adapters
+    from ko_asr.models.adapters import save_adapters
 
     if getattr(rank_zero_only, "rank", 0):
         return
@@ -49,11 +49,11 @@ def write_adapters(config: DictConfig, model: Path) -> None:
 @recipe("finetune_ko")
 def main(config: DictConfig) -> None:
     refuse_architecture(list(HydraConfig.get().overrides.task))
-    from ko_asr import finetuning
-    from ko_asr.training import train
+    from ko_asr.training import finetune as finetuning
+    from ko_asr.training.run import run
 
     finetuning.adopt_base(config)
-    model = train(config, finetuning.build)
+    model = run(config, finetuning.build)
     if model is None:  # debug=true or profile=true, which have said what they found
         return
     print(f"model: {model}")

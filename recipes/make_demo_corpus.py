@@ -11,7 +11,7 @@ import functools
 import os
 from pathlib import Path
 
-from ko_asr.demo_corpus import DEFAULT_UTTERANCES, split_sizes, write_corpus
+from ko_asr.corpora.demo import DEFAULT_UTTERANCES, split_sizes, write_corpus
 from ko_asr.errors import UserError, run_main
 
 

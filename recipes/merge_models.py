@@ -59,8 +59,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace, states: list[dict], entries: list[dict]) -> tuple[list[float], dict]:
     """Measure each weight of the first model; the best weights and their figure."""
-    from ko_asr import dev_score
-    from ko_asr.weights import combine
+    from ko_asr.evaluation import dev_score
+    from ko_asr.models.weights import combine
 
     model = dev_score.load_writer(args.models[0], entries)
     found: list[tuple[float, dict]] = []
@@ -74,7 +74,7 @@ def sweep(args: argparse.Namespace, states: list[dict], entries: list[dict]) -> 
 
 def merge(args: argparse.Namespace, entries: list[dict] | None) -> dict | None:
     """Write the merged model; the figure of the sweep where there was one."""
-    from ko_asr import weights
+    from ko_asr.models import weights
     from ko_asr.provenance import sha256
 
     for other in args.models[1:]:
@@ -104,12 +104,12 @@ def merge(args: argparse.Namespace, entries: list[dict] | None) -> dict | None:
 
 def main() -> None:
     args = arguments()
-    from ko_asr import dev_score
+    from ko_asr.evaluation import dev_score
 
     entries = dev_score.references(args.manifest) if args.manifest else None
     errors = None
     if args.adapters:
-        from ko_asr.adapters import merge_adapters
+        from ko_asr.models.adapters import merge_adapters
 
         merge_adapters(args.models[0], args.adapters, args.out)
     else:

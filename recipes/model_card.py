@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from ko_asr.errors import run_main
-from ko_asr.nemo_file import check_nemo_file
+from ko_asr.models.nemo_file import check_nemo_file
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the card (default: beside the model, NAME.md)")
     args = parser.parse_args()
     check_nemo_file(args.model)
-    from ko_asr.model_card import write_model_card
+    from ko_asr.evaluation.model_card import write_model_card
 
     out = args.out or args.model.with_suffix(".md")
     write_model_card(args.model, out, args.scores, args.audit, args.repository)

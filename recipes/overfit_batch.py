@@ -9,12 +9,12 @@ transcript; ends with exit status 2 when one is not learnt. Writes nothing.
 
 from omegaconf import DictConfig
 
-from ko_asr.configuration import recipe
+from ko_asr.training.config import recipe
 
 
 @recipe("fastconformer_ko")
 def main(config: DictConfig) -> None:
-    from ko_asr.start_small import overfit
+    from ko_asr.training.debug import overfit
 
     steps, first, last = overfit(config)
     print(f"learnt after {steps} steps: loss {first:.2f} -> {last:.2f} a token")

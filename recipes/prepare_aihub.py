@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ko_asr.corpora.aihub import FAMILIES, Dialect, archives_below, detect_family
 from ko_asr.corpora.layout import outside_of
+from ko_asr.data.command import add_arguments, run_recipe
 from ko_asr.errors import run_main
-from ko_asr.prepare import add_arguments, run_recipe
+
+TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:
@@ -24,7 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--form", choices=("dialect", "standard"), default="dialect", help="which text of a dialect"
     )
-    add_arguments(parser)
+    add_arguments(parser, TOKENIZERS)
     args = parser.parse_args()
     outside_of(args.corpus, args.out)
     family = detect_family(args.corpus) if args.family == "auto" else args.family

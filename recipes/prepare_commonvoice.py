@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ko_asr.corpora.commonvoice import CommonVoice
 from ko_asr.corpora.layout import outside_of
+from ko_asr.data.command import add_arguments, run_recipe
 from ko_asr.errors import run_main
-from ko_asr.prepare import add_arguments, run_recipe
+
+TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:
@@ -19,7 +21,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder that holds the unpacked corpus")
-    add_arguments(parser)
+    add_arguments(parser, TOKENIZERS)
     args = parser.parse_args()
     outside_of(args.corpus, args.out)
     return run_recipe(CommonVoice(args.corpus), args)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ko_asr.corpora.folder import Folder
 from ko_asr.corpora.layout import outside_of
+from ko_asr.data.command import add_arguments, run_recipe
 from ko_asr.errors import run_main
-from ko_asr.prepare import add_arguments, run_recipe
+
+TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:
@@ -28,7 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--dev-share", type=float, default=0.05, help="share drawn for dev without named splits"
     )
-    add_arguments(parser)
+    add_arguments(parser, TOKENIZERS)
     args = parser.parse_args()
     if not 0 <= args.dev_share < 1:
         parser.error("--dev-share must be at least 0 and below 1")

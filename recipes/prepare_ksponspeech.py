@@ -9,9 +9,9 @@ to. A run that was stopped goes on where it was when the same command is given a
 import argparse
 from pathlib import Path
 
+from ko_asr.corpora.ksponspeech import KsponSpeech
+from ko_asr.data.command import add_arguments, run_recipe
 from ko_asr.errors import UserError, run_main
-from ko_asr.ksponspeech import KsponSpeech
-from ko_asr.prepare import add_arguments, run_recipe
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,8 +24,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--zips", type=Path, metavar="DIR", help="folder of its zips, when they lie elsewhere"
     )
-    add_arguments(parser)
+    add_arguments(parser, TOKENIZERS)
     return parser.parse_args()
+
+
+TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def gather(args: argparse.Namespace) -> list:
-    from ko_asr.noise import find_sounds
+    from ko_asr.data.noise import find_sounds
 
     wanted = {*args.parts, "rir"}
     found = [sound for folder in args.noise for sound in find_sounds(folder, "noise")]
@@ -62,9 +62,9 @@ def main() -> int:
     args = arguments()
     from tqdm import tqdm
 
-    from ko_asr import noise
-    from ko_asr.frames import SAMPLE_RATE
-    from ko_asr.manifest import write_manifest
+    from ko_asr.data import noise
+    from ko_asr.data.manifest import write_manifest
+    from ko_asr.runtime.frames import SAMPLE_RATE
 
     sounds = gather(args)
     kept_away = noise.hold_out([str(s.path) for s in sounds if s.part != "rir"], args.held_out, args.seed)

@@ -44,7 +44,7 @@ def main() -> int:
     args = arguments()
     from tqdm import tqdm
 
-    from ko_asr import shards
+    from ko_asr.data import shards
 
     plan, offsets = shards.make_plan(args.manifest, args.format, args.utterances_per_shard, args.seed)
     durations = shards.checked_durations(args.manifest)

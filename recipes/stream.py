@@ -5,8 +5,8 @@
     python recipes/stream.py speech.wav                        # as fast as it can
 
 On a terminal the partial is written over itself; elsewhere there is one line a final, with its seconds and
-its confidence. At the end: latency figures (`ko_asr.latency` says what they are) and how often partials were
-revised.
+its confidence. At the end: latency figures (`ko_asr.recognition.latency` says what they are) and how often
+partials were revised.
 
 A cache-aware model streams exactly, with the --look-ahead (encoder frames) that it was trained with; any
 other EncDecCTCModelBPE is given windows of --left, --chunk and --right seconds, which costs accuracy and
@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr import search
-from ko_asr.audio_stream import AudioStream
+from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, run_main
-from ko_asr.latency import CountingDecoder, LatencyMeter
-from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
-from ko_asr.nemo_file import newest_model, read_config
-from ko_asr.results import EndpointRules
+from ko_asr.models.nemo_file import newest_model, read_config
+from ko_asr.recognition import search
+from ko_asr.recognition.latency import CountingDecoder, LatencyMeter
+from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
+from ko_asr.runtime.endpoint import EndpointRules
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RATE = 16_000  # Hz
@@ -68,7 +68,7 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
     rules = EndpointRules(args.silence_ms, None, args.max_utterance_ms)
     recognizer: Any
     if read_config(path).get("encoder", {}).get("att_context_style") == "chunked_limited":
-        from ko_asr.streaming import StreamingRecognizer
+        from ko_asr.recognition.streaming import StreamingRecognizer
 
         recognizer = StreamingRecognizer.load(path, args.look_ahead)
         blank_id, frame_ms = recognizer.contract.blank_id, 1000.0 * recognizer.contract.frame_seconds
@@ -76,8 +76,8 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
     else:
         if args.look_ahead is not None:
             raise UserError(f"{path} is a full-context model without a look-ahead: leave --look-ahead out")
-        from ko_asr.buffered import BufferedRecognizer
-        from ko_asr.frame_model import FrameModel
+        from ko_asr.models.frame_model import FrameModel
+        from ko_asr.recognition.buffered import BufferedRecognizer
 
         model = FrameModel.load(path, top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)

@@ -21,14 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr.audio_stream import AudioStream
-from ko_asr.client import DEFAULT_URL, ServerError, Tls
+from ko_asr.audio.stream import AudioStream
+from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
+from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient, StreamingClient
 from ko_asr.errors import UserError, run_main
-from ko_asr.latency import LatencyMeter
-from ko_asr.live import Terminal, file_packets, microphone_packets, sound_library
-from ko_asr.results import EndpointRules, Result
-from ko_asr.stream_options import StreamOptions
-from ko_asr.streaming_client import AsyncStream, AsyncStreamingClient, StreamingClient
+from ko_asr.recognition.latency import LatencyMeter
+from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
+from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.results import Result
 
 RATE = 16_000  # Hz
 
@@ -70,7 +71,7 @@ def options_of(args: argparse.Namespace) -> StreamOptions | None:
 
 
 def connection_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `ko_asr.streaming_client.Connection` besides the address."""
+    """The fields of `ko_asr.client.streaming.Connection` besides the address."""
     tls = Tls.of(args)
     return {"model": args.model, "timeout": args.timeout, "reconnect": args.reconnect, "tls": tls}
 

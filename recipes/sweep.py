@@ -24,8 +24,8 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import OverrideParseException
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.experiment import run_name
 from ko_asr.files import atomic_write
+from ko_asr.training.record import run_name
 
 DEFAULT_SPACE = (
     "model.optim.lr=tag(log,interval(3e-4,1e-2))",

@@ -12,14 +12,14 @@ interrupted. TensorBoard: tensorboard --logdir experiments
 
 from omegaconf import DictConfig
 
-from ko_asr.configuration import recipe
+from ko_asr.training.config import recipe
 
 
 @recipe("fastconformer_ko")
 def main(config: DictConfig) -> None:
-    from ko_asr.training import train
+    from ko_asr.training.run import run
 
-    model = train(config)
+    model = run(config)
     if model is None:  # debug=true or profile=true, which have said what they found
         return
     print(f"model: {model}")

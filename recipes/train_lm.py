@@ -4,9 +4,9 @@
     python recipes/train_lm.py --tokenizer tokenizers/jamo --manifest ... --text news.txt --order 6 \
         --out lm/big --dev data/ksponspeech/dev.jsonl --held-out data/ksponspeech/eval_clean.jsonl
 
-Manifests are taken as they are, text files go through the text rules (ko_asr.text) line by line. lmplz (make
-lmplz) counts on disk, whatever the size; without it the same model is estimated in memory. Training text
-only: sentences of --dev and --held-out that stand in it are counted, and too many are refused.
+Manifests are taken as they are, text files go through the text rules (ko_asr.text.normalizer) line by line.
+lmplz (make lmplz) counts on disk, whatever the size; without it the same model is estimated in memory.
+Training text only: sentences of --dev and --held-out that stand in it are counted, and too many are refused.
 """
 
 import argparse
@@ -19,15 +19,17 @@ from pathlib import Path
 
 import sentencepiece
 
-from ko_asr import language_model, tokenizer
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
-from ko_asr.nemo_file import check_nemo_file, tokenizer_bytes
+from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
+from ko_asr.text import language_model, tokenizer
 
 LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) are said everywhere
 BATCH = 2_000  # sentences given to SentencePiece at once
+
+BUILT = Path(__file__).resolve().parents[1] / ".build" / "kenlm"  # by make lmplz
 
 
 def arguments() -> argparse.Namespace:
@@ -71,7 +73,7 @@ def manifest_texts(path: Path) -> Iterator[str]:
 
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a text file by the text rules; what they reject is left out."""
-    from ko_asr.text import PLAIN, Normalizer
+    from ko_asr.text.normalizer import PLAIN, Normalizer
 
     normalize = Normalizer(PLAIN)
     try:
@@ -148,23 +150,25 @@ def check_inputs(args: argparse.Namespace) -> None:
 
 def estimate(args: argparse.Namespace, text: TrainingText, size: int) -> str:
     """Write lm.arpa and lm.binary into --out; returns what estimated it."""
-    on_disk = language_model.tool("lmplz") is not None and not args.in_memory
-    way = "with lmplz" if on_disk else "in memory (make lmplz for large texts)"
+    lmplz, binary_builder = (language_model.tool(name, BUILT) for name in language_model.TOOLS)
+    if args.in_memory:
+        lmplz = None
+    way = "with lmplz" if lmplz else "in memory (make lmplz for large texts)"
     print(f"estimating order {args.order} {way}", flush=True)
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".lm-") as scratch:
         arpa = Path(scratch) / language_model.ARPA
-        if on_disk:
-            language_model.estimate_on_disk(text, args.order, arpa, args.memory)
+        if lmplz:
+            language_model.estimate_on_disk(lmplz, text, args.order, arpa, args.memory)
         else:
             language_model.estimate_in_memory(text, args.order, size, arpa)
         text.check()
-        binary = language_model.build_binary(arpa)
+        binary = language_model.build_binary(binary_builder, arpa) if binary_builder else None
         # The old description goes first and the new one comes last: a folder that has one is whole.
         for name in (language_model.DESCRIPTION, language_model.WEIGHTS, language_model.BINARY):
             (args.out / name).unlink(missing_ok=True)
         for path in filter(None, (arpa, binary)):
             path.replace(args.out / path.name)
-    return "lmplz" if on_disk else "ko_asr.kneser_ney"
+    return "lmplz" if lmplz else "ko_asr.text.kneser_ney"
 
 
 def main() -> None:

@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ko_asr import search
-from ko_asr.audio_stream import AudioStream
+from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
-from ko_asr.gpu import device_of
-from ko_asr.nemo_file import check_nemo_file, newest_model
-from ko_asr.subtitles import FORMATS
+from ko_asr.models.device import device_of
+from ko_asr.models.nemo_file import check_nemo_file, newest_model
+from ko_asr.recognition import search
+from ko_asr.recognition.subtitles import FORMATS
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -93,7 +93,7 @@ def durations(files: list[Path]) -> tuple[dict[Path, float], dict[Path, str]]:
 
 def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
     """The model, and how many padded seconds it takes at once."""
-    from ko_asr.frame_model import FrameModel
+    from ko_asr.models.frame_model import FrameModel
 
     device = device_of(args.device)
     model = FrameModel.load(path, device, args.att_context, search.Search.of(args).top)
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     model, batch_seconds = load(args, path)
     from tqdm import tqdm
 
-    from ko_asr.long_audio import transcribe_file
+    from ko_asr.recognition.files import transcribe_file
 
     started, done, how = time.perf_counter(), 0.0, search.Search.of(args)
     with tqdm(total=round(sum(seconds.values())), unit="s", unit_scale=True, desc="transcribing") as bar:

@@ -17,9 +17,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ko_asr.client import DEFAULT_URL, SAMPLE_RATE, AsrClient, ServerError, Tls, read_audio
+from ko_asr.allocator import keep_freed_memory
+from ko_asr.audio.read import read_audio
+from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
+from ko_asr.client.offline import AsrClient
 from ko_asr.errors import UserError, run_main
-from ko_asr.memory import keep_freed_memory
+from ko_asr.runtime.frames import SAMPLE_RATE
 
 
 def parse() -> argparse.Namespace:

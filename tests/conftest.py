@@ -88,7 +88,7 @@ def demo(shared: Path) -> Iterator[DemoRun]:
 
     KO_ASR_DEMO_WORK names a folder to keep between sessions, which saves a developer the training.
     """
-    from ko_asr.server import TritonServer
+    from ko_asr.serving.server import TritonServer
 
     keep = os.environ.get("KO_ASR_DEMO_WORK")
     work = Path(keep) if keep else shared / "demo"

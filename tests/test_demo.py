@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from commands import run, sentence
 
-from ko_asr.metrics import PROFILES
+from ko_asr.evaluation.metrics import PROFILES
 
 ROOT = Path(__file__).resolve().parents[1]
 

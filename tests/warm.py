@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from ko_asr.training import quiet_nemo
+from ko_asr.models.nemo_file import quiet_nemo
 
 quiet_nemo()
 for name in (

@@ -12,9 +12,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
-from ko_asr.manifest import read_manifest
-from ko_asr.tokenizer import TYPES, load, train
+from ko_asr.text.tokenizer import TYPES, load, train
 
 
 def texts_of(manifests: list[Path], files: list[Path]) -> Iterator[str]:

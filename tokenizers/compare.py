@@ -12,11 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
+from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
-from ko_asr.feasibility import SUBSAMPLINGS, TokenStatistics, token_statistics
 from ko_asr.files import atomic_write
-from ko_asr.manifest import read_manifest
-from ko_asr.tokenizer import load
+from ko_asr.text.feasibility import SUBSAMPLINGS, TokenStatistics, token_statistics
+from ko_asr.text.tokenizer import load
 
 _BY_SUBSAMPLING = [f"{kind} at {n}x" for n in SUBSAMPLINGS for kind in ("infeasible", "worst")]
 HEADINGS = ("tokenizer", "pieces", "tokens/s", "unknown", *_BY_SUBSAMPLING)

@@ -10,8 +10,14 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr import contract as names  # noqa: E402
-from ko_asr import ctc, plan, results  # noqa: E402
+from ko_asr.runtime import (
+    ctc,
+    file_names,
+    results,
+    tensors,
+)
+from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.plan_record import check_plan
 
 
 class TritonPythonModel:
@@ -19,22 +25,22 @@ class TritonPythonModel:
 
     def initialize(self, args: dict) -> None:
         """Read the contract; refuse models of another export, which would answer with wrong words."""
-        self.contract = names.Contract.load(FOLDER)
+        self.contract = Contract.load(FOLDER)
         self.vocabulary = self.contract.text_vocabulary()
         repository, version = Path(args["model_repository"]).parent, args["model_version"]
         for model in self.contract.models:
             folder = repository / model / version
-            if not (folder / names.FILE_NAME).is_file():
+            if not (folder / file_names.CONTRACT).is_file():
                 continue  # a repository on object storage is fetched model by model
-            other = names.Contract.load(folder).export_id
+            other = Contract.load(folder).export_id
             if other != self.contract.export_id:
                 raise RuntimeError(
-                    f"{model} is of export {other}, {names.DECODER} of {self.contract.export_id}: "
+                    f"{model} is of export {other}, {tensors.DECODER} of {self.contract.export_id}: "
                     "fill the repository again with python export/to_triton.py"
                 )
-        encoder = repository / names.ENCODER / version
+        encoder = repository / tensors.ENCODER / version
         if self.contract.target == "tensorrt" and encoder.is_dir():
-            plan.check_plan(encoder, self.contract.onnx_sha256)
+            check_plan(encoder, self.contract.onnx_sha256)
 
     def execute(self, requests: list) -> list:
         """One response a request."""
@@ -43,7 +49,7 @@ class TritonPythonModel:
     def _respond(self, request):
         ids, log_probs, lengths = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in (names.TOKEN_IDS, names.TOKEN_LOG_PROBS, names.ENCODED_LENGTH)
+            for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH)
         )
         scores = [row[:length] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
         tokens = [
@@ -51,11 +57,11 @@ class TritonPythonModel:
             for row, score in zip(ids, scores, strict=True)
         ]
         answers = {
-            names.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
-            names.CONFIDENCE: lambda: np.array(
+            tensors.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
+            tensors.CONFIDENCE: lambda: np.array(
                 [[ctc.confidence(*row)] for row in zip(tokens, scores, strict=True)], dtype=np.float32
             ),
-            names.WORDS: lambda: self._strings(self._words(row) for row in tokens),
+            tensors.WORDS: lambda: self._strings(self._words(row) for row in tokens),
         }
         wanted = request.requested_output_names()
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, answers[name]()) for name in wanted])

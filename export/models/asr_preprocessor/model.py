@@ -15,8 +15,12 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr import contract as names  # noqa: E402
-from ko_asr.logmel import LogMel  # noqa: E402
+from ko_asr.runtime import (
+    file_names,
+    tensors,
+)
+from ko_asr.runtime.contract import LOUDEST, Contract
+from ko_asr.runtime.log_mel import LogMel
 
 
 class InvalidAudio(ValueError):
@@ -28,10 +32,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict) -> None:
         """Read the contract and the front end beside this file."""
-        self.contract = names.Contract.load(FOLDER)
+        self.contract = Contract.load(FOLDER)
         self.prepared = self._padded
         if self.contract.front_end == "numpy":
-            self.log_mel = LogMel.load(FOLDER / "logmel.npz")
+            self.log_mel = LogMel.load(FOLDER / file_names.LOG_MEL)
             self.prepared = self._features
 
     def execute(self, requests: list) -> list:
@@ -40,8 +44,8 @@ class TritonPythonModel:
 
     def _respond(self, request):
         try:
-            self._check_rate(pb_utils.get_input_tensor_by_name(request, names.RATE))
-            audio = pb_utils.get_input_tensor_by_name(request, names.AUDIO).as_numpy()
+            self._check_rate(pb_utils.get_input_tensor_by_name(request, tensors.RATE))
+            audio = pb_utils.get_input_tensor_by_name(request, tensors.AUDIO).as_numpy()
             self._check(audio)
             outputs = self.prepared(audio)
         except InvalidAudio as error:
@@ -66,7 +70,7 @@ class TritonPythonModel:
         features = np.zeros((rows, self.contract.mels, self.contract.bucket(frames)), np.float32)
         for row in range(rows):
             features[row, :, :frames] = self.log_mel(audio[row])
-        return {names.FEATURES: features, names.LENGTH: np.full((rows, 1), frames, np.int64)}
+        return {tensors.FEATURES: features, tensors.LENGTH: np.full((rows, 1), frames, np.int64)}
 
     def _padded(self, audio: np.ndarray) -> dict[str, np.ndarray]:
         """Audio [rows, samples] to the padded samples of a bucket [rows, ...] and samples [rows, 1]."""
@@ -74,7 +78,7 @@ class TritonPythonModel:
         bucket = self.contract.bucket(samples // self.contract.hop)
         padded = np.zeros((rows, self.contract.padded_samples(bucket)), np.float32)
         padded[:, :samples] = audio
-        return {names.PADDED_AUDIO: padded, names.SAMPLES: np.full((rows, 1), samples, np.int64)}
+        return {tensors.PADDED_AUDIO: padded, tensors.SAMPLES: np.full((rows, 1), samples, np.int64)}
 
     def _check(self, audio: np.ndarray) -> None:
         samples, rate = audio.shape[1], self.contract.sample_rate
@@ -90,5 +94,5 @@ class TritonPythonModel:
         low, high = audio.min(), audio.max()  # NaN goes through both
         if not np.isfinite(low) or not np.isfinite(high):
             raise InvalidAudio("audio holds NaN or infinite samples")
-        if max(-low, high) > names.LOUDEST:
+        if max(-low, high) > LOUDEST:
             raise InvalidAudio("audio holds values far outside -1..1; scale the samples to -1..1")

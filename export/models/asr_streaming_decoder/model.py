@@ -13,13 +13,16 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr import contract as offline  # noqa: E402
-from ko_asr import plan  # noqa: E402
-from ko_asr import streaming_contract as names  # noqa: E402
-from ko_asr.errors import UserError  # noqa: E402
-from ko_asr.results import Result  # noqa: E402
-from ko_asr.stream_options import StreamOptions  # noqa: E402
-from ko_asr.stream_table import StreamTable  # noqa: E402
+from ko_asr.errors import UserError
+from ko_asr.runtime import (
+    file_names,
+    tensors,
+)
+from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.plan_record import check_plan
+from ko_asr.runtime.results import Result
+from ko_asr.runtime.stream_contract import StreamingContract
+from ko_asr.runtime.stream_table import StreamTable
 
 START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
@@ -42,15 +45,15 @@ class TritonPythonModel:
         """Read the contract; refuse steps of another export, which would answer with wrong words."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.contract = names.StreamingContract.load(FOLDER)
-        self.defaults = StreamOptions().updated(parameters[names.OPTIONS])
+        self.contract = StreamingContract.load(FOLDER)
+        self.defaults = StreamOptions().updated(parameters[tensors.OPTIONS])
         self.streams = StreamTable[Stream](None, float(parameters["time_to_live"]))
         repository, version = Path(args["model_repository"]).parent, args["model_version"]
         for step in (*parameters["front_end"].split(","), parameters["encoder"]):
             folder = repository / step / version
-            if not (folder / names.FILE_NAME).is_file():
+            if not (folder / file_names.STREAM_CONTRACT).is_file():
                 continue  # a repository on object storage is fetched model by model
-            other = names.StreamingContract.load(folder).export_id
+            other = StreamingContract.load(folder).export_id
             if other != self.contract.export_id:
                 raise RuntimeError(
                     f"{step} is of export {other}, this decoder of another ({self.contract.export_id}): "
@@ -58,7 +61,7 @@ class TritonPythonModel:
                 )
         encoder = repository / parameters["encoder"] / version
         if self.contract.target == "tensorrt" and encoder.is_dir():
-            plan.check_plan(encoder, self.contract.onnx_sha256)
+            check_plan(encoder, self.contract.onnx_sha256)
 
     def execute(self, requests: list) -> list:
         """One response a request."""
@@ -66,7 +69,7 @@ class TritonPythonModel:
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        failure = pb_utils.get_input_tensor_by_name(request, names.FAILURE).as_numpy()[0, 0].decode()
+        failure = pb_utils.get_input_tensor_by_name(request, tensors.FAILURE).as_numpy()[0, 0].decode()
         try:
             if failure:
                 code, _, message = failure.partition(" ")
@@ -86,10 +89,10 @@ class TritonPythonModel:
     def _results(self, request, key: int, flags: int) -> list:
         """The finals of this chunk, and the partial after them; never empty."""
         number, taken, frames = (
-            int(n) for n in pb_utils.get_input_tensor_by_name(request, names.STREAM).as_numpy()[0]
+            int(n) for n in pb_utils.get_input_tensor_by_name(request, tensors.STREAM).as_numpy()[0]
         )
         if flags & START:
-            wishes = pb_utils.get_input_tensor_by_name(request, names.OPTIONS)
+            wishes = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
             options = self.defaults.updated(wishes.as_numpy()[0, 0].decode()) if wishes else self.defaults
             self.streams.open(key, Stream(number, options.decoder(self.contract)))
         stream = self.streams.get(key)
@@ -99,7 +102,7 @@ class TritonPythonModel:
         stream.chunk = taken
         ids, log_probs = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, :frames]
-            for name in (offline.TOKEN_IDS, offline.TOKEN_LOG_PROBS)
+            for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
         )
         results = stream.decoder.accept(ids, log_probs) if frames else []
         if flags & END:  # a partial in front of its final tells nothing
@@ -115,10 +118,10 @@ class TritonPythonModel:
             json.dumps([word.to_json() for word in result.words], ensure_ascii=False) for result in results
         ]
         outputs = {
-            offline.TEXT: np.array([[result.text.encode() for result in results]], np.object_),
-            names.IS_FINAL: np.array([[result.is_final for result in results]], np.bool_),
-            names.WORDS: np.array([[word.encode() for word in words]], np.object_),
-            names.UTTERANCE: np.array([[result.utterance for result in results]], np.int32),
-            names.STABLE: np.array([[result.stable for result in results]], np.int32),
+            tensors.TEXT: np.array([[result.text.encode() for result in results]], np.object_),
+            tensors.IS_FINAL: np.array([[result.is_final for result in results]], np.bool_),
+            tensors.WORDS: np.array([[word.encode() for word in words]], np.object_),
+            tensors.UTTERANCE: np.array([[result.utterance for result in results]], np.int32),
+            tensors.STABLE: np.array([[result.stable for result in results]], np.int32),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])

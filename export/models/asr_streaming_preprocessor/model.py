@@ -17,13 +17,21 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr import contract as offline  # noqa: E402
-from ko_asr import streaming_contract as names  # noqa: E402
-from ko_asr.errors import UserError  # noqa: E402
-from ko_asr.logmel import LogMel  # noqa: E402
-from ko_asr.stream_table import StreamTable  # noqa: E402
-from ko_asr.streaming_samples import SampleWindows  # noqa: E402
-from ko_asr.streaming_windows import StreamingWindows, checked  # noqa: E402
+from ko_asr.errors import UserError
+from ko_asr.runtime import (
+    file_names,
+    stream_contract,
+    tensors,
+)
+from ko_asr.runtime.contract import LOUDEST
+from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime.stream_contract import StreamingContract
+from ko_asr.runtime.stream_table import StreamTable
+from ko_asr.runtime.windows import (
+    SampleWindows,
+    StreamingWindows,
+    checked,
+)
 
 START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
@@ -38,8 +46,8 @@ class StreamsFull(UserError):
 class Features:
     """The front end in numpy: windows of log-mel features, and how many of their frames are valid."""
 
-    def __init__(self, contract: names.StreamingContract) -> None:
-        self.contract, self.log_mel = contract, LogMel.load(FOLDER / names.FRONT_END_NAME)
+    def __init__(self, contract: StreamingContract) -> None:
+        self.contract, self.log_mel = contract, LogMel.load(FOLDER / file_names.LOG_MEL)
 
     def open(self) -> StreamingWindows:
         return StreamingWindows(self.contract, self.log_mel)
@@ -48,13 +56,13 @@ class Features:
         """The next window's tensors; without ``windows``, those of a request that failed."""
         features = np.zeros((1, self.contract.mels, self.contract.window_frames), np.float32)
         length = windows.take(features[0]) if windows else 0
-        return {offline.FEATURES: features, offline.LENGTH: np.array([[length]], np.int64)}
+        return {tensors.FEATURES: features, tensors.LENGTH: np.array([[length]], np.int64)}
 
 
 class Samples:
     """Before a log-mel graph: windows of samples, and where the audio begins and ends in them."""
 
-    def __init__(self, contract: names.StreamingContract) -> None:
+    def __init__(self, contract: StreamingContract) -> None:
         self.contract = contract
 
     def open(self) -> SampleWindows:
@@ -64,8 +72,8 @@ class Samples:
         """The next window's tensors; without ``windows``, those of a request that failed."""
         audio = np.zeros((1, self.contract.window_audio), np.float32)
         before, samples = windows.take(audio[0]) if windows else (0, 0)
-        places = {names.BEFORE: before, offline.SAMPLES: samples}
-        return {offline.PADDED_AUDIO: audio} | {k: np.array([[v]], np.int64) for k, v in places.items()}
+        places = {tensors.BEFORE: before, tensors.SAMPLES: samples}
+        return {tensors.PADDED_AUDIO: audio} | {k: np.array([[v]], np.int64) for k, v in places.items()}
 
 
 class Stream:
@@ -81,7 +89,7 @@ class TritonPythonModel:
     def initialize(self, args: dict) -> None:
         """Read the contract and the front end beside this file; compute one window, so that all is warm."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self.contract = names.StreamingContract.load(FOLDER)
+        self.contract = StreamingContract.load(FOLDER)
         self.front_end = (Samples if self.contract.front_end == "graph" else Features)(self.contract)
         self.limit = int(parameters["max_streams"]["string_value"])
         self.streams = StreamTable[Stream](self.limit, float(parameters["time_to_live"]["string_value"]))
@@ -109,15 +117,15 @@ class TritonPythonModel:
         if outputs is None:
             outputs = self.front_end.outputs(None)
         place = [stream.number, stream.windows.taken, frames] if stream else [0, 0, 0]
-        outputs[names.STREAM] = np.array([place], np.int64)
-        outputs[names.FAILURE] = np.array([[failure.encode()]], np.object_)
+        outputs[tensors.STREAM] = np.array([place], np.int64)
+        outputs[tensors.FAILURE] = np.array([[failure.encode()]], np.object_)
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
 
     def _stream(self, key: int, flags: int) -> Stream:
         if flags & START:
             stream = Stream(next(self.numbers), self.front_end.open())
             if not self.streams.open(key, stream):
-                raise StreamsFull(f"all {self.limit} {names.FULL}; try again later")
+                raise StreamsFull(f"all {self.limit} {stream_contract.FULL}; try again later")
             return stream
         stream = self.streams.get(key)
         if stream is None:
@@ -129,19 +137,19 @@ class TritonPythonModel:
     def _window(self, stream: Stream, request, end: bool) -> tuple[dict[str, np.ndarray], int]:
         """The window's tensors, and the encoder frames to read."""
         contract, windows = self.contract, stream.windows
-        rate = pb_utils.get_input_tensor_by_name(request, offline.RATE)
+        rate = pb_utils.get_input_tensor_by_name(request, tensors.RATE)
         if rate is not None and np.any(rate.as_numpy() != contract.sample_rate):
             raise UserError(
                 f"sample_rate is {int(rate.as_numpy().flat[0])} Hz; resample the audio to "
                 f"{contract.sample_rate} Hz before sending it"
             )
-        audio = pb_utils.get_input_tensor_by_name(request, offline.AUDIO).as_numpy()
+        audio = pb_utils.get_input_tensor_by_name(request, tensors.AUDIO).as_numpy()
         if len(audio) != 1:
             raise UserError(f"audio has {len(audio)} rows; a stream is one")
         start = contract.shift_samples * windows.taken
         contract.check_chunk(windows.samples + audio.shape[1] - start, end)
         samples = checked(audio[0])
-        if np.abs(samples).max(initial=0.0) > offline.LOUDEST:
+        if np.abs(samples).max(initial=0.0) > LOUDEST:
             raise UserError("audio holds values far outside -1..1; scale the samples to -1..1")
         windows.feed(samples)
         if end:

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import AUDIO_EXTENSIONS, existing_folder, read_json, text_fields
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 from ko_asr.errors import UserError
-from ko_asr.text import PLAIN
+from ko_asr.text.normalizer import PLAIN
 
 _LABEL_WORDS = (("라벨링", "원천"), ("라벨", "원천"), ("TL", "TS"), ("VL", "VS"), ("label", "source"))
 _HEADERLESS = {".pcm", ".raw"}

@@ -9,8 +9,9 @@ Research licence of NAVER Corp., no redistribution, https://github.com/clovaai/C
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import existing_folder, first_folder_with, read_json, text_fields
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 from ko_asr.errors import UserError
 
 

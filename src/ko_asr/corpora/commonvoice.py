@@ -7,8 +7,9 @@ ko/clips/common_voice_ko_12345.mp3
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import existing_folder, first_folder_with, read_table, text_fields
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 
 
 class CommonVoice(Corpus):

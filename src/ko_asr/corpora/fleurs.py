@@ -9,8 +9,9 @@ The tables have no header. The raw transcription is taken: the other one lost it
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import existing_folder, first_folder_with, read_table, text_fields
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 
 _COLUMNS = ("id", "file", "raw", "transcription", "characters", "samples", "gender")
 

@@ -16,8 +16,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import AUDIO_EXTENSIONS, decode, existing_folder, read_lines, read_table
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 from ko_asr.errors import UserError
 
 _AUDIO = ("audio", "audio_filepath", "path", "file", "file_name", "filename", "wav", "wav_filename")

@@ -11,8 +11,9 @@ Licence CC BY 4.0, https://www.openslr.org/40. Layout::
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.audio.source import AudioSource
+from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import existing_folder, first_folder_with, read_lines, text_fields
-from ko_asr.corpus import AudioSource, Corpus, Utterance
 
 
 class Zeroth(Corpus):

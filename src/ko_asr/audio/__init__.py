@@ -1,0 +1,1 @@
+"""Files to samples: reading, checking, converting and synthesising audio."""

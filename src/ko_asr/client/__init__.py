@@ -1,0 +1,1 @@
+"""What talks to a served model: tritonclient, never torch."""

@@ -1,0 +1,380 @@
+"""Stream live audio to the ``asr_streaming`` ensemble and read partials and finals, blocking or with asyncio.
+
+    with StreamingClient("gpu-box:8001") as client, client.open() as stream:
+        for packet in packets:  # float32 [n] of any n, 16 kHz
+            for result in stream.send(packet):
+                print(result.text, result.is_final)
+        print(stream.finish()[-1].text)
+
+`AsyncStreamingClient` is the same for many streams in one thread. Both draw ids at random, always end their
+sequence, wait no longer than ``timeout`` for an answer, and resume a stream whose connection or server was
+lost for up to ``reconnect`` seconds, with the audio that was not final yet. Needs tritonclient and numpy;
+never torch or NeMo.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls, connect, explained
+from ko_asr.client.protocol import ChunkSizes, Recovery, Request, StreamProtocol, StreamsFull
+from ko_asr.errors import UserError
+from ko_asr.runtime import stream_contract, tensors
+from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.results import Result
+from ko_asr.runtime.tensors import AUDIO, RATE, TEXT
+
+_OUTPUTS = (TEXT, tensors.IS_FINAL, tensors.WORDS, tensors.UTTERANCE, tensors.STABLE)
+_FAREWELL = 2.0  # seconds that ending an abandoned sequence may take
+# gRPC would wait up to two minutes before it looks for a server again that was restarted.
+_CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the server is and how patient a client is; seconds."""
+
+    url: str = DEFAULT_URL
+    model: str = tensors.STREAM_ENSEMBLE
+    timeout: float = 10.0  # for one answer
+    reconnect: float = 30.0  # for the resumption of a lost stream; 0: never
+    tls: Tls | None = None
+
+    def connect(self, library: Any) -> Any:
+        """A client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
+        return connect(library, self.url, self.tls, channel_args=_CHANNEL)
+
+    def explained(self, error: Exception) -> ServerError:
+        """A refusal for want of room told apart from a server that is gone."""
+        message = getattr(error, "message", lambda: "")() or ""
+        if stream_contract.FULL in message:
+            where = message.rpartition("', ")[2]
+            return StreamsFull("UNAVAILABLE", f"{self.url} refuses another stream: {where}")
+        return explained(error, self.url, self.timeout, self.model)
+
+
+def _inputs(request: Request, options: str | None, rate: int) -> list[Any]:
+    from tritonclient.grpc import InferInput
+
+    def tensor(name: str, kind: str, array: np.ndarray) -> Any:
+        made = InferInput(name, list(array.shape), kind)
+        made.set_data_from_numpy(array)
+        return made
+
+    made = [tensor(AUDIO, "FP32", request.audio)]
+    if request.start:
+        made.append(tensor(RATE, "INT32", np.array([[rate]], np.int32)))
+        if options is not None:
+            made.append(tensor(tensors.OPTIONS, "BYTES", np.array([[options.encode()]], np.object_)))
+    return made
+
+
+def request_arguments(
+    model: str, request: Request, options: str | None, rate: int, timeout: float
+) -> dict[str, Any]:
+    """Of tritonclient's ``infer``."""
+    return {
+        "model_name": model,
+        "inputs": _inputs(request, options, rate),
+        "sequence_id": request.sequence_id,
+        "sequence_start": request.start,
+        "sequence_end": request.end,
+        "client_timeout": timeout,
+    }
+
+
+def farewell_request(sequence_id: int) -> Request:
+    return Request(sequence_id, np.zeros((1, 0), np.float32), False, True, 0)
+
+
+def answer_outputs(answer: Any) -> Mapping[str, np.ndarray]:
+    return {name: answer.as_numpy(name) for name in _OUTPUTS}
+
+
+def _sizes(model: str, reply: Any) -> ChunkSizes:
+    parameters = {key: value.string_value for key, value in reply.config.parameters.items()}
+    return ChunkSizes.from_parameters(model, parameters)
+
+
+class _Exchange:
+    """What both kinds of stream share: the protocol, the wishes, and the answer to a failure."""
+
+    def __init__(self, connection: Connection, sizes: ChunkSizes, options: StreamOptions | None, rate: int):
+        self.connection, self.protocol = connection, StreamProtocol(sizes)
+        self._options = options.to_json() if options else None
+        self._rate = rate
+        self._recovery = Recovery(connection.reconnect)
+
+    def arguments(self, request: Request, timeout: float | None = None) -> dict[str, Any]:
+        wait = self.connection.timeout if timeout is None else timeout
+        return request_arguments(self.connection.model, request, self._options, self._rate, wait)
+
+    def farewell(self) -> dict[str, Any] | None:
+        """The request that ends a sequence which the server may still hold."""
+        if not self.protocol.open_on_server:
+            return None
+        return self.arguments(farewell_request(self.protocol.sequence_id), _FAREWELL)
+
+    def answered(self, request: Request, answer: Any) -> list[Result]:
+        self._recovery.answered(request)
+        return self.protocol.answered(request, answer_outputs(answer))
+
+    def failed(self, error: Exception, request: Request) -> float:
+        """Seconds until the stream is resumed; raises ServerError when it cannot be."""
+        explained = self.connection.explained(error)
+        try:
+            return self._recovery.wait(explained, request, time.monotonic())
+        except ServerError:
+            raise explained from error
+
+
+class Stream:
+    """A blocking stream: `send` returns when the chunks that its packet completed are answered.
+
+    So a caller can never run ahead of the server. Not for several threads at once.
+    """
+
+    def __init__(self, infer: Callable[..., Any], failure: type[Exception], exchange: _Exchange) -> None:
+        self._infer, self._failure, self._exchange = infer, failure, exchange
+        self._error: UserError | None = None  # the one that the stream failed with for good
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, samples: np.ndarray) -> list[Result]:
+        """Take float32 ``samples`` [n]; the results that they bring.
+
+        Raises StreamsFull when the server has no room, ServerError when it fails for good, UserError for
+        samples that are none.
+        """
+        self._exchange.protocol.feed(samples)
+        return self._pump()
+
+    def finish(self) -> list[Result]:
+        """The audio is over: the last results."""
+        self._exchange.protocol.end()
+        return self._pump()
+
+    def close(self) -> None:
+        """End the sequence if it is still open; its unfinished utterance is given up."""
+        if (arguments := self._exchange.farewell()) is not None:
+            self._exchange.protocol.done = True
+            with contextlib.suppress(self._failure):
+                self._infer(**arguments)
+
+    def _pump(self) -> list[Result]:
+        if self._error is not None:
+            raise self._error
+        results: list[Result] = []
+        while (request := self._exchange.protocol.request()) is not None:
+            try:
+                answer = self._infer(**self._exchange.arguments(request))
+            except self._failure as error:
+                self._resume(error, request)
+                continue
+            results += self._exchange.answered(request, answer)
+        return results
+
+    def _resume(self, failure: Exception, request: Request) -> None:
+        try:
+            wait = self._exchange.failed(failure, request)
+            self.close()
+            time.sleep(wait)
+            self._exchange.protocol.resume()
+        except UserError as error:
+            self._error = error
+            self.close()
+            raise
+
+
+class StreamingClient:
+    """One gRPC connection for blocking streams."""
+
+    def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
+        """``rest``: the other fields of `Connection`. Nothing is sent yet."""
+        import tritonclient.grpc as triton
+
+        self.connection = Connection(url, **rest)
+        self._failure = triton.InferenceServerException
+        self._client = self.connection.connect(triton)
+        self._sizes: ChunkSizes | None = None
+
+    def __enter__(self) -> "StreamingClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def sizes(self) -> ChunkSizes:
+        """What the server says about its chunks. Raises ServerError when it cannot be asked."""
+        if self._sizes is None:
+            connection = self.connection
+            try:
+                reply = self._client.get_model_config(connection.model, client_timeout=connection.timeout)
+            except self._failure as error:
+                raise connection.explained(error) from error
+            self._sizes = _sizes(connection.model, reply)
+        return self._sizes
+
+    def open(self, options: StreamOptions | None = None, sample_rate: int = 16_000) -> Stream:
+        """A stream, whose place on the server is taken with its first chunk. Use it in a ``with`` block."""
+        exchange = _Exchange(self.connection, self.sizes(), options, sample_rate)
+        return Stream(self._client.infer, self._failure, exchange)
+
+
+class AsyncStream:
+    """An asyncio stream: `send` packets and iterate over results, at the same time if need be.
+
+    ``send`` waits while more than ``pending_seconds`` of audio are not answered. Use it in ``async with``.
+    """
+
+    def __init__(
+        self, infer: Callable[..., Any], failure: type[Exception], exchange: _Exchange, pending_seconds: float
+    ) -> None:
+        self._infer, self._failure, self._exchange = infer, failure, exchange
+        sizes = exchange.protocol.sizes
+        self._limit = max(int(pending_seconds * sizes.sample_rate), sizes.first_samples)
+        self._changed = asyncio.Condition()
+        self._busy = False  # a request is on its way
+        self._results: asyncio.Queue[Result | None] = asyncio.Queue()
+        self._pump = asyncio.ensure_future(self._run())
+
+    async def __aenter__(self) -> "AsyncStream":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.shield(self.close())
+
+    async def send(self, samples: np.ndarray) -> None:
+        """Take float32 ``samples`` [n]. Raises as `Stream.send`, for an earlier packet as well."""
+        async with self._changed:
+            self._exchange.protocol.feed(samples)
+            self._changed.notify_all()
+            await self._changed.wait_for(self._has_room)
+        self._check()
+
+    async def finish(self) -> None:
+        """The audio is over; the iteration ends with the last result."""
+        async with self._changed:
+            self._exchange.protocol.end()
+            self._changed.notify_all()
+
+    async def __aiter__(self) -> AsyncIterator[Result]:
+        while (result := await self._results.get()) is not None:
+            yield result
+        self._results.put_nowait(None)  # a second iteration ends as well
+        self._check()
+
+    async def close(self, farewell: bool = True) -> None:
+        """End the sequence if it is still open; its unfinished utterance is given up.
+
+        Without ``farewell`` the server is told nothing, as if this process had died.
+        """
+        self._pump.cancel()
+        await asyncio.wait([self._pump])
+        if farewell:
+            await self._say_farewell()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a chunk of the packets so far is still to be sent or answered. Raises as `send`."""
+        self._check()
+        return self._busy or self._exchange.protocol.ready
+
+    def _has_room(self) -> bool:
+        return self._exchange.protocol.pending <= self._limit or self._pump.done()
+
+    def _check(self) -> None:
+        if self._pump.done() and not self._pump.cancelled() and (error := self._pump.exception()):
+            raise error
+
+    async def _say_farewell(self) -> None:
+        if (arguments := self._exchange.farewell()) is not None:
+            self._exchange.protocol.done = True
+            with contextlib.suppress(self._failure):
+                await self._infer(**arguments)
+
+    async def _next(self) -> Request | None:
+        protocol = self._exchange.protocol
+        async with self._changed:
+            while (request := protocol.request()) is None and not protocol.done:
+                await self._changed.wait()
+            self._changed.notify_all()
+            return request
+
+    async def _run(self) -> None:
+        try:
+            while (request := await self._next()) is not None:
+                self._busy = True
+                for result in await self._answer(request):
+                    self._results.put_nowait(result)
+                self._busy = False
+        finally:
+            self._results.put_nowait(None)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _answer(self, request: Request) -> list[Result]:
+        try:
+            answer = await self._infer(**self._exchange.arguments(request))
+        except self._failure as error:
+            try:
+                wait = self._exchange.failed(error, request)
+            finally:
+                await self._say_farewell()
+            await asyncio.sleep(wait)
+            self._exchange.protocol.resume()
+            return []
+        return self._exchange.answered(request, answer)
+
+
+class AsyncStreamingClient:
+    """One gRPC connection for any number of asyncio streams. Use it in ``async with``."""
+
+    def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
+        """``rest``: the other fields of `Connection`. Within a running event loop; nothing is sent yet."""
+        import tritonclient.grpc.aio as triton
+        from tritonclient.grpc import InferenceServerException
+
+        self.connection = Connection(url, **rest)
+        self._failure = InferenceServerException
+        self._client = self.connection.connect(triton)
+        self._sizes: ChunkSizes | None = None
+
+    async def __aenter__(self) -> "AsyncStreamingClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def sizes(self) -> ChunkSizes:
+        """What the server says about its chunks. Raises ServerError when it cannot be asked."""
+        if self._sizes is None:
+            connection = self.connection
+            try:
+                reply = await self._client.get_model_config(
+                    connection.model, client_timeout=connection.timeout
+                )
+            except self._failure as error:
+                raise connection.explained(error) from error
+            self._sizes = _sizes(connection.model, reply)
+        return self._sizes
+
+    async def open(
+        self, options: StreamOptions | None = None, sample_rate: int = 16_000, pending_seconds: float = 5.0
+    ) -> AsyncStream:
+        """A stream, whose place on the server is taken with its first chunk."""
+        exchange = _Exchange(self.connection, await self.sizes(), options, sample_rate)
+        return AsyncStream(self._client.infer, self._failure, exchange, pending_seconds)

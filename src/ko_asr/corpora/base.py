@@ -1,0 +1,73 @@
+"""What a corpus is to the data builder: a name, splits, and a stream of utterances.
+
+To add a corpus, write one module with one class::
+
+    class MyCorpus(Corpus):
+        name, title = "my_corpus", "My corpus"
+        licence, url = "CC BY 4.0", "https://..."
+        style = PLAIN                              # or KSPONSPEECH, or a style you add to text_rules.yaml
+
+        def __init__(self, root): ...              # find files; UserError says where it looked
+        def splits(self): return ["train", "test"]
+        def utterances(self, split):               # a generator: a million utterances cost no memory
+            yield Utterance(id="spk1/0001", split=split, text="raw text", where="train.tsv:12",
+                            source=AudioSource(path="/corpus/clips/0001.mp3"), fields={"speaker": "spk1"})
+
+and a recipe of a few lines (`ko_asr.data.prepare.add_arguments`, `ko_asr.data.prepare.run_recipe`; see
+recipes/prepare_ksponspeech.py). Everything else is shared: text rules, conversion to 16 kHz mono FLAC over
+processes or a Ray cluster, resuming, rejections with reasons, manifests, audit, report and data card.
+
+Rules for readers
+- Never drop a record: one that cannot be used is yielded with ``problem`` set and is rejected with it.
+- ``id`` is unique in the corpus and names the FLAC file (a relative path without extension). A second
+  utterance with an id already seen is rejected as a duplicate.
+- Do not touch the audio: give its place. Missing and broken files are found, and rejected, by the workers.
+"""
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ko_asr.audio.source import AudioSource
+from ko_asr.text.normalizer import PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One record of a corpus as delivered. ``where`` is file:line; ``fields`` go to the manifest.
+
+    ``labelled_seconds`` is the length that a label gives, 0 for none; clearly shorter audio is rejected.
+    """
+
+    id: str
+    split: str
+    text: str
+    where: str
+    source: AudioSource = field(default_factory=AudioSource)
+    problem: str = ""
+    fields: dict[str, str | int | float] = field(default_factory=dict)
+    labelled_seconds: float = 0.0
+
+
+class Corpus(abc.ABC):
+    """A corpus on disk. Class attributes describe it; the audit and the data card print them."""
+
+    name: str = ""  # short, for file names
+    title: str = ""
+    licence: str = ""
+    url: str = ""
+    style: str = PLAIN  # transcription convention: see text_rules.yaml
+    published: dict[str, int] = {}  # noqa: RUF012 - utterances a split, as its publisher counts them
+    synthetic: bool = False  # said wherever a figure is printed
+
+    @abc.abstractmethod
+    def splits(self) -> list[str]:
+        """Splits in the order to prepare; the first is the training split."""
+
+    @abc.abstractmethod
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """Every record of ``split``, in a stable order, also those that cannot be used."""
+
+    def count(self, split: str) -> int | None:
+        """Records in ``split`` when that is cheap to know (for the progress bar), else None."""
+        return None

@@ -1,0 +1,1 @@
+"""From a corpus to manifests, FLAC files, shards and the audit."""

@@ -1,0 +1,196 @@
+"""One chunk of utterances to text, FLAC and facts: the work of one worker process.
+
+Functions here run in worker processes and take and give plain picklable values.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from ko_asr.audio.corpus_audio import (
+    AudioFacts,
+    AudioProblem,
+    flac_bytes,
+    flac_digest,
+    measure,
+    read_audio,
+    signature,
+)
+from ko_asr.corpora.base import Utterance
+from ko_asr.data.manifest import format_entry
+from ko_asr.data.state import Record
+from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.text.normalizer import Normalizer
+
+# Some of AI Hub's 명령어 recordings end at 2.6 s whatever was said; what is only rounded differs by less.
+LABEL_SLACK = 0.25
+
+
+class Store(Protocol):
+    """Where converted audio goes: `FlacFiles`, or a shard (`shard_store`)."""
+
+    effort: ClassVar[float]  # of the encoder, see `audio.flac_bytes`
+
+    def name(self, identifier: str) -> str:
+        """The audio_filepath of the manifest."""
+
+    def holds(self, record: Record) -> bool:
+        """Whether the recorded audio is still there, whole."""
+
+    def write(self, identifier: str, flac: bytes) -> None:
+        """Write one utterance's FLAC. Raises OSError."""
+
+
+_UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, bytes that were no UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class FlacFiles:
+    """One FLAC file an utterance under ``root``/audio, written once, recorded afterwards."""
+
+    root: Path
+    effort: ClassVar[float] = 0.625
+
+    def name(self, identifier: str) -> str:
+        """Path relative to the manifests."""
+        return f"audio/{identifier}.flac"
+
+    def holds(self, record: Record) -> bool:
+        """Whether the recorded file is still there, whole."""
+        try:
+            return (self.root / self.name(record.id)).stat().st_size == record.size
+        except OSError:
+            return False
+
+    def write(self, identifier: str, flac: bytes) -> None:
+        """Write one FLAC file under its own name: only a record makes it count. Raises OSError."""
+        path = self.root / self.name(identifier)
+        try:
+            try:
+                path.write_bytes(flac)
+            except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(flac)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a write that fails names no file, an open does
+            raise
+
+
+class Task(NamedTuple):
+    """A chunk of utterances with what is known of their audio from earlier runs."""
+
+    utterances: Sequence[Utterance]
+    known: dict[str, Record]
+    normalizer: Normalizer
+    store: Store
+
+
+class Outcome(NamedTuple):
+    """What became of one utterance: a manifest line, or a reason."""
+
+    utterance: Utterance
+    reason: str = ""
+    text: str = ""
+    line: str = ""
+    facts: AudioFacts | None = None
+    repairs: tuple[str, ...] = ()
+    new: Record | None = None
+    syllables: int = 0
+    jamo: int = 0
+    text_digest: int = 0
+    audio_digest: int = 0
+
+
+class ChunkResult(NamedTuple):
+    """Outcomes in the task's order and counts over the chunk."""
+
+    outcomes: list[Outcome]
+    rules: Counter[str]
+    characters: Counter[str]
+
+
+def process(task: Task) -> ChunkResult:
+    """Convert one chunk. Raises OSError when output cannot be written."""
+    rules: Counter[str] = Counter()
+    outcomes = [_process_one(utterance, task, rules) for utterance in task.utterances]
+    return ChunkResult(
+        outcomes, rules, Counter("".join(outcome.text for outcome in outcomes if outcome.line))
+    )
+
+
+def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outcome:
+    if utterance.problem or (problem := _bad_id(utterance.id)):
+        return Outcome(utterance, utterance.problem or problem)
+    cleaned = task.normalizer.clean(utterance.text)
+    rules.update(cleaned.fired)
+    if cleaned.reason:
+        return Outcome(utterance, cleaned.reason)
+    record = task.known.get(utterance.id)
+    new = None
+    try:
+        if record is None or record.signature != signature(utterance.source) or not task.store.holds(record):
+            record = new = _convert(utterance, task.store)
+    except AudioProblem as problem:
+        return Outcome(utterance, str(problem), cleaned.text)
+    syllables, jamo = count_jamo(cleaned.text)
+    return Outcome(
+        utterance,
+        text=cleaned.text,
+        line=format_entry(_entry(utterance, cleaned.text, record.facts, task.store)),
+        facts=record.facts,
+        repairs=record.repairs,
+        new=new,
+        syllables=syllables,
+        jamo=jamo,
+        text_digest=_digest(cleaned.text),
+        audio_digest=record.digest,
+    )
+
+
+def _bad_id(identifier: str) -> str:
+    parts = PurePosixPath(identifier).parts
+    unsafe = not parts or identifier.startswith("/") or ".." in parts or _UNWRITABLE.search(identifier)
+    return "unsafe path" if unsafe else ""
+
+
+def _convert(utterance: Utterance, store: Store) -> Record:
+    mark = signature(utterance.source)  # before reading: a file that changes meanwhile is converted again
+    samples, repairs = read_audio(utterance.source)
+    facts = measure(samples)
+    missing = utterance.labelled_seconds - facts.samples / SAMPLE_RATE
+    if missing > LABEL_SLACK:
+        raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
+    flac = flac_bytes(samples, store.effort)
+    store.write(utterance.id, flac)
+    return Record(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
+
+
+def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
+    return {
+        "audio_filepath": store.name(utterance.id),
+        "duration": round(facts.samples / SAMPLE_RATE, 6),
+        "text": text,
+        "sampling_rate": SAMPLE_RATE,
+        **utterance.fields,
+    }
+
+
+def count_jamo(text: str) -> tuple[int, int]:
+    """(syllables, jamo) of the Hangul syllables in ``text``; a syllable has two jamo or three.
+
+    >>> count_jamo("값 있어 OK")
+    (3, 8)
+    """
+    codes = np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int32) - 0xAC00
+    syllables = codes[(codes >= 0) & (codes < 11172)]
+    return len(syllables), 2 * len(syllables) + int(np.count_nonzero(syllables % 28))
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,1 @@
+"""Error rates, the figures around them, and the reports that show them."""

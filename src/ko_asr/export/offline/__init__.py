@@ -1,0 +1,1 @@
+"""The full-context model: one graph for whole utterances."""

@@ -1,0 +1,1 @@
+"""The cache-aware model: one graph for each look-ahead, fed chunk by chunk."""

@@ -1,0 +1,1 @@
+"""NeMo's .nemo files: opening them, their weights, and NeMo's own answers."""

@@ -1,0 +1,216 @@
+"""CTC prefix beam search over a stream, with a token n-gram and keywords, in the interface of `results`.
+
+Graves and Jaitly 2014 (the probability of a prefix sums over its alignments), with shallow fusion: a prefix
+is worth ln p(acoustic) + alpha ln p(LM) + beta a token + the keywords' bonus. Prefixes form a tree, so a
+token's language model and keyword scores are computed once, when the prefix is first reached.
+
+What makes it fast is what is left out: tokens whose log-probability is ``token_threshold`` below the frame's
+best are not tried, prefixes ``beam_threshold`` below the best are dropped, and in a frame that holds nothing
+but blank no prefix can change. bench/beam.py measures what this costs and gains.
+
+Runs inside the server: numpy, ``ko_asr.runtime.ctc``, ``ko_asr.runtime.results``,
+``ko_asr.runtime.keywords``; kenlm where there is a language model.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ko_asr.runtime.ctc import Token, Vocabulary
+from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH, Endpoint, EndpointRules
+from ko_asr.runtime.keywords import Keyword, KeywordBooster
+from ko_asr.runtime.prefix_search import IMPOSSIBLE, BeamOptions, Prefix, PrefixSearch, Scorer
+from ko_asr.runtime.results import Result, Word, silent_end, stable_length, words
+
+
+class BeamDecoder:
+    """Beam search in the place of `results.GreedyDecoder`: the same results, end-points and counts.
+
+    What is final and where it ends depends on the frames alone, never on how they are divided into calls.
+    ``accept`` wants the ``options.tokens_a_frame`` best tokens of a frame or more; fewer narrow the search.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        blank_id: int,
+        frame_ms: float,
+        endpointing: EndpointRules | None = None,
+        offset_ms: float = 0.0,
+        language_model: Scorer | None = None,
+        keywords: Sequence[Keyword] = (),
+        options: BeamOptions | None = None,
+    ) -> None:
+        self.vocabulary, self.blank_id, self.frame_ms = vocabulary, blank_id, frame_ms
+        self.endpointing, self.offset_ms = endpointing, offset_ms
+        self.options = options or BeamOptions()
+        self.partials = self.revised = 0
+        booster = KeywordBooster(keywords, vocabulary) if keywords else None
+        self._search = PrefixSearch(vocabulary, blank_id, self.options, language_model, booster)
+        self._frame = self._index = 0
+        self._told_silence = False
+        self._begin(0)
+
+    def _begin(self, origin: int) -> None:
+        self._origin, self._shown = origin, ""
+        self._told: Prefix | None = None  # the best prefix of the last partial
+        self._settled = self._search.root
+        self._text, self._words = "", list[Word]()  # of settled words
+        self._tail: list[Token] = []  # settled tokens after them
+
+    def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
+        """Take the next frames, int [T, K] and float [T, K], best token first.
+
+        Returns finals, and last a partial when the text has changed.
+        """
+        width = self.options.tokens_a_frame
+        ids, log_probs = np.asarray(ids)[:, :width], np.asarray(log_probs)[:, :width]
+        likely = (log_probs >= log_probs[:, :1] - self.options.token_threshold).sum(1)
+        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN says nothing
+        results: list[Result] = []
+        for tokens, scores, count in zip(ids.tolist(), log_probs.tolist(), likely.tolist(), strict=True):
+            if not count or (count == 1 and tokens[0] == self.blank_id):
+                self._search.silence()
+            else:
+                self._search.step(self._frame, tokens[:count], scores[:count])
+                results += self._at_word()
+            self._frame += 1
+            results += self._at_silence()
+        return results + self._partial()
+
+    def finish(self) -> list[Result]:
+        """The final of what no end-point has ended, if there is anything or if there was no result at all."""
+        best = self._search.best_at_end()
+        results = self._close(best, None, self._frame) if best.speech or not self._index else []
+        self._search.restart(-1, 0.0, IMPOSSIBLE)  # a file goes on behind a pause
+        self._begin(self._frame)
+        return results
+
+    def _due(self) -> Endpoint | None:
+        best = self._search.beam[0]
+        if self.endpointing is None:
+            return None
+        first, last = (best.speech.start, best.end) if best.speech else (None, None)
+        return self.endpointing.due(self.frame_ms, self._origin, first, last)
+
+    def _at_silence(self) -> list[Result]:
+        due = self._due()
+        if (
+            due is None
+            or due.frame > self._frame
+            or (due.rule == SILENCE_WITHOUT_SPEECH and self._told_silence)
+        ):
+            return []
+        best = self._search.best_at_end()
+        results = self._close(best, due.rule, due.frame)
+        if due.rule == MAX_UTTERANCE:  # its last token may sound on, and is not to be heard twice
+            self._search.restart(best.token, best.blank, best.label)
+        else:
+            self._search.restart(-1, 0.0, IMPOSSIBLE)
+        self._begin(due.frame)
+        return results
+
+    def _at_word(self) -> list[Result]:
+        """End an utterance that is nearly too long before the word that the best prefix has just begun."""
+        best = self._search.beam[0]
+        if self.endpointing is None or best.seen or best is self._search.root:
+            return []
+        best.seen = True
+        before = best.parent
+        if before is None or before.speech is None or not self.vocabulary.begins_word(best.token):
+            return []
+        if not self.endpointing.ends_before_word(self.frame_ms, before.speech.start, best.start):
+            return []
+        results = self._close(before, MAX_UTTERANCE, best.start)
+        self._search.cut(before)
+        self._begin(best.start)
+        return results
+
+    def _close(self, prefix: Prefix, rule: str | None, frame: int) -> list[Result]:
+        text, found = self._spell(prefix)
+        self.revised += not text.startswith(self._shown)
+        result = self._result(text, found, frame, is_final=True, stable=len(text), endpoint=rule)
+        self._index += 1
+        self._told_silence = rule == SILENCE_WITHOUT_SPEECH
+        return [result]
+
+    def _partial(self) -> list[Result]:
+        best = self._search.beam[0]
+        if best is self._told:
+            return []
+        self._told = best
+        stable = self._settle()
+        text, found = self._spell(best)
+        if text == self._shown:
+            return []
+        self.partials += 1
+        self.revised += not text.startswith(self._shown)
+        self._shown = text
+        return [self._result(text, found, self._frame, is_final=False, stable=min(stable, len(text)))]
+
+    def _settle(self) -> int:
+        """Take in what the whole beam agrees on; returns how many characters of the text can never change."""
+        common = self._search.settled(self._settled)
+        text = self._text + self._read([*self._tail, *_tokens(common.path(self._settled))])
+        if common is not self._settled:
+            self._take(common)
+        return stable_length(text, self.vocabulary.rule)
+
+    def _take(self, prefix: Prefix) -> None:
+        """Keep the tokens above ``prefix`` as words and text, and forget the branches that left them."""
+        path = prefix.path(self._settled)
+        for token in _tokens(path)[:-1]:
+            if self.vocabulary.begins_word(token.id) and (settled := self._tail_words(self._tail)):
+                self._words += settled
+                self._text += self._read(self._tail)
+                self._tail = silent_end(self._tail, self.vocabulary)
+            self._tail.append(token)
+        for above, below in itertools.pairwise([self._settled, *path]):
+            above.children = {below.token: below}
+        assert prefix.parent is not None
+        self._settled = prefix.parent
+
+    def _spell(self, prefix: Prefix) -> tuple[str, tuple[Word, ...]]:
+        tokens = [*self._tail, *_tokens(prefix.path(self._settled))]
+        return self._text + self._read(tokens), _in_order([*self._words, *self._tail_words(tokens)])
+
+    def _read(self, tokens: Sequence[Token]) -> str:
+        return self.vocabulary.text((token.id for token in tokens), not self._text)
+
+    def _tail_words(self, tokens: Sequence[Token]) -> list[Word]:
+        return words(tokens, self.vocabulary, self.frame_ms, self.offset_ms, not self._text)
+
+    def _result(self, text: str, found: tuple[Word, ...], frame: int, **rest: Any) -> Result:
+        start = found[0].start_ms if found else max(0, round(self._origin * self.frame_ms + self.offset_ms))
+        end = found[-1].end_ms if found else max(0, round(frame * self.frame_ms + self.offset_ms))
+        return Result(text, start_ms=start, end_ms=end, words=found, utterance=self._index, **rest)
+
+
+def _in_order(found: list[Word]) -> tuple[Word, ...]:
+    """The words, none beginning before the one before it has ended: likeliest times may cross by a frame."""
+    for index in range(1, len(found)):
+        word, first = found[index], found[index - 1].end_ms
+        if word.start_ms < first:
+            syllables = tuple(
+                replace(part, start_ms=max(part.start_ms, first), end_ms=max(part.end_ms, first))
+                for part in word.syllables
+            )
+            found[index] = replace(word, start_ms=first, end_ms=max(word.end_ms, first), syllables=syllables)
+    return tuple(found)
+
+
+def _tokens(path: Sequence[Prefix]) -> list[Token]:
+    """Tokens of a path in time order.
+
+    Every prefix knows its own likeliest time. Where that of a prefix has moved on since a longer one began,
+    the longer one's time is right for it. Only the next prefix is asked, whose start is as settled as what
+    stands before it: what a token's time depends on must not depend on when one asks.
+    """
+    found: list[Token] = []
+    for prefix, following in itertools.zip_longest(path, path[1:]):
+        end = min(prefix.end, following.start) if following else prefix.end
+        found.append(Token(prefix.token, min(prefix.start, end - 1), end, prefix.log_prob))
+    return found

@@ -1,0 +1,150 @@
+"""Keyword boosting for Hangul, whatever the tokens are: jamo, syllables or sub-words.
+
+Keywords are matched letter by letter (conjoining jamo) as tokens spell them, so every token sequence that
+spells a word counts, across token borders too. A match may begin inside a word (삼성 in 신삼성) and be
+followed by a particle (삼성이), but not end inside a syllable: 철수 is no match in 철순. A keyword of several
+words matches with its spaces and without any.
+
+The part of a keyword that has been spelled earns its share of the bonus at once, which keeps it in the beam,
+and gives it back when it goes on differently. Negative scores count at the end of the word only.
+Runs inside the server: standard library and ``ko_asr.runtime.ctc`` only.
+"""
+
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ko_asr.errors import UserError
+from ko_asr.runtime import hangul
+from ko_asr.runtime.ctc import SPACE, Vocabulary
+
+MOST_KEYWORDS, LOWEST_SCORE, HIGHEST_SCORE = 100, -5.0, 5.0  # RTZR's limits
+MOST_LETTERS = 100
+DEFAULT_SCORE = 3.0
+NATS_PER_SYLLABLE = 1.0  # bonus of one point of score
+_BREAK = "\0"  # spelled by what no keyword can hold
+
+_CONJOINING = str.maketrans(
+    hangul.COMPAT_CODAS + hangul.COMPAT_NUCLEI + hangul.COMPAT_ONSETS,
+    hangul.CODAS + hangul.NUCLEI + hangul.ONSETS,
+)
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """A word (NFC) and how much to want it, -5 to 5."""
+
+    text: str
+    score: float = DEFAULT_SCORE
+
+
+def parse_keywords(items: Iterable[str]) -> list[Keyword]:
+    """Keywords written as 단어 or 단어:점수; UserError names the first that is none, or too many.
+
+    >>> parse_keywords(["철수:2.5", "서울 시청"])
+    [Keyword(text='철수', score=2.5), Keyword(text='서울 시청', score=3.0)]
+    """
+    found: dict[str, Keyword] = {}
+    for item in items:
+        word, colon, points = item.rpartition(":")
+        text = " ".join(unicodedata.normalize("NFC", word if colon else item).split())
+        try:
+            score = float(points) if colon else DEFAULT_SCORE
+        except ValueError:
+            raise UserError(f"'{item}' is no keyword: write 단어 or 단어:점수, such as 철수:3") from None
+        if not LOWEST_SCORE <= score <= HIGHEST_SCORE:
+            raise UserError(
+                f"the score of keyword '{item}' is not between {LOWEST_SCORE:g} and {HIGHEST_SCORE:g}"
+            )
+        if not text or len(text) > MOST_LETTERS:
+            raise UserError(f"keyword '{item[:40]}' has no text or more than {MOST_LETTERS} characters")
+        found[text] = Keyword(text, score)
+    if len(found) > MOST_KEYWORDS:
+        raise UserError(f"{len(found)} keywords are too many: give at most {MOST_KEYWORDS}")
+    return list(found.values())
+
+
+def letters(text: str) -> str:
+    """How keywords and tokens are compared: Hangul as conjoining jamo.
+
+    >>> letters("ㅋ") == letters("크")[0], len(letters("값"))
+    (True, 3)
+    """
+    return hangul.decompose(text).translate(_CONJOINING)
+
+
+class KeywordBooster:
+    """An Aho-Corasick automaton over letters, walked token by token; states are integers, 0 the start."""
+
+    START = 0
+
+    def __init__(self, keywords: Sequence[Keyword], vocabulary: Vocabulary) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self._fail, self._credit, self._complete = [0], [0.0], [0.0]
+        self._open = [False]  # whether a coda could follow and make it another syllable
+        for keyword in keywords:
+            weight = keyword.score * NATS_PER_SYLLABLE * sum(not c.isspace() for c in keyword.text)
+            for spelling in {keyword.text, keyword.text.replace(" ", "")}:
+                self._insert(letters(spelling), weight)
+        self._link()
+        self._spelled = [_spelled(vocabulary, token) for token in range(len(vocabulary.pieces))]
+        self._steps: dict[tuple[int, int], tuple[int, float]] = {}
+
+    def _insert(self, spelling: str, weight: float) -> None:
+        state = 0
+        for position, letter in enumerate(spelling, 1):
+            if letter not in self._next[state]:
+                self._next[state][letter] = len(self._next)
+                self._next.append({})
+                for column in (self._fail, self._credit, self._complete):
+                    column.append(0)
+                self._open.append(letter in hangul.NUCLEI)
+            state = self._next[state][letter]
+            self._credit[state] = max(self._credit[state], weight * position / len(spelling))
+        self._complete[state] = weight
+
+    def _link(self) -> None:
+        """Failure links, breadth first; a state also completes what its suffixes complete."""
+        queue = deque(self._next[0].values())
+        while queue:
+            state = queue.popleft()
+            for letter, child in self._next[state].items():
+                self._fail[child] = self._goto(self._fail[state], letter)
+                queue.append(child)
+            self._complete[state] += self._complete[self._fail[state]]
+
+    def _goto(self, state: int, letter: str) -> int:
+        while state and letter not in self._next[state]:
+            state = self._fail[state]
+        return self._next[state].get(letter, 0)
+
+    def step(self, state: int, token: int) -> tuple[int, float]:
+        """The state after ``token`` and what it adds to the bonus, in nats."""
+        key = (state, token)
+        found = self._steps.get(key)
+        if found is None:
+            found = self._steps[key] = self._walk(state, self._spelled[token])
+        return found
+
+    def _walk(self, state: int, spelled: str) -> tuple[int, float]:
+        gained = 0.0
+        for letter in spelled:
+            if not (self._open[state] and letter in hangul.CODAS):
+                gained += self._complete[state]
+            after = self._goto(state, letter)
+            gained += self._credit[after] - self._credit[state]
+            state = after
+        return state, gained
+
+    def end(self, state: int) -> float:
+        """What the end of the utterance adds: a whole keyword is earned, a begun one given back."""
+        return self._complete[state] - self._credit[state]
+
+
+def _spelled(vocabulary: Vocabulary, token: int) -> str:
+    if token in vocabulary.silent:
+        return ""
+    if token == vocabulary.unknown_id:
+        return _BREAK
+    return letters(vocabulary.pieces[token].replace(SPACE, " "))

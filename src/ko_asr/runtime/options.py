@@ -1,0 +1,79 @@
+"""What a client may ask of one stream: when utterances end, and which words to favour.
+
+A JSON object, sent with a stream's first request; export writes the server's defaults in the same form:
+
+    {"endpointing": {"silence_after_speech_ms": 500, "max_utterance_ms": null}, "keywords": ["철수:3"]}
+
+``"endpointing": null`` gives one utterance with the text of the whole stream. Keywords make the search a beam
+search. Runs inside the server.
+"""
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ko_asr.errors import UserError
+from ko_asr.runtime.decoder import make_decoder
+from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.keywords import parse_keywords
+from ko_asr.runtime.results import Decoder
+from ko_asr.runtime.stream_contract import StreamingContract
+
+_KEYS = ("endpointing", "keywords")
+_RULES = tuple(rule.name for rule in fields(EndpointRules))
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """The decoding of one stream.
+
+    >>> StreamOptions().updated('{"endpointing": {"silence_after_speech_ms": 800}}').endpointing
+    EndpointRules(silence_after_speech_ms=800, silence_without_speech_ms=2400.0, max_utterance_ms=12000.0)
+    """
+
+    endpointing: EndpointRules | None = field(default_factory=EndpointRules)
+    keywords: tuple[str, ...] = ()
+
+    def updated(self, text: str) -> "StreamOptions":
+        """These options with those of a JSON object in their place. UserError names what is wrong."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"options is not JSON ({error})") from error
+        if not isinstance(data, dict) or not set(data) <= set(_KEYS):
+            raise UserError(f"options is an object with the keys {', '.join(_KEYS)}, not {text[:80]}")
+        changes: dict[str, Any] = {}
+        if "endpointing" in data:
+            changes["endpointing"] = self._rules(data["endpointing"])
+        if "keywords" in data:
+            changes["keywords"] = _keywords(data["keywords"])
+        return replace(self, **changes)
+
+    def _rules(self, data: Any) -> EndpointRules | None:
+        if data is None:
+            return None
+        if not isinstance(data, dict) or not set(data) <= set(_RULES):
+            raise UserError(f"options.endpointing is null or an object with the keys {', '.join(_RULES)}")
+        if any(isinstance(v, bool) or not isinstance(v, int | float | None) for v in data.values()):
+            raise UserError("options.endpointing holds times in ms, or null for a rule that is off")
+        try:
+            return replace(self.endpointing or EndpointRules(), **data)
+        except ValueError as error:
+            raise UserError(f"options.endpointing: {error}") from error
+
+    def to_json(self) -> str:
+        """The JSON object that gives these options."""
+        rules = vars(self.endpointing) if self.endpointing else None
+        return json.dumps({"endpointing": rules, "keywords": list(self.keywords)}, ensure_ascii=False)
+
+    def decoder(self, contract: StreamingContract) -> Decoder:
+        """A decoder for one stream. UserError for keywords that are none."""
+        vocabulary, frame_ms = contract.text_vocabulary(), 1000.0 * contract.frame_seconds
+        keywords = parse_keywords(self.keywords)
+        return make_decoder(vocabulary, contract.blank_id, frame_ms, self.endpointing, keywords=keywords)
+
+
+def _keywords(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(word, str) for word in data):
+        raise UserError('options.keywords is a list of words, such as ["철수:3", "서울 시청"]')
+    return tuple(data)

@@ -1,0 +1,1 @@
+"""Triton: model configurations, the repository, tritonserver and its supervisor."""

@@ -1,0 +1,1 @@
+"""Lines to tokens: text rules, tokenizers, n-gram language models."""

@@ -1,0 +1,257 @@
+"""Transcriptions to training text, by the rules in ``text_rules.yaml``.
+
+>>> normalize("n/ 어/ (20개)/(스무 개) 샀어.")
+'어 20개 샀어'
+>>> normalize("n/ 어/ (20개)/(스무 개) 샀어.", side="phonetic")
+'어 스무 개 샀어'
+
+The rules, their options and their test cases are data; this module only interprets them. Every text that
+comes out is NFC with single spaces, unchanged by a second pass, free of tags, and never empty: a line that
+would be empty, or that cannot be read, is rejected with a reason.
+"""
+
+import argparse
+import functools
+import importlib.resources
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import yaml
+
+from ko_asr.errors import UserError
+from ko_asr.runtime.hangul import stand_alone_jamo
+
+EMPTY = "empty after cleaning"
+KSPONSPEECH, PLAIN = "ksponspeech", "plain"  # styles: conventions of transcription
+
+# Anything outside these needs the slow path of `_unicode`: most lines are syllables and ASCII already.
+_UNUSUAL = re.compile(r"[^ -~가-힣ㄱ-ㅣ]")
+_DELETED: dict[int, int | None] = {
+    code: None
+    for code in (
+        *range(0x200B, 0x2010),
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x2070),
+        *range(0xD800, 0xE000),
+        0xFEFF,
+        0xAD,
+        0x3164,
+    )
+}
+_FULL_WIDTH: dict[int, int | None] = {
+    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
+    0x3000: 0x20,
+    0xFFE0: 0xA2,
+}
+_CONTROLS: dict[int, int | None] = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), 0x20)
+_NOTHING_SAID = re.compile(r"[\W_]*")
+
+
+def _letters_of_loose_jamo() -> dict[int, int]:
+    """Conjoining and half-width jamo that NFC left alone, as the compatibility letters people type."""
+    letters = {}
+    for letter in map(chr, range(0x3131, 0x3164)):
+        nfkc = unicodedata.normalize("NFKC", letter)
+        letters[ord(nfkc)] = ord(letter)
+    for half_width in range(0xFFA0, 0xFFDD):
+        full = unicodedata.normalize("NFKD", chr(half_width))
+        if ord(full) in letters:
+            letters[half_width] = letters[ord(full)]
+    finals = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
+    return letters | {0x11A8 + index: ord(letter) for index, letter in enumerate(finals)}
+
+
+_LOOSE_JAMO = _letters_of_loose_jamo()
+
+
+def _unicode(line: str) -> str:
+    """NFC with full-width forms as ASCII, without zero-width and control characters and loose jamo."""
+    if not _UNUSUAL.search(line):
+        return line
+    line = line.translate(_CONTROLS | _DELETED | _FULL_WIDTH)
+    return unicodedata.normalize("NFC", line).translate(_LOOSE_JAMO)
+
+
+def _spaces(line: str) -> str:
+    return " ".join(line.split())
+
+
+class Cleaned(NamedTuple):
+    """A normalised line: its text, or the reason why it was rejected, and the rules that changed it."""
+
+    text: str
+    reason: str
+    fired: tuple[str, ...]
+
+
+class _Step(NamedTuple):
+    name: str
+    needs: str
+    act: Callable[[str], str] | None  # None: the line is rejected when `found` matches
+    found: Callable[[str], Any]
+    reason: str
+
+
+@functools.cache
+def rule_book() -> dict[str, Any]:
+    """The parsed ``text_rules.yaml``."""
+    source = importlib.resources.files("ko_asr.text") / "rules.yaml"
+    return yaml.load(source.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def default_options() -> dict[str, str]:
+    """Every option with its default: ESPnet's choice where ESPnet's is not a plain mistake."""
+    return {name: option["default"] for name, option in rule_book()["options"].items()}
+
+
+def profile_spaces(profile: str) -> str:
+    """Whether a profile's toolkit scores spaces: "counted" or "removed"."""
+    return rule_book()["profiles"][profile]["spaces"]
+
+
+class Normalizer:
+    """The rules that hold under one choice of options, compiled.
+
+    ``style`` is the corpus's convention of transcription (KSPONSPEECH has dual transcriptions and tags,
+    PLAIN has none); ``profile`` is "" for this project's rules, or the toolkit whose counting to reproduce.
+    Raises UserError for an option, value, style or profile that does not exist.
+    """
+
+    def __init__(self, style: str = KSPONSPEECH, profile: str = "", **options: str) -> None:
+        self.style, self.profile = style, profile
+        self.options = default_options() | options
+        self._check(options)
+        book = rule_book()
+        rules = book["profiles"][profile]["rules"] if profile else book["rules"]
+        self._steps = [self._compile(rule) for rule in rules if self._holds(rule)]
+
+    def __reduce__(self):  # worker processes compile their own
+        return functools.partial(Normalizer, self.style, self.profile, **self.options), ()
+
+    def __call__(self, line: str) -> str:
+        """The text of ``line``, "" when it is rejected."""
+        return self.clean(line).text
+
+    def clean(self, line: str) -> Cleaned:
+        """Normalise one raw line and say what was done to it."""
+        fired: list[str] = []
+        for name, needs, act, found, reason in self._steps:
+            if needs not in line:  # the empty string is in every line
+                continue
+            if act is None:
+                if found(line):
+                    return Cleaned("", reason, (*fired, name))
+                continue
+            changed = act(line)
+            if changed != line:
+                fired.append(name)
+                line = changed
+        if _NOTHING_SAID.fullmatch(line):
+            return Cleaned("", EMPTY, tuple(fired))
+        return Cleaned(line, "", tuple(fired))
+
+    def describe(self) -> dict[str, str]:
+        """What was chosen, for audits and manifests."""
+        chosen = {"side": self.options["side"]} if self.profile else self.options
+        return {"profile": self.profile or "default", "style": self.style, **chosen}
+
+    def _check(self, given: dict[str, str]) -> None:
+        book = rule_book()
+        if self.profile and self.profile not in book["profiles"]:
+            raise UserError(f"no text profile '{self.profile}': choose one of {', '.join(book['profiles'])}")
+        if self.style not in known_styles():
+            raise UserError(
+                f"no transcription style '{self.style}': choose one of {', '.join(known_styles())}"
+            )
+        for name, value in given.items():
+            if name not in book["options"]:
+                raise UserError(f"no text option '{name}': choose from {', '.join(book['options'])}")
+            if value not in book["options"][name]["values"]:
+                values = ", ".join(book["options"][name]["values"])
+                raise UserError(f"text option {name} cannot be '{value}': choose one of {values}")
+
+    def _holds(self, rule: dict) -> bool:
+        if self.style not in rule.get("styles", [self.style]):
+            return False
+        wanted = rule.get("when", {}).items()
+        return all(self.options[name] in ([v] if isinstance(v, str) else v) for name, v in wanted)
+
+    def _compile(self, rule: dict) -> _Step:
+        name = str(rule.get("name", rule.get("pattern", rule.get("call"))))
+        pattern = re.compile(rule.get("pattern", ""))
+        act: Callable[[str], str] | None = None
+        if "call" in rule:
+            act = self._function(rule["call"])
+        elif "replace" in rule:
+            act = functools.partial(pattern.sub, rule["replace"])
+        return _Step(name, rule.get("needs", ""), act, pattern.search, rule.get("reject", ""))
+
+    def _function(self, name: str) -> Callable[[str], str]:
+        functions: dict[str, Callable[[str], str]] = {
+            "unicode": _unicode,
+            "spaces": _spaces,
+            "lower": str.lower,
+            "upper": str.upper,
+            "stand_alone_jamo": lambda line: stand_alone_jamo(line, self.options["stand_alone_jamo"]),  # type: ignore[arg-type]
+        }
+        return functions[name]
+
+
+def known_styles() -> list[str]:
+    """Transcription styles that some rule names, and PLAIN."""
+    styles = {style for rule in rule_book()["rules"] for style in rule.get("styles", ())}
+    return sorted(styles | {PLAIN})
+
+
+@functools.lru_cache(maxsize=32)
+def _normalizer(style: str, profile: str, options: tuple[tuple[str, str], ...]) -> Normalizer:
+    return Normalizer(style, profile, **dict(options))
+
+
+def normalize(line: str, style: str = KSPONSPEECH, profile: str = "", **options: str) -> str:
+    """Training text of one raw transcription, "" when it is rejected. For many lines use `Normalizer`."""
+    return _normalizer(style, profile, tuple(sorted(options.items())))(line)
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--profile`` and one argument for every option in ``text_rules.yaml``."""
+    book = rule_book()
+    group = parser.add_argument_group("text", "how transcriptions become text (text_rules.yaml)")
+    profiles = "; ".join(f"{name}: {profile['about']}" for name, profile in book["profiles"].items())
+    profiles = f"count as another toolkit does: {profiles}".replace("%", "%%")
+    group.add_argument(
+        "--profile",
+        choices=list(book["profiles"]),
+        default="",
+        help=profiles,
+    )
+    for name, option in book["options"].items():
+        flag = "--" + name.replace("_", "-")
+        help_text = f"{option['about']} (default {option['default']})".replace("%", "%%")
+        group.add_argument(flag, choices=option["values"], default=option["default"], help=help_text)
+
+
+def normalizer_from(args: argparse.Namespace, style: str = KSPONSPEECH) -> Normalizer:
+    """The normaliser that parsed `add_text_arguments` describe.
+
+    Raises UserError when a profile is combined with an option that it would ignore.
+    """
+    options = {name: getattr(args, name) for name in rule_book()["options"]}
+    changed = [n for n, value in options.items() if n != "side" and value != default_options()[n]]
+    if args.profile and changed:
+        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise UserError(
+            f"--profile {args.profile} has rules of its own and ignores {flags}: give one or the other"
+        )
+    return Normalizer(style, args.profile, **options)
+
+
+def count_rules(fired: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    """How many lines each rule changed."""
+    counts: dict[str, int] = {}
+    for names in fired:
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    return counts

@@ -1,0 +1,131 @@
+"""A misspelt key, group or config name ends in one sentence with the nearest spelling, not in a traceback."""
+
+import contextlib
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from ko_asr.errors import UserError, exit_on_error
+from ko_asr.training.record import run_name
+
+
+def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """``hydra.main`` for a script of recipes/, with the configs of conf/; bad input ends with exit 2.
+
+    ``config_name`` is the config that is taken when the command line names none.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        folder = Path(task.__code__.co_filename).resolve().parents[1] / "conf"
+
+        @functools.wraps(task)
+        def guarded(config: DictConfig) -> None:
+            with exit_on_error(), _said_once(), config_errors(folder, config_name):
+                config.name = run_name(str(config.name), HydraConfig.get().overrides.task)
+                task(config)
+
+        run = hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(guarded)
+
+        def main() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints several lines and exits 1
+            with exit_on_error(), config_errors(folder, config_name):
+                run()
+
+        return main
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Of the processes of one run, only the first may write to standard output; errors show of every one."""
+    if is_first_rank(os.environ):
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def is_first_rank(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process of a run or its first, by what torchrun, srun and Lightning set.
+
+    As NeMo's is_global_rank_zero, which takes seconds to import.
+    """
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in environment:
+            return environment[name] == "0"
+    return all(environment.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+@contextlib.contextmanager
+def config_errors(folder: Path, config_name: str) -> Iterator[None]:
+    """Turn errors of composing or reading a config of ``folder`` into UserError."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise UserError(_missing(error, folder)) from error
+    except (InterpolationResolutionError, MissingMandatoryValue) as error:
+        key = f" for {error.full_key}" if error.full_key else ""
+        raise UserError(f"the config has no value{key}: {str(error).splitlines()[0]}") from error
+    except HydraException as error:
+        raise UserError(_refused(error, folder, config_name)) from error
+
+
+def _missing(error: MissingConfigException, folder: Path) -> str:
+    """A config or an option of a group that does not exist."""
+    wanted = error.missing_cfg_file or ""
+    options = list(error.options or ()) or sorted(path.stem for path in folder.glob("*.yaml"))
+    kind = f"option {wanted.replace('/', '=')}" if "/" in wanted else f"config {wanted}"
+    return f"no {kind} in {folder}: choose one of {', '.join(options)}{_nearest(Path(wanted).name, options)}"
+
+
+def _refused(error: HydraException, folder: Path, config_name: str) -> str:
+    """An override of a key that does not exist, or one that Hydra cannot read."""
+    key = re.match(r"Could not override '(.+?)'", str(error))
+    if isinstance(error, ConfigCompositionException) and key:
+        near = _nearest(key[1], _keys(folder, config_name))
+        return f"the config has no key {key[1]}{near} (+{key[1]}=... adds a new one)"
+    first = " ".join(str(error).split("\nSee ")[0].split())
+    return f"an override on the command line cannot be applied: {first}"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys(folder: Path, config_name: str) -> list[str]:
+    """Every dotted key and group of the config that the command line names, else of ``config_name``."""
+    named = get_args_parser().parse_known_args(sys.argv[1:])[0].config_name
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        config = compose(named or config_name)
+    groups = [path.name for path in folder.iterdir() if path.is_dir()]
+    return [*groups, *_dotted(config)]
+
+
+def _dotted(config: DictConfig) -> list[str]:
+    """All dotted keys of a config, branches included."""
+    found: list[str] = []
+
+    def visit(node: object, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                found.append(f"{prefix}{key}")
+                visit(value, f"{prefix}{key}.")
+
+    visit(OmegaConf.to_container(config, resolve=False), "")
+    return found

@@ -1,0 +1,99 @@
+"""What a run starts from: a checkpoint of its own, the weights of another model, or nothing.
+
+All three are checked before the first step. NeMo itself loads what fits, or ends in a page of shapes.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ko_asr.errors import UserError
+from ko_asr.models.nemo_file import check_nemo_file
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def sources(config: "DictConfig") -> Iterator[str]:
+    """Paths of the .nemo files whose weights ``init_from_nemo_model`` takes."""
+    source = config.get("init_from_nemo_model")
+    if isinstance(source, str):
+        yield source
+    elif source:
+        yield from (part.path for part in source.values())
+
+
+def check_sources(config: "DictConfig") -> None:
+    """UserError when a model to start from is missing or no .nemo; needs no NeMo."""
+    for path in sources(config):
+        check_nemo_file(path)
+
+
+def load_sources(model: Any, config: "DictConfig") -> None:
+    """Load the weights that ``init_from_nemo_model`` names; UserError when their shapes do not fit."""
+    try:
+        model.maybe_init_from_pretrained_checkpoint(config)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"{', '.join(sources(config))} does not fit this config ({_first_mismatch(str(error))}): choose "
+            "its size and subsampling, or leave such weights out with init_from_nemo_model.NAME.exclude"
+        ) from error
+
+
+def _first_mismatch(message: str) -> str:
+    """The first parameter of torch's list of mismatches."""
+    line = next(line for line in message.splitlines() if "size mismatch" in line)
+    return line.strip().removeprefix("size mismatch for ").split(": copying")[0] + " has another shape"
+
+
+def check_checkpoint(path: str | Path | None, model: Any) -> None:
+    """UserError when the checkpoint that a run would resume from is damaged or of another model.
+
+    ``path`` may be None: nothing to resume. The vocabulary is compared piece by piece, because two
+    tokenizers of one size would resume without a word and decode to nonsense.
+    """
+    if path is None:
+        return
+    import torch
+
+    way_out = "choose another name= for a new run, or the tokenizer and size of the old one"
+    try:
+        # Written by an earlier run of this very recipe; Lightning would unpickle it all the same.
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        theirs = checkpoint["hyper_parameters"]["cfg"]["decoder"]["vocabulary"]
+        weights = checkpoint["state_dict"]
+    except OSError:
+        raise
+    except Exception as error:  # a cut file raises anything from EOFError to UnpicklingError
+        raise UserError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}): delete it to resume from an "
+            "earlier one, or choose another name="
+        ) from error
+    ours = list(model.decoder.vocabulary)
+    if list(theirs) != ours:
+        raise UserError(
+            f"the checkpoint {path} has another vocabulary ({len(theirs)} tokens, this tokenizer has "
+            f"{len(ours)}{_first_difference(list(theirs), ours)}): {way_out}"
+        )
+    if difference := _shape_difference(weights, model.state_dict()):
+        raise UserError(f"the checkpoint {path} is of another model ({difference}): {way_out}")
+
+
+def _first_difference(theirs: list[str], ours: list[str]) -> str:
+    """Where two vocabularies of one size part."""
+    if len(theirs) != len(ours):
+        return ""
+    k = next(k for k, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+    return f", but token {k} is '{theirs[k]}' there and '{ours[k]}' here"
+
+
+def _shape_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The first parameter that one side lacks or that has two shapes; empty where there is none."""
+    for name in [*ours, *theirs]:
+        if name not in theirs or name not in ours:
+            return f"{name} is only in {'it' if name in theirs else 'this config'}"
+        if theirs[name].shape != ours[name].shape:
+            return f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
+    return ""

@@ -1,0 +1,248 @@
+"""recipes/transcribe.py by its front door on the demo model; the windows under it by their definitions."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from commands import run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ko_asr.audio.stream import AudioStream
+from ko_asr.data.manifest import read_manifest
+from ko_asr.errors import UserError
+from ko_asr.evaluation.metrics import score
+from ko_asr.models.frame_model import FrameModel, Frames
+from ko_asr.recognition.buffered import BufferedRecognizer, ContextWindows, FrameLine, Window
+from ko_asr.recognition.files import Transcript, transcribe_file
+from ko_asr.recognition.search import Search
+from ko_asr.recognition.segmentation import Segmenter
+from ko_asr.recognition.subtitles import LINE, LINES, cues, srt, vtt
+from ko_asr.runtime.greedy import GreedyDecoder
+from ko_asr.runtime.keywords import parse_keywords
+from ko_asr.runtime.results import Result, Word
+
+FRAME = 640  # samples of an encoder frame at 4x
+
+
+def transcribe(*arguments: object) -> subprocess.CompletedProcess:
+    return run("recipes/transcribe.py", *arguments)
+
+
+def cer(reference: str, text: str) -> float:
+    return score([reference], [text], "plain").total("cer").rate
+
+
+@pytest.fixture(scope="module")
+def utterances(demo) -> list[tuple[str, np.ndarray]]:
+    entries = list(read_manifest(demo.manifests["eval_clean"]))[:24]
+    return [(e["text"], soundfile.read(e["audio_filepath"], dtype="float32")[0]) for e in entries]
+
+
+@pytest.fixture(scope="module")
+def conversation(utterances) -> tuple[str, np.ndarray, list[float]]:
+    """Text, samples and the starts in seconds of utterances with a second of faint noise between them."""
+    rng = np.random.default_rng(0)
+    parts, starts, at = [], [], 0
+    for _, samples in utterances:
+        pause = (1e-4 * rng.standard_normal(16_000)).astype(np.float32)
+        starts.append((at + len(pause)) / 16_000)
+        parts += [pause, samples]
+        at += len(pause) + len(samples)
+    return " ".join(text for text, _ in utterances), np.concatenate(parts), starts
+
+
+@pytest.fixture(scope="module")
+def model(demo) -> FrameModel:
+    return FrameModel.load(demo.model)
+
+
+def test_files_of_any_kind_and_bad_ones_beside_them(demo, conversation, tmp_path: Path) -> None:
+    text, samples, starts = conversation
+    studio = soxr.resample(samples, 16_000, 44_100, quality="VHQ")
+    soundfile.write(tmp_path / "대화 하나.flac", samples, 16_000)
+    soundfile.write(tmp_path / "studio.mp3", np.stack([studio, studio], 1), 44_100)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000 * 70), 8_000)
+    soundfile.write(tmp_path / "one_sample.wav", samples[:1], 16_000)
+    whole = (tmp_path / "대화 하나.flac").read_bytes()
+    (tmp_path / "cut_off.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.wav").write_text("이것은 소리가 아니다", encoding="utf-8")
+    soundfile.write(tmp_path / "empty.wav", samples[:0], 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(1000, np.nan), 16_000, subtype="FLOAT")
+    good = [tmp_path / name for name in ("대화 하나.flac", "studio.mp3", "silence.wav", "one_sample.wav")]
+    bad = [tmp_path / name for name in ("text.wav", "empty.wav", "nan.wav", "missing.wav", "cut_off.flac")]
+    out = tmp_path / "out"
+    run = ("--model", demo.model, "--out", "json", "--output-dir", out)
+    done = transcribe(*bad, *good, *run)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert all(str(path) in done.stderr for path in bad) and "RTFx" in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{path.stem}.json" for path in good)
+    heard = {path.stem: json.loads((out / f"{path.stem}.json").read_text(encoding="utf-8")) for path in good}
+    assert cer(text, heard["대화 하나"]["text"]) < 0.12
+    assert cer(heard["대화 하나"]["text"], heard["studio"]["text"]) < 0.12
+    assert heard["silence"]["text"] == heard["one_sample"]["text"] == ""
+    assert heard["silence"]["duration"] == pytest.approx(140)
+    check_times(heard["대화 하나"], starts)
+
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = transcribe(*good, *run)
+    assert again.returncode == 0 and "4 files are done already" in again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def check_times(data: dict, starts: list[float]) -> None:
+    """Utterances begin where they were put: the model may be late by its own delay, but not by a pause."""
+    words = [word for utterance in data["utterances"] for word in utterance["words"]]
+    assert data["text"] == " ".join(word["text"] for word in words)
+    times = [time for word in words for time in (word["start_ms"], word["end_ms"])]
+    assert times == sorted(times) and times[-1] < 1000 * data["duration"] + FRAME / 16  # a frame is 40 ms
+    begun = np.array([utterance["start_ms"] / 1000 for utterance in data["utterances"]])
+    late = [float(np.min(begun[begun > start - 0.1] - start)) for start in starts]
+    assert np.median(late) < 0.5 and np.mean(np.array(late) < 0.8) > 0.9
+
+
+def test_keywords_search_with_a_beam_and_tell_everything_once(model, conversation, tmp_path: Path) -> None:
+    text, samples, _ = conversation
+    soundfile.write(tmp_path / "long.flac", samples, 16_000)
+    wide = FrameModel(model.model, top=Search(keywords=parse_keywords(["도서관"])).top)
+    greedy = transcribe_file(model, tmp_path / "long.flac")
+    for keywords, same in (([], True), (["도서관:3", "시장:3"], False)):
+        found = transcribe_file(
+            wide, tmp_path / "long.flac", search=Search(keywords=parse_keywords(keywords))
+        )
+        assert (found.text == greedy.text) or not same
+        assert cer(text, found.text) <= cer(text, greedy.text) + 0.02
+        assert len(found.utterances) == len(greedy.utterances)
+
+
+def test_bad_requests_end_in_one_sentence(demo, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "x.wav", tmp_path / "a" / "x.wav"):
+        soundfile.write(path, np.zeros(100), 16_000)
+    several = transcribe(tmp_path / "x.wav", tmp_path / "a" / "x.wav", "--output-dir", tmp_path / "o")
+    assert several.returncode == 2 and "would both be written" in several.stderr
+    nowhere = transcribe(tmp_path / "x.wav", tmp_path / "a" / "x.wav")
+    assert nowhere.returncode == 2 and "--output-dir" in nowhere.stderr
+    model = transcribe(tmp_path / "x.wav", "--model", tmp_path / "x.wav")
+    assert model.returncode == 2 and model.stderr.count("\n") == 1
+
+
+def test_a_cut_through_sound_is_heard_from_both_sides() -> None:
+    audio = np.random.default_rng(0).uniform(-0.3, 0.3, 12 * 16_000).astype(np.float32)
+    cutter = Segmenter(FRAME, longest=3.0, context=1.0)
+    windows = cutter.push(audio) + cutter.flush()
+    assert [window.pause for window in windows] == [False] * (len(windows) - 1) + [True] and len(windows) > 3
+    assert [window.begin for window in windows[1:]] == [window.end for window in windows[:-1]]
+    assert all(window.begin - window.start == 25 for window in windows[1:])
+    assert all(len(w.samples) == (w.end + 25 - w.start) * FRAME for w in windows[:-2])
+
+
+def test_buffered_inference_costs_little_and_packets_do_not_matter(model, utterances) -> None:
+    recognizer = BufferedRecognizer(model, left=2.0, chunk=0.4, right=0.8)
+
+    def heard(samples: np.ndarray, packet: int) -> list[Result]:
+        session = recognizer.open(GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms))
+        results = [r for k in range(0, len(samples), packet) for r in session.push(samples[k : k + packet])]
+        return results + session.flush()
+
+    finals = [heard(samples, 1600)[-1] for _, samples in utterances]
+    references = [text for text, _ in utterances]
+    assert score(references, [final.text for final in finals], "plain").total("cer").rate < 0.08
+    assert heard(utterances[0][1], 777)[-1] == heard(utterances[0][1], 10**6)[-1] == finals[0]
+    assert any(not result.is_final for result in heard(utterances[0][1], 1600))
+    session = recognizer.open(GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms))
+    for samples in (np.array([np.nan], np.float32), np.zeros((2, 100), np.float32)):
+        with pytest.raises(UserError, match="one channel of finite numbers"):
+            session.push(samples)
+    assert session.push(np.zeros(1, np.float32)) == [] and session.flush()[-1].text == ""
+    with pytest.raises(UserError, match="closed"):
+        session.push(utterances[0][1])
+
+
+@given(
+    st.lists(st.integers(0, 5000), min_size=1, max_size=12),
+    st.integers(0, 5),
+    st.integers(1, 6),
+    st.integers(0, 4),
+)
+def test_context_windows_cover_every_frame_once(packets, left, chunk, right) -> None:
+    audio = np.arange(sum(packets), dtype=np.float32)
+    cutter = ContextWindows(FRAME, left, chunk, right)
+    cuts = np.cumsum(packets)[:-1]
+    windows = [w for part in np.split(audio, cuts) for w in cutter.push(part)] + cutter.flush()
+    assert [f for w in windows for f in range(w.begin, w.end)] == list(range(-(-len(audio) // FRAME)))
+    for window in windows:
+        assert window.start == max(0, window.begin - left) and window.end - window.begin <= chunk + right
+        end = min(len(audio), (window.end + right) * FRAME)
+        assert np.array_equal(window.samples, audio[window.start * FRAME : end])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 4), st.sampled_from([0, 1e-4, 0.02, 0.3])), max_size=12),
+    st.integers(1, 9),
+)
+def test_segments_lose_nothing_but_silence(sections, packets) -> None:
+    rng = np.random.default_rng(1)
+    parts = [level * rng.standard_normal(int(16_000 * seconds)) for seconds, level in sections]
+    audio = np.concatenate([*parts, np.zeros(0)]).astype(np.float32)
+    cutter = Segmenter(FRAME, longest=3.0)
+    windows = [w for part in np.array_split(audio, packets) for w in cutter.push(part)] + cutter.flush()
+    covered = np.zeros(-(-len(audio) // FRAME) + 1, int)
+    for window in windows:
+        covered[window.begin : window.end] += 1
+        assert window.start <= window.begin < window.end and len(window.samples) <= (3 + 2) * 16_000 + FRAME
+        first = window.start * FRAME
+        assert np.array_equal(window.samples, audio[first : first + len(window.samples)])
+    assert covered.max(initial=0) <= 1
+    loud = np.flatnonzero(np.abs(audio) > 0.15) // FRAME  # 7.5 times the faint sections' level
+    assert covered[loud].all()
+
+
+def test_frames_between_windows_are_blank() -> None:
+    def frames(count: int, token: int) -> Frames:
+        return Frames(np.full((count, 1), token, np.int32), np.zeros((count, 1), np.float32))
+
+    nothing, line = np.zeros(0, np.float32), FrameLine(blank_id=9)
+    first = line.add(Window(nothing, 0, 0, 4, pause=True), frames(5, 1))  # one frame more than the audio
+    second = line.add(Window(nothing, 6, 6, 8), frames(4, 2))  # two frames of right context
+    third = line.add(Window(nothing, 6, 8, 10), frames(6, 3))
+    assert [part.ids.ravel().tolist() for part in (first, second, third)] == [[1] * 5, [9, 2, 2], [3, 3]]
+
+
+def test_resampling_in_blocks_equals_resampling_at_once(tmp_path: Path, utterances) -> None:
+    samples = np.tile(utterances[0][1], 8)
+    soundfile.write(tmp_path / "x.wav", samples, 22_050, subtype="FLOAT")
+    with AudioStream(tmp_path / "x.wav") as audio:
+        streamed = np.concatenate(list(audio))
+    assert np.allclose(streamed, soxr.resample(samples, 22_050, 16_000, quality="HQ"), atol=1e-5)
+
+
+def test_times_do_not_depend_on_what_comes_first(model, utterances, tmp_path: Path) -> None:
+    """The same utterance after 30 s of silence: the same words, thirty seconds later."""
+    quiet = np.zeros(30 * 16_000, np.float32)
+    soundfile.write(tmp_path / "a.wav", np.r_[quiet[:16_000], utterances[0][1]], 16_000)
+    soundfile.write(tmp_path / "b.wav", np.r_[quiet[:16_000], quiet, utterances[0][1]], 16_000)
+    a, b = (transcribe_file(model, tmp_path / name).utterances[0].words for name in ("a.wav", "b.wav"))
+    assert [(w.text, w.start_ms + 30_000) for w in a] == [(w.text, w.start_ms) for w in b]
+
+
+def test_subtitles() -> None:
+    text = "어제 시장에서 <토끼> & 여우를 봤어요 그래서 아주 기분이 좋았습니다 정말로요"
+    texts = text.split(" ")
+    words = tuple(Word(text, 1000 * k, 1000 * k + 400, 1.0) for k, text in enumerate(texts))
+    late = Word("네", 3_661_001, 3_661_100, 1.0)
+    results = [Result("", True, w[0].start_ms, w[-1].end_ms, w) for w in (words, (late,))]
+    transcript = Transcript("x.wav", 3_662.0, tuple(results))
+    found = cues(transcript)
+    assert " ".join(line for cue in found for line in cue.lines).split() == [*texts, "네"]
+    assert all(len(cue.lines) <= LINES and all(len(line) <= LINE for line in cue.lines) for cue in found)
+    assert all(cue.end_ms - cue.start_ms <= 7000 for cue in found)
+    assert srt(transcript).endswith("01:01:01,001 --> 01:01:01,801\n네\n\n") and srt(transcript).startswith(
+        "1\n"
+    )
+    assert vtt(transcript).startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert "&lt;토끼&gt; &amp; 여우를" in vtt(transcript).replace("\n", " ")
