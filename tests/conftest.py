@@ -53,6 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needed = {name for test in tests for name in getattr(test, "fixturenames", ())}
         return len(needed & {"demo", "streaming_model"})
 
+    for item in items:
+        if {"demo", "streaming_model"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     files.sort(key=models)
     items[:] = [test for tests in files[-1:] + files[:-1] for test in tests]
 

@@ -22,7 +22,7 @@ import pytest
 
 from ko_asr.errors import UserError
 from ko_asr.export import tensorrt as plan
-from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime import file_names, plan_record, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.plan_record import PlanRecord, check_plan, save_plan
 from ko_asr.runtime.stream_contract import StreamingContract
@@ -201,7 +201,7 @@ def test_a_stale_plan_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     check_plan(tmp_path, "a" * 64)
     with pytest.raises(UserError, match=r"built for graph aaaa.*here is bbbb.*build_plan.py"):
         check_plan(tmp_path, "b" * 64)
-    monkeypatch.setattr(plan, "library_version", lambda: "11.4.0")
+    monkeypatch.setattr(plan_record, "library_version", lambda: "11.4.0")
     with pytest.raises(UserError, match=r"built for TensorRT 10\.13\.3, here is 11\.4\.0"):
         check_plan(tmp_path, "a" * 64)
     (tmp_path / file_names.PLAN).unlink()
