@@ -107,7 +107,7 @@ lmplz: .venv/.ready
 # ---- checks -------------------------------------------------------------------------------------
 
 docs: .docs/.ready
-	@.docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
 
 lint: .venv/.ready-dev docs
 	@$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Bring mermaid along, where `make docs` found it, so that pages with a diagram load nothing from elsewhere."""
+"""Bring mermaid along where `make docs` found it: a page with a diagram then loads nothing from elsewhere."""
 
 from pathlib import Path
 from typing import Any
