@@ -18,6 +18,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(
     r"`(?:python3? )?((?:[a-z_]+/)+[\w.]+\.(?:py|yaml|json))\b|^python (\S+\.py)\b", re.MULTILINE
 )
+PLACEHOLDER = re.compile(
+    r"\b(?!CUDA)[A-Z]{2,}\b|\b[NMAB]x?\b(?: %)?|^grpc|FAILED train|, more than|this PyTorch"
+)
 # Scripts that a page tells its reader to write.
 TO_BE_WRITTEN = {"recipes/prepare_sample.py", "src/ko_asr/corpora/sample.py"}
 
@@ -111,6 +114,16 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = text(ROOT / "mkdocs.yml").partition("\nnav:")[2]
     pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")}
     assert pages == set(re.findall(r"[\w/-]+\.md", navigation))
+
+
+def test_error_sentences_are_those_of_the_code() -> None:
+    """What stands between a heading's placeholders is in the library or in export/, word for word."""
+    headings = re.findall(r"^### \d+\. (.+)$", text(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE)
+    assert len(headings) == 15
+    sources = [text(path) for folder in ("src", "export") for path in (ROOT / folder).rglob("*.py")]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    parts = [part for heading in headings for part in PLACEHOLDER.split(heading) if len(part) > 3]
+    assert not [part for part in parts if part.strip(" :") not in code]
 
 
 def test_result_files_exist() -> None:
