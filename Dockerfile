@@ -17,7 +17,7 @@ RUN apt-get update \
 WORKDIR /opt/ko-asr
 COPY requirements.txt constraints.txt ./
 RUN pip install -r requirements.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps -e .
 COPY . .

@@ -14,15 +14,18 @@ PY := $(BIN)/python
 STARTED := $(shell date +%s)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 QUIETLY := grep -vE '^WARNING: Location|^ *DEPRECATION' >&2
+MERMAID := mermaid@11.16.0
+MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb9b
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test lint clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test lint docs clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
 	@echo "make demo-streaming   the same, and a streaming model that is spoken to"
 	@echo "make test    lint, types and every test (trains the demo model once)"
+	@echo "make docs    build the documentation site (build/site/index.html)"
 	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
 	@echo "make lmplz   build KenLM's estimator, for language models of any size"
 	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
@@ -76,6 +79,17 @@ setup-ray: .ray/.ready
 	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >($(QUIETLY))
 	@touch $@
 
+# Where npm is there, the site brings mermaid along (docs/hooks.py); elsewhere a reader's browser fetches it.
+.docs/.ready: requirements-docs.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .docs
+	@.docs/bin/pip install -q -r requirements-docs.txt 2> >($(QUIETLY))
+	@rm -rf .docs/package
+	@if command -v npm > /dev/null && cd .docs && npm pack --silent $(MERMAID) > /dev/null 2>&1; then \
+		tar -xzf mermaid-*.tgz package/dist/mermaid.min.js && rm mermaid-*.tgz && \
+		echo "$(MERMAID_SHA256)  package/dist/mermaid.min.js" | sha256sum --check --quiet; fi
+	@touch $@
+
 # ---- the demo -----------------------------------------------------------------------------------
 
 demo: .server/.ready
@@ -92,7 +106,10 @@ lmplz: .venv/.ready
 
 # ---- checks -------------------------------------------------------------------------------------
 
-lint: .venv/.ready-dev
+docs: .docs/.ready
+	@NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
+
+lint: .venv/.ready-dev docs
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -108,5 +125,5 @@ test: .venv/.ready-dev .server/.ready .rtx/.ready lint
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
-	@rm -rf .venv .server .rtx .ray .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
+	@rm -rf .venv .server .rtx .ray .docs .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
 	@git clean -qfdX triton
