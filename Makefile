@@ -19,13 +19,14 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test lint docs clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
 	@echo "make demo-streaming   the same, and a streaming model that is spoken to"
 	@echo "make test    lint, types and every test (trains the demo model once)"
 	@echo "make docs    build the documentation site (build/site/index.html)"
+	@echo "make test-fast   the tests that need neither a trained model nor NeMo"
 	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
 	@echo "make lmplz   build KenLM's estimator, for language models of any size"
 	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
@@ -110,15 +111,22 @@ docs: .docs/.ready
 	@NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
 
 lint: .venv/.ready-dev docs
+	@mkdir -p .build
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > .build/lint-imports.log 2>&1 || { cat .build/lint-imports.log; exit 1; }
+	@$(BIN)/shellcheck .ci/run
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 
 # The one test that `make test` skips: Ray cannot share .venv (requirements-ray.txt says why).
 test-ray: .venv/.ready-dev .ray/.ready
 	@$(BIN)/pytest -rs tests/test_ksponspeech.py -k ray
+
+# What needs neither a trained model nor NeMo.
+test-fast: .venv/.ready-dev
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
 test: .venv/.ready-dev .server/.ready .rtx/.ready lint

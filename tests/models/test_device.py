@@ -86,7 +86,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_not_passed_over(
 
 
 def test_the_driver_is_asked(stub) -> None:
-    code = "from ko_asr.runtime import driver; print(driver.gpu_name(), driver.compute_capability(), driver.driver_cuda())"
+    code = "from ko_asr.runtime.driver import *; print(gpu_name(), compute_capability(), driver_cuda())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=stub)
     assert done.stdout.strip() == "NVIDIA Stub 8.6 (12, 4)", done.stderr
 
