@@ -19,7 +19,7 @@ COPY requirements.txt constraints.txt ./
 RUN pip install -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip install --no-deps -e .
+RUN pip install --no-deps -e . && python -c 'from ko_asr import checkout; checkout.install()'
 COPY . .
 RUN useradd --create-home --uid 1000 asr && chown -R asr /opt/ko-asr
 USER 1000

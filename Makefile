@@ -53,6 +53,7 @@ setup-rtx: .rtx/.ready
 	|| printf '   %s\n' "$$kenlm (language models) is left out: building it takes a C++ compiler and Python's headers" \
 	   "(see .venv/kenlm.log); with those (Debian: g++, python3-dev) run .venv/bin/pip install $$kenlm"
 	@$(BIN)/pip install -q --no-deps -e . 2> >($(QUIETLY))
+	@$(PY) -c 'from ko_asr import checkout; checkout.install()'
 	@# pip compiles with one core, this with all. Some packages bring files that never compile.
 	@$(PY) -W ignore -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
