@@ -20,8 +20,8 @@ DEBUG_EACH = """
 import json, shutil, sys
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from ko_asr.start_small import DEBUG_STEPS, choose, debug, run_small, small_config
-from ko_asr.training import new_model
+from ko_asr.training.debug import DEBUG_STEPS, choose, debug, run_small, small_config
+from ko_asr.training.train import new_model
 from pathlib import Path
 
 conf, work, overrides = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])

@@ -1,4 +1,4 @@
-"""export/to_triton.py by its front door, on random weights; the trained model is in test_serving.py."""
+"""export/to_triton.py by its front door, on random weights; the trained model is in serving/test_offline.py."""
 
 import importlib.util
 import json

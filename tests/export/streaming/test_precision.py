@@ -170,11 +170,12 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(exports: Exports, kind:
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         "import tensorrt_rtx\n"
-        "from ko_asr import plan, streaming_plan\n"
+        "from ko_asr.export import tensorrt\n"
+        "from ko_asr.export.streaming import plan\n"
         "from ko_asr.runtime.stream_contract import StreamingContract\n"
         "folder = Path(sys.argv[1])\n"
-        "shapes = streaming_plan.profile(StreamingContract.load(folder))\n"
-        "print(len(plan.build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
+        "shapes = plan.profile(StreamingContract.load(folder))\n"
+        "print(len(tensorrt.build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
     )
     done = subprocess.run([RTX, "-c", code, exports[kind]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
