@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,9 @@ import soundfile
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "src"
+WITHOUT_NEMO = ROOT / "tests/without_nemo"
+collect_ignore = [str(WITHOUT_NEMO)]
 # With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
 # transformers import.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -45,8 +48,23 @@ class DemoRun:
     metrics_url: str
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Doctests())
+
+
+class Doctests:
+    """Of the library, collect the modules with a doctest: each is imported, and some import NeMo."""
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        module = collection_path.suffix == ".py" and collection_path.is_relative_to(LIBRARY)
+        return True if module and ">>> " not in collection_path.read_text(encoding="utf-8") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file that needs both models first, so that they are trained at once; then those that need less."""
+    """A file that needs both models first, so that they are trained at once; then those that need less.
+
+    Whoever needs a trained model is slow; a test that needs NeMo alone is marked where it stands.
+    """
     files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
 
     def models(tests: list[pytest.Item]) -> int:
@@ -54,10 +72,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return len(needed & {"demo", "streaming_model"})
 
     for item in items:
-        if {"demo", "streaming_model"} & set(getattr(item, "fixturenames", ())):
+        if models([item]):
             item.add_marker("slow")
     files.sort(key=models)
     items[:] = [test for tests in files[-1:] + files[:-1] for test in tests]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not any(map(is_slow, session.items)):
+        commands.leave_nemo_out()
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let `import nemo` fail in a test that is not slow, and in the processes that it starts."""
+    if is_slow(item):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(WITHOUT_NEMO)
+        patch.setenv("PYTHONPATH", str(WITHOUT_NEMO), prepend=os.pathsep)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.data.manifest import read_manifest, write_manifest
 
@@ -16,8 +16,7 @@ RNG = np.random.default_rng(5)
 
 
 def prepare(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/prepare_noise.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return run("recipes/prepare_noise.py", *arguments)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
@@ -141,6 +140,7 @@ def speech(tmp_path_factory) -> Path:
     return folder / "m.json"
 
 
+@pytest.mark.slow
 def test_nemo_mixes_the_noise_at_the_asked_snr(prepared, speech):
     clean = 0.1 * np.sin(np.arange(32_000) * 0.05)
     cuts = loaded(
@@ -156,6 +156,7 @@ def test_nemo_mixes_the_noise_at_the_asked_snr(prepared, speech):
     assert len(ratios) == 12 and min(ratios) > 8 and max(ratios) < 34 and max(ratios) - min(ratios) > 5
 
 
+@pytest.mark.slow
 def test_nemo_reverberates_with_the_responses(prepared, speech):
     clean = 0.1 * np.sin(np.arange(32_000) * 0.05)
     cuts = loaded(

@@ -67,6 +67,7 @@ class Audio(torch.utils.data.Dataset):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_kept_features_are_those_of_the_preprocessor() -> None:
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 

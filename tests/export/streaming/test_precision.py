@@ -108,6 +108,7 @@ def test_fp16_keeps_states_in_half_and_lengths_as_integers(exports: Exports) -> 
     assert not {node.op_type for node in graph.node} & {"Floor", "Ceil"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [4, 8])
 def test_half_precision_holds_all_that_the_subsampling_writes(factor: int) -> None:
     """Frames outside the audio get a large negative sum before their ReLU: it must not become infinite."""
