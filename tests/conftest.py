@@ -21,8 +21,8 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "src"
-WITHOUT_NEMO = ROOT / "tests/without_nemo"
-collect_ignore = [str(WITHOUT_NEMO)]
+TOO_SLOW = ROOT / "tests/too_slow"
+collect_ignore = ["too_slow", "warm.py", "warm_nemo.py"]  # importing them is what they are for
 # With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
 # transformers import.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -93,8 +93,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if is_slow(item):
         return (yield)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(WITHOUT_NEMO)
-        patch.setenv("PYTHONPATH", str(WITHOUT_NEMO), prepend=os.pathsep)
+        patch.syspath_prepend(TOO_SLOW)
+        patch.setenv("PYTHONPATH", str(TOO_SLOW), prepend=os.pathsep)
         return (yield)
 
 
