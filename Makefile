@@ -127,7 +127,7 @@ test-ray: .venv/.ready-dev .ray/.ready
 
 # What needs neither a trained model nor NeMo.
 test-fast: .venv/.ready-dev
-	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
 test: .venv/.ready-dev .server/.ready .rtx/.ready lint
