@@ -26,6 +26,7 @@ def test_demo_reaches_its_figures(demo) -> None:
 
 def test_demo_scores_are_jiwers(demo) -> None:
     rules = PROFILES["plain"]
+    assert len(demo.results) == 2
     for folder in demo.results.values():
         lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line) for line in lines]

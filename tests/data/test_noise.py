@@ -162,11 +162,14 @@ def test_nemo_reverberates_with_the_responses(prepared, speech):
     cuts = loaded(
         manifest_filepath=str(speech), rir_enabled=True, rir_path=str(prepared / "rir.jsonl.gz"), rir_prob=1.0
     )
+    assert len(cuts) == 12
     for cut in cuts:
         audio = cut.load_audio()[0]
         assert len(audio) == 32_000 and np.isfinite(audio).all() and not np.allclose(audio, clean, atol=1e-3)
     # the response begins one millisecond before its direct path, so speech is not shifted against its text
-    for path in (prepared / "audio" / "rir").iterdir():
+    responses = list((prepared / "audio" / "rir").iterdir())
+    assert responses
+    for path in responses:
         response = soundfile.read(path)[0]
         assert np.argmax(np.abs(response)) == 16 and response[16] == pytest.approx(1.0, abs=1e-4)
 
@@ -187,6 +190,7 @@ def test_running_again_rewrites_nothing_and_gives_the_same_manifests(corpora, pr
         0.3,
     )
     assert done.returncode == 0, done.stderr
+    assert before
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*.flac")}
     assert manifest == (prepared / "noise.json").read_bytes()
 

@@ -59,7 +59,9 @@ def test_sizes_are_what_they_say() -> None:
     """Parameters of each size, counted from its shapes, beside the figure in its first comment."""
     import yaml
 
-    for path in sorted((ROOT / "conf/size").glob("*.yaml")):
+    paths = sorted((ROOT / "conf/size").glob("*.yaml"))
+    assert [path.stem for path in paths] == ["l", "m", "s", "xl", "xs"]
+    for path in paths:
         said = float(
             next(w for w in path.read_text(encoding="utf-8").split() if w.replace(".", "").isdigit())
         )
