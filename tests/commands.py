@@ -77,6 +77,7 @@ def _child(line: list[str], cwd: str, environment: dict[str, str], streams: list
     os.environ.clear()
     os.environ.update(environment)
     warnings.resetwarnings()  # what warm_nemo.py turned off, a script must turn off itself
+    warnings.filterwarnings("error", module="ko_asr")
     logging.disable(logging.NOTSET)
     sys.argv[:] = line
     sys.path.insert(0, str(Path(line[0]).parent))
