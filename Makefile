@@ -75,7 +75,7 @@ setup-ray: .ray/.ready
 	@.ray/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
 	@touch $@
 
-# TensorRT-RTX compiles graphs without a GPU (tests/test_tensorrt.py); it never serves.
+# TensorRT-RTX compiles graphs without a GPU (tests/export/test_tensorrt.py); it never serves.
 .rtx/.ready: .venv/.ready requirements-rtx.txt
 	@$(PY) -m venv --clear --without-pip .rtx
 	@$(BIN)/pip --python .rtx/bin/python install -q -r requirements-rtx.txt 2> >($(QUIETLY))
@@ -123,11 +123,11 @@ lint: .venv/.ready-dev docs
 
 # The one test that `make test` skips: Ray cannot share .venv (requirements-ray.txt says why).
 test-ray: .venv/.ready-dev .ray/.ready
-	@$(BIN)/pytest -rs tests/test_ksponspeech.py -k ray
+	@$(BIN)/pytest -rs tests/corpora/test_ksponspeech.py -k ray
 
 # What needs neither a trained model nor NeMo.
 test-fast: .venv/.ready-dev
-	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
 test: .venv/.ready-dev .server/.ready .rtx/.ready lint

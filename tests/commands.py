@@ -1,9 +1,9 @@
-"""This project's scripts as `python SCRIPT ...` runs them, without importing NeMo anew for each.
+"""This project's scripts as `python SCRIPT ...` runs them, without importing anew what all of them import.
 
-The import takes ten seconds of a core. So each command is a fork of one process that has done it (`warm.py`)
-and nothing else: arguments, folder, environment, output and exit status are the command's own. What needs
-an interpreter of its own (kills, limits, torchrun, variables read at import) starts one: the demo and the
-tests of training, serving and scaling do.
+NeMo takes ten seconds of a core, the rest one. So each command is a fork of one process that has done that
+(`warm_nemo.py`; `warm.py` where no slow test was chosen) and nothing else: arguments, folder, environment,
+output and exit status are the command's own. What needs an interpreter of its own (kills, limits, torchrun,
+variables read at import) starts one: the demo and the tests of training, serving and scaling do.
 """
 
 import contextlib
@@ -20,7 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["warm"])
+_CONTEXT.set_forkserver_preload(["warm_nemo"])
+
+
+def leave_nemo_out() -> None:
+    """Let all commands of this process be forks of one that has not imported NeMo."""
+    _CONTEXT.set_forkserver_preload(["warm"])
 
 
 def run(*command: object, cwd: Path = ROOT, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -52,7 +57,7 @@ def _start() -> None:
     """Start the process that is forked, where neither triton/ nor tokenizers/ of this folder shadows."""
     tests = str(Path(__file__).parent)
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = tests  # for warm.py
+    os.environ["PYTHONPATH"] = tests  # for warm.py and warm_nemo.py
     try:
         with contextlib.chdir("/"):
             forkserver.ensure_running()
@@ -71,7 +76,8 @@ def _child(line: list[str], cwd: str, environment: dict[str, str], streams: list
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    warnings.resetwarnings()  # what warm.py turned off, a script must turn off itself
+    warnings.resetwarnings()  # what warm_nemo.py turned off, a script must turn off itself
+    warnings.filterwarnings("error", module="ko_asr")
     logging.disable(logging.NOTSET)
     sys.argv[:] = line
     sys.path.insert(0, str(Path(line[0]).parent))

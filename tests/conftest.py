@@ -1,6 +1,7 @@
 """The demo, run once a test session through its own command and shared by every test that needs a model.
 
-`make test` runs two processes (pytest-xdist): one trains both models while the other does what needs none.
+`make test` runs two processes (pytest-xdist): one trains the first model while the other does what needs
+none, and then, rather than wait, trains the second.
 """
 
 import json
@@ -8,7 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +19,12 @@ import commands
 import numpy as np
 import pytest
 import soundfile
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "src"
+TOO_SLOW = ROOT / "tests/too_slow"
+collect_ignore = ["too_slow", "warm.py", "warm_nemo.py"]  # importing them is what they are for
 # With the repository root on sys.path, triton/ and tokenizers/ would shadow the packages that torch and
 # transformers import.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
@@ -45,19 +50,57 @@ class DemoRun:
     metrics_url: str
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Doctests())
+
+
+class Doctests:
+    """Of the library, collect the modules with a doctest: each is imported, and some import NeMo."""
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        module = collection_path.suffix == ".py" and collection_path.is_relative_to(LIBRARY)
+        return True if module and ">>> " not in collection_path.read_text(encoding="utf-8") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file that needs both models first, so that they are trained at once; then those that need less."""
-    files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+    """Mark as slow whatever needs a trained model (what needs NeMo alone is marked where it stands); sort.
 
-    def models(tests: list[pytest.Item]) -> int:
-        needed = {name for test in tests for name in getattr(test, "fixturenames", ())}
-        return len(needed & {"demo", "streaming_model"})
-
+    First comes one file that needs one model, so that it is trained at once; then the files that need none,
+    one and both models, long ones before short ones, so that both processes end together.
+    """
     for item in items:
-        if {"demo", "streaming_model"} & set(getattr(item, "fixturenames", ())):
+        if models([item]):
             item.add_marker("slow")
-    files.sort(key=models)
-    items[:] = [test for tests in files[-1:] + files[:-1] for test in tests]
+    files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+    files.sort(key=lambda tests: (models(tests), -sum(map(is_slow, tests))))
+    first = next((tests for tests in files if models(tests)), [])
+    items[:] = first + [test for tests in files if tests is not first for test in tests]
+
+
+def models(tests: list[pytest.Item]) -> int:
+    """How many trained models the tests need."""
+    needed = {name for test in tests for name in getattr(test, "fixturenames", ())}
+    return len(needed & {"demo", "streaming_model"})
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not any(map(is_slow, session.items)):
+        commands.leave_nemo_out()
+
+
+def is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let `import nemo` fail in a test that is not slow, and in the processes that it starts."""
+    if is_slow(item):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOO_SLOW)
+        patch.setenv("PYTHONPATH", str(TOO_SLOW), prepend=os.pathsep)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +113,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """``path``, made by the first of this session's processes that needs it while the others wait."""
     done = path.with_name(f".{path.name}.done")
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with FileLock(lock_of(path)):
         if not done.exists():
             make(path)
             done.touch()
     return path
+
+
+def lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def is_being_made(path: Path) -> bool:
+    """Whether another process of this session is in ``made_once(path, ...)``."""
+    try:
+        with FileLock(lock_of(path), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -86,7 +142,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 @pytest.fixture(scope="session")
-def demo(shared: Path) -> Iterator[DemoRun]:
+def demo(shared: Path, request: pytest.FixtureRequest) -> Iterator[DemoRun]:
     """The demo in a folder of its own: corpus, manifests, tokenizer, training, scores, export, serving.
 
     KO_ASR_DEMO_WORK names a folder to keep between sessions, which saves a developer the training.
@@ -100,6 +156,13 @@ def demo(shared: Path) -> Iterator[DemoRun]:
         printed = run("recipes/demo.py", "--work", work, "--no-bench")
         log.write_text(printed, encoding="utf-8")
 
+    if models(request.session.items) == 2:
+        while is_being_made(shared / "demo.log"):
+            # Its folder is made when the first training begins, so corpus and tokenizer are there.
+            if (work / "experiments").exists():
+                train_streaming_model(work, shared)
+                break
+            time.sleep(0.5)
     output = made_once(shared / "demo.log", make).read_text(encoding="utf-8")
     splits = ("eval_clean", "eval_other")
     with TritonServer(work / "triton", ROOT / ".server") as server:
@@ -147,14 +210,18 @@ def streaming_repository(streaming_model: Path, shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def streaming_model(demo: DemoRun, shared: Path) -> Path:
     """A cache-aware .nemo, trained once in the demo's folder on the demo's corpus."""
+    return train_streaming_model(demo.work, shared)
+
+
+def train_streaming_model(work: Path, shared: Path) -> Path:
     config = "fastconformer_ko_streaming_demo"
-    model = demo.work / "experiments" / config / "checkpoints" / f"{config}.nemo"
+    model = work / "experiments" / config / "checkpoints" / f"{config}.nemo"
 
     def train(_: Path) -> None:
         if not model.exists():
             # Two thirds of the recipe's steps: the tests need text, not the lowest error rate.
             command = "--config-name", config, "trainer.max_steps=720"
-            run(ROOT / "recipes/train_ctc.py", *command, cwd=demo.work)
+            run(ROOT / "recipes/train_ctc.py", *command, cwd=work)
 
     made_once(shared / "streaming_model", train)
     return model

@@ -80,7 +80,7 @@ def test_a_machine_that_only_talks_to_the_server_needs_neither_torch_nor_nemo(de
     shutil.copytree(
         ROOT / "src", checkout / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__")
     )
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
@@ -100,6 +100,11 @@ def test_a_machine_that_only_talks_to_the_server_needs_neither_torch_nor_nemo(de
     assert subprocess.run(help_of_streams, capture_output=True, cwd=tmp_path).returncode == 0
     installed = {path.name for path in (environment / "lib").glob("python*/site-packages/*")}
     assert "tritonclient" in installed and not installed & {"torch", "nemo", "onnxruntime", "lightning"}
+    (package,) = (environment / "lib").glob("python*/site-packages/ko_asr")
+    library = ROOT / "src/ko_asr"
+    data = {path.relative_to(library) for kind in ("*.yaml", "*.j2") for path in library.rglob(kind)}
+    assert len(data) >= 6
+    assert not [path for path in (*data, "py.typed") if not (package / path).is_file()]
 
 
 def test_a_bad_file_is_a_line_and_stops_nothing(demo, tmp_path: Path) -> None:

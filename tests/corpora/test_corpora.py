@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.audio.espeak import synthesize
 from ko_asr.corpora.folder import Folder
@@ -39,11 +40,9 @@ class Prepared:
     """What a recipe wrote: manifests by split, reasons of rejection by id, the process."""
 
     def __init__(self, recipe: str, corpus: Path, out: Path, *options: str) -> None:
-        command = [sys.executable, f"recipes/prepare_{recipe}.py", "--corpus", str(corpus), "--out", str(out)]
-        command += ["--jobs", "1", "--tokenizers", "--max-rejected", "0.9", *options]
-        self.process = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
+        usual = ("--jobs", "1", "--tokenizers", "--max-rejected", "0.9")
+        script = f"recipes/prepare_{recipe}.py"
+        self.process = run(script, "--corpus", corpus, "--out", out, *usual, *options)
         self.splits = {
             path.stem: list(read_manifest(path)) for path in out.glob("*.jsonl") if path.stem != "rejected"
         }

@@ -2,12 +2,12 @@
 
 import hashlib
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.audio.espeak import SAMPLE_RATE, VOICES, synthesize
 from ko_asr.corpora.demo import SPLITS, plan, spoken_form
@@ -16,8 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "recipes" / "make_demo_corpus.py"
 
 
 def make(out: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), "--out", str(out), *options]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    return run(SCRIPT, "--out", out, *options)
 
 
 def digest(root: Path) -> dict[str, str]:

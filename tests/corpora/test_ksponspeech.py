@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.corpora.demo import SPLITS, write_corpus
 
@@ -29,11 +30,9 @@ def command(corpus: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, str(SCRIPT), "--corpus", str(corpus), "--out", str(out), *options]
 
 
-def prepare(corpus: Path, out: Path, *options: str, **keywords) -> subprocess.CompletedProcess:
+def prepare(corpus: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
     jobs = () if "--jobs" in options else ("--jobs", "1")
-    return subprocess.run(
-        command(corpus, out, *jobs, *options), capture_output=True, text=True, encoding="utf-8", **keywords
-    )
+    return run(SCRIPT, "--corpus", corpus, "--out", out, *jobs, *options)
 
 
 def read(out: Path, split: str) -> list[dict]:
@@ -352,29 +351,27 @@ def test_one_sentence_for_the_user(tmp_path, options, message):
     (tmp_path / "file").write_text("", encoding="utf-8")
     defaults = [] if "--corpus" in options else ["--corpus", "corpus"]
     defaults += [] if "--out" in options else ["--out", "out"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *defaults, *options], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = run(SCRIPT, *defaults, *options, cwd=tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: ") and message in last, done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    """120 utterances of speech, and its preparation by one process."""
-    root = tmp_path_factory.mktemp("demo")
+def prepared(tmp_path_factory) -> Path:
+    """120 utterances of speech, and their preparation by one process."""
+    root = tmp_path_factory.mktemp("speech")
     write_corpus(root / "corpus", utterances=120, seed=3, jobs=2)
     done = prepare(root / "corpus", root / "out")
     assert done.returncode == 0, done.stderr
     return root
 
 
-def test_processes_do_not_change_the_result(demo, tmp_path):
-    done = prepare(demo / "corpus", tmp_path / "out", "--jobs", "2")
+def test_processes_do_not_change_the_result(prepared, tmp_path):
+    done = prepare(prepared / "corpus", tmp_path / "out", "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert prepared_digest(tmp_path / "out") == prepared_digest(demo / "out")
-    audit = audit_of(demo / "out")
+    assert prepared_digest(tmp_path / "out") == prepared_digest(prepared / "out")
+    audit = audit_of(prepared / "out")
     rows = [row for row in audit["feasibility"] if row["tokenizer"] == "jamo"]
     assert [row["split"] for row in rows] == list(SPLITS)
     assert all(row["infeasible"]["4x"] == 0 for row in rows) and rows[0]["infeasible"]["8x"] > 0.3
@@ -396,9 +393,9 @@ def runs(pid: str) -> bool:
         return False
 
 
-def test_a_killed_run_goes_on(demo, tmp_path):
+def test_a_killed_run_goes_on(prepared, tmp_path):
     out = tmp_path / "out"
-    process = subprocess.Popen(command(demo / "corpus", out, "--jobs", "2"), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(prepared / "corpus", out, "--jobs", "2"), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(out.rglob("*.flac"))) < 20 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
@@ -408,80 +405,81 @@ def test_a_killed_run_goes_on(demo, tmp_path):
     files = sorted(out.rglob("*.flac"))
     assert files and not (out / "audit.json").exists() and not (out / "eval_other.jsonl").exists()
     files[0].write_bytes(files[0].read_bytes()[:100])  # what a kill in the middle of a write leaves
-    done = prepare(demo / "corpus", out)
+    done = prepare(prepared / "corpus", out)
     assert done.returncode == 0, done.stderr
-    assert prepared_digest(out) == prepared_digest(demo / "out")
+    assert prepared_digest(out) == prepared_digest(prepared / "out")
     assert len(workers) >= 2 and not [worker for worker in workers if runs(worker)]
 
 
-def test_a_second_run_repeats_nothing_that_is_whole(demo, tmp_path):
+def test_a_second_run_repeats_nothing_that_is_whole(prepared, tmp_path):
     out = tmp_path / "out"
-    shutil.copytree(demo / "out", out)
+    shutil.copytree(prepared / "out", out)
     first, second = sorted(out.rglob("*.flac"))[:2]
     first.write_bytes(first.read_bytes()[:1000])
     second.unlink()
-    done = prepare(demo / "corpus", out, "--side", "phonetic")
+    done = prepare(prepared / "corpus", out, "--side", "phonetic")
     assert done.returncode == 0, done.stderr
     splits = audit_of(out)["splits"]
     assert sum(split["converted_earlier"] for split in splits.values()) == 120 + 3 * 7 - 2
     texts = {entry["audio_filepath"]: entry["text"] for entry in read(out, "train")}
-    written = {entry["audio_filepath"]: entry["text"] for entry in read(demo / "out", "train")}
+    written = {entry["audio_filepath"]: entry["text"] for entry in read(prepared / "out", "train")}
     changed = [name for name in texts if texts[name] != written[name]]
     assert changed and all(re.search(r"[\da-z%]", written[name]) for name in changed)
     assert not re.search(r"[\da-z%]", "".join(texts.values()))
     flac = {n: v for n, v in digest(out).items() if n.endswith(".flac")}
-    assert flac == {n: v for n, v in digest(demo / "out").items() if n.endswith(".flac")}
+    assert flac == {n: v for n, v in digest(prepared / "out").items() if n.endswith(".flac")}
 
 
-def test_a_broken_memory_of_earlier_runs_is_made_anew(demo, tmp_path):
-    shutil.copytree(demo / "out", tmp_path / "out")
+def test_a_broken_memory_of_earlier_runs_is_made_anew(prepared, tmp_path):
+    shutil.copytree(prepared / "out", tmp_path / "out")
     (tmp_path / "out" / ".prepare.sqlite").write_bytes(b"not a database at all" * 100)
-    assert prepare(demo / "corpus", tmp_path / "out").returncode == 0
-    assert prepared_digest(tmp_path / "out") == prepared_digest(demo / "out")
+    assert prepare(prepared / "corpus", tmp_path / "out").returncode == 0
+    assert prepared_digest(tmp_path / "out") == prepared_digest(prepared / "out")
 
 
-def test_a_full_disk_ends_the_run_and_leaves_no_manifest(demo, tmp_path):
+def test_a_full_disk_ends_the_run_and_leaves_no_manifest(prepared, tmp_path):
     def small_files_only():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     for jobs in ("1", "2"):
-        done = prepare(demo / "corpus", tmp_path / jobs, "--jobs", jobs, preexec_fn=small_files_only)
+        line = command(prepared / "corpus", tmp_path / jobs, "--jobs", jobs)
+        done = subprocess.run(line, preexec_fn=small_files_only, capture_output=True, encoding="utf-8")
         assert done.returncode == 2, done.stdout
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
         assert not list((tmp_path / jobs).glob("*.jsonl")) and not list((tmp_path / jobs).glob("*.tmp"))
 
 
-def test_one_run_at_a_time(demo, tmp_path):
+def test_one_run_at_a_time(prepared, tmp_path):
     import fcntl
 
     out = tmp_path / "out"
     out.mkdir()
     with (out / ".prepare.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        done = prepare(demo / "corpus", out)
+        done = prepare(prepared / "corpus", out)
     assert done.returncode == 2 and "another run is writing" in done.stderr
 
 
-def test_from_another_folder_with_relative_paths(demo, tmp_path):
-    shutil.copytree(demo / "corpus", tmp_path / "c")
+def test_from_another_folder_with_relative_paths(prepared, tmp_path):
+    shutil.copytree(prepared / "corpus", tmp_path / "c")
     done = subprocess.run(command(Path("c"), Path("o/p"), "--jobs", "2"), cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert prepared_digest(tmp_path / "o" / "p") == prepared_digest(demo / "out")
+    assert prepared_digest(tmp_path / "o" / "p") == prepared_digest(prepared / "out")
 
 
-def test_on_a_ray_cluster(demo, tmp_path):
+def test_on_a_ray_cluster(prepared, tmp_path):
     if not RAY_PYTHON.exists():
         pytest.skip("Ray is an optional extra that cannot share .venv: make test-ray runs this")
     options = ("--tokenizers", "--jobs", "2", "--ray")
-    line = [str(RAY_PYTHON), *command(demo / "corpus", tmp_path / "out", *options, "local")[1:]]
+    line = [str(RAY_PYTHON), *command(prepared / "corpus", tmp_path / "out", *options, "local")[1:]]
     done = subprocess.run(line, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert prepared_digest(tmp_path / "out") == prepared_digest(demo / "out")
+    assert prepared_digest(tmp_path / "out") == prepared_digest(prepared / "out")
 
 
-def test_ray_is_named_when_it_is_missing(demo, tmp_path):
+def test_ray_is_named_when_it_is_missing(prepared, tmp_path):
     if importlib.util.find_spec("ray"):
         pytest.skip("Ray is in this environment")
-    done = prepare(demo / "corpus", tmp_path / "out", "--ray", "auto")
+    done = prepare(prepared / "corpus", tmp_path / "out", "--ray", "auto")
     assert done.returncode == 2 and "make setup-ray" in done.stderr

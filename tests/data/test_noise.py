@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.data.manifest import read_manifest, write_manifest
 
@@ -16,8 +16,7 @@ RNG = np.random.default_rng(5)
 
 
 def prepare(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/prepare_noise.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return run("recipes/prepare_noise.py", *arguments)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16_000) -> None:
@@ -141,6 +140,7 @@ def speech(tmp_path_factory) -> Path:
     return folder / "m.json"
 
 
+@pytest.mark.slow
 def test_nemo_mixes_the_noise_at_the_asked_snr(prepared, speech):
     clean = 0.1 * np.sin(np.arange(32_000) * 0.05)
     cuts = loaded(
@@ -156,16 +156,20 @@ def test_nemo_mixes_the_noise_at_the_asked_snr(prepared, speech):
     assert len(ratios) == 12 and min(ratios) > 8 and max(ratios) < 34 and max(ratios) - min(ratios) > 5
 
 
+@pytest.mark.slow
 def test_nemo_reverberates_with_the_responses(prepared, speech):
     clean = 0.1 * np.sin(np.arange(32_000) * 0.05)
     cuts = loaded(
         manifest_filepath=str(speech), rir_enabled=True, rir_path=str(prepared / "rir.jsonl.gz"), rir_prob=1.0
     )
+    assert len(cuts) == 12
     for cut in cuts:
         audio = cut.load_audio()[0]
         assert len(audio) == 32_000 and np.isfinite(audio).all() and not np.allclose(audio, clean, atol=1e-3)
     # the response begins one millisecond before its direct path, so speech is not shifted against its text
-    for path in (prepared / "audio" / "rir").iterdir():
+    responses = list((prepared / "audio" / "rir").iterdir())
+    assert responses
+    for path in responses:
         response = soundfile.read(path)[0]
         assert np.argmax(np.abs(response)) == 16 and response[16] == pytest.approx(1.0, abs=1e-4)
 
@@ -186,6 +190,7 @@ def test_running_again_rewrites_nothing_and_gives_the_same_manifests(corpora, pr
         0.3,
     )
     assert done.returncode == 0, done.stderr
+    assert before
     assert before == {path: path.stat().st_mtime_ns for path in prepared.rglob("*.flac")}
     assert manifest == (prepared / "noise.json").read_bytes()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.audio.espeak import synthesize
 from ko_asr.data.manifest import read_manifest, write_manifest
@@ -19,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def shard(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/shard_manifest.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return run("recipes/shard_manifest.py", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,7 @@ def loaded(out: Path, **options: object) -> list:
     return [cut for batch in loader for cut in batch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["tarred", "shar"])
 def test_nemo_reads_from_shards_what_the_manifest_says(manifest, tmp_path, format):
     out = tmp_path / "sh ards"
@@ -186,6 +187,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(manifest, tmp_path):
     assert changed.returncode == 2 and "another plan (seed differ)" in changed.stderr
 
 
+@pytest.mark.slow
 def test_unreadable_audio_is_left_out_named_and_counted(manifest, tmp_path):
     entries = list(read_manifest(manifest))
     (tmp_path / "broken.flac").write_bytes(b"fLaC" + bytes(50))
@@ -252,19 +254,11 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def prepare(corpus: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "recipes/prepare_folder.py",
-        "--corpus",
-        str(corpus),
-        "--out",
-        str(out),
-        "--tokenizers",
-    ]
-    command += ["--max-rejected", "0.1", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    usual = ("--tokenizers", "--max-rejected", "0.1")
+    return run("recipes/prepare_folder.py", "--corpus", corpus, "--out", out, *usual, *options)
 
 
+@pytest.mark.slow
 def test_a_corpus_goes_straight_into_shards(corpus, tmp_path):
     files = prepare(corpus, tmp_path / "files", "--jobs", "1")
     done = prepare(corpus, tmp_path / "out", "--shards", "8", "--jobs", "2")
@@ -285,6 +279,7 @@ def test_a_corpus_goes_straight_into_shards(corpus, tmp_path):
     assert audits[0]["splits"]["train"]["rejected"] == audits[1]["splits"]["train"]["rejected"]
 
 
+@pytest.mark.slow
 def test_shards_of_a_corpus_are_reused_and_changed_sources_are_not(corpus, tmp_path):
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)

@@ -123,6 +123,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_the_transcripts_are_nemos_own(evaluated, restored, manifest):
     import torch
 
@@ -146,6 +147,7 @@ def test_the_transcripts_are_nemos_own(evaluated, restored, manifest):
     assert short["pred_text"] == heard[0].text
 
 
+@pytest.mark.slow
 def test_every_figure_follows_from_the_transcripts(evaluated):
     out, done = evaluated
     predictions = lines(out / "predictions.jsonl")
@@ -166,6 +168,7 @@ def test_every_figure_follows_from_the_transcripts(evaluated):
     assert "Traceback" not in done.stderr and "[NeMo" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_that_needs_nothing_else(evaluated):
     page = (evaluated[0] / "report.html").read_text(encoding="utf-8")
     found: dict[str, int] = {}
@@ -180,6 +183,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated):
     assert found["svg"] >= 4 and found["audio"] >= 10 and "닭을" in page
 
 
+@pytest.mark.slow
 def test_scoring_other_peoples_transcripts_and_comparing(evaluated, tmp_path):
     better = lines(evaluated[0] / "predictions.jsonl")
     for entry in better[:12]:

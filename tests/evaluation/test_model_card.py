@@ -3,11 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import run
 
 from ko_asr.evaluation.model_card import write_model_card
 
@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_card(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "recipes/model_card.py", *arguments]
-    return subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, encoding="utf-8", timeout=120)
+    return run("recipes/model_card.py", *arguments, cwd=cwd)
 
 
 def front_matter(card: str) -> dict:

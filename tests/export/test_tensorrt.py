@@ -1,12 +1,12 @@
 """TensorRT without a GPU: what can be checked is named for what it is.
 
-- "accepted by the TensorRT-RTX parser and builder": every exported graph goes through
-  `plan.build_plan` with TensorRT-RTX, which compiles on a CPU (`make setup-rtx`). It cannot run there.
+- "accepted by the TensorRT-RTX parser and builder": every exported graph goes through `build_plan` with
+  TensorRT-RTX, which compiles on a CPU (`make setup-rtx`). It cannot run there.
 - the API check: every name that `ko_asr.export.tensorrt` and its callers take from ``tensorrt`` exists in the
   real Python bindings of 10.13, 10.16 and 11.4, imported over stub libraries.
 - a plan that is missing or stale is refused at start.
 
-Streaming graphs: test_streaming_precision.
+Streaming graphs: streaming/test_precision.py.
 
 No plan was run by any of these tests.
 """
@@ -38,9 +38,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {source!r})
 import tensorrt_rtx
-from ko_asr import plan
-shapes = {shapes!r} or plan.profile(80, [32, 96], 2)
-print(len(plan.build_plan(tensorrt_rtx, Path(sys.argv[1]), shapes, 1 << 30)))
+from ko_asr.export import tensorrt
+shapes = {shapes!r} or tensorrt.profile(80, [32, 96], 2)
+print(len(tensorrt.build_plan(tensorrt_rtx, Path(sys.argv[1]), shapes, 1 << 30)))
 """
 
 

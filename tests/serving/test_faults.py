@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -207,52 +209,83 @@ def model_process(ancestor: int, model: str) -> int:
     raise AssertionError(f"no process of {model}")
 
 
-@pytest.fixture
-def supervised(repository: Path, tmp_path: Path):
-    """`export/serve.py`, as `make serve` runs it: (process, url, log)."""
+@dataclass
+class Supervised:
+    """`export/serve.py`, as `make serve` runs it, and what it has written."""
+
+    process: subprocess.Popen
+    url: str
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def wait_until_it_says(self, words: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while words not in self.said():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
     grpc, http, metrics = free_ports(3)
     ports = [f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"]
     command = [sys.executable, str(ROOT / "export/serve.py"), "--model-repository", str(repository), *ports]
-    log = tmp_path / "serve.log"
+    log = tmp_path_factory.mktemp("supervised") / "serve.log"
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-    url = f"127.0.0.1:{grpc}"
+    served = Supervised(process, f"127.0.0.1:{grpc}", log)
     try:
-        deadline = time.monotonic() + 60
-        while f"answers at {url}" not in log.read_text(encoding="utf-8"):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            time.sleep(0.2)
-        yield process, url, log
+        served.wait_until_it_says(f"answers at {served.url}", 60)
+        yield served
     finally:
         process.terminate()
         process.wait(30)
 
 
-def test_a_killed_model_is_noticed_and_restarted_and_streams_resume_and_sigterm_answers_what_it_took(
-    supervised, repository: Path, audio: np.ndarray, wanted: str
-) -> None:
-    process, url, log = supervised
-    with StreamingClient(url) as client, client.open(WHOLE) as stream:
+@pytest.fixture(scope="module")
+def survived(supervised: Supervised, audio: np.ndarray) -> str:
+    """The text of a stream whose decoder was killed halfway, which was noticed within ten seconds."""
+    with StreamingClient(supervised.url) as client, client.open(WHOLE) as stream:
         half = len(audio) // 2
         results = stream.send(audio[:half])
-        killed = time.monotonic()
-        os.kill(model_process(process.pid, "asr_streaming_decoder"), signal.SIGKILL)
-        while "does not answer inferences" not in log.read_text(encoding="utf-8"):
-            assert time.monotonic() - killed < 10, "a dead model went unnoticed for 10 s"
-            time.sleep(0.1)
-        results += [*stream.send(audio[half:]), *stream.finish()]
-    assert text_of(results) == wanted
-    assert is_alive(url, repository)
+        os.kill(model_process(supervised.process.pid, "asr_streaming_decoder"), signal.SIGKILL)
+        supervised.wait_until_it_says("does not answer inferences", 10)
+        return text_of([*results, *stream.send(audio[half:]), *stream.finish()])
 
-    answers: list[str] = []
+
+def test_a_killed_model_is_noticed_and_the_stream_resumes(survived: str, wanted: str) -> None:
+    assert survived == wanted
+
+
+def test_the_server_of_a_killed_model_is_started_again(
+    supervised: Supervised, survived: str, repository: Path
+) -> None:
+    assert supervised.process.poll() is None and is_alive(supervised.url, repository)
+
+
+@dataclass
+class Stopped:
+    """What clients have heard of a server that was told to stop: texts, and the failure that ended each."""
+
+    status: int
+    texts: list[str]
+    failures: list[ServerError]
+
+
+@pytest.fixture(scope="module")
+def stopped(supervised: Supervised, survived: str, audio: np.ndarray) -> Stopped:
+    """The server that came back, after SIGTERM under the load of as many streams as it has places."""
+    texts: list[str] = []
     failures: list[ServerError] = []
 
     def talk() -> None:
-        with StreamingClient(url, reconnect=0.0) as client:
+        with StreamingClient(supervised.url, reconnect=0.0) as client:
             try:
                 while True:
                     with client.open(WHOLE) as stream:
-                        answers.append(text_of([*stream.send(audio), *stream.finish()]))
+                        texts.append(text_of([*stream.send(audio), *stream.finish()]))
             except ServerError as error:
                 failures.append(error)
 
@@ -260,14 +293,21 @@ def test_a_killed_model_is_noticed_and_restarted_and_streams_resume_and_sigterm_
     for talker in talkers:
         talker.start()
     time.sleep(2.0)
-    process.terminate()
+    supervised.process.terminate()
     for talker in talkers:
         talker.join(20)
-    assert process.wait(20) == 0, log.read_text(encoding="utf-8")
-    assert set(answers) == {wanted}
-    # Refused or not reached, but nothing that was accepted is dropped with its connection.
-    assert [error.code for error in failures] == ["UNAVAILABLE"] * PLACES
-    causes = [str(error.__cause__) for error in failures]
+    return Stopped(supervised.process.wait(20), texts, failures)
+
+
+def test_sigterm_answers_what_was_taken(stopped: Stopped, supervised: Supervised, wanted: str) -> None:
+    assert stopped.status == 0, supervised.said()
+    assert set(stopped.texts) == {wanted}
+
+
+def test_sigterm_refuses_the_rest_and_drops_nothing(stopped: Stopped) -> None:
+    """Refused or not reached, but nothing that was accepted is dropped with its connection."""
+    assert [error.code for error in stopped.failures] == ["UNAVAILABLE"] * PLACES
+    causes = [str(error.__cause__) for error in stopped.failures]
     assert not [cause for cause in causes if "Socket closed" in cause or "reset" in cause], causes
 
 

@@ -138,7 +138,7 @@ def test_keywords_reach_the_search(server: TritonServer, engine: StreamingRecogn
     options = StreamOptions(endpointing=None, keywords=("도서관:5", "시청:-2"))
     contract = engine.contract
     for results, clip in zip(
-        stream_all(server.url, clips[:8], "asr_streaming", options), clips, strict=False
+        stream_all(server.url, clips[:8], "asr_streaming", options), clips[:8], strict=True
     ):
         decoder = BeamDecoder(
             contract.text_vocabulary(),

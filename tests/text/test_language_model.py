@@ -1,14 +1,13 @@
 """Language models by their front door, and the in-memory estimator against its definition and lmplz."""
 
 import json
-import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,10 +25,8 @@ SENTENCES = [
 ]
 
 
-def train_lm(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/train_lm.py", *map(str, arguments)]
-    env = os.environ | environment
-    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", env=env, timeout=120)
+def train_lm(*arguments: object) -> subprocess.CompletedProcess:
+    return run("recipes/train_lm.py", *arguments)
 
 
 def manifest(path: Path, texts: list[str]) -> Path:
@@ -127,6 +124,7 @@ def test_equals_lmplz(tmp_path):
     assert max(differences) < 5e-3, "lmplz differs by its last n-gram only"
 
 
+@pytest.mark.slow
 def test_the_folder_is_what_nemo_and_kenlm_read_alike(trained):
     import torch
     from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel

@@ -1,13 +1,12 @@
 """Tokenizers by their front door: build.py, compare.py, and what stock NeMo and SentencePiece make of it."""
 
 import json
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 import sentencepiece
+from commands import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +18,6 @@ from ko_asr.text.tokenizer import TYPES, jamo_tables
 ROOT = Path(__file__).resolve().parents[2]
 SYLLABLES = [chr(code) for code in range(0xAC00, 0xD7A4)]
 SENTENCES = ["닭이 값을 읽었다", "엄마가 떡볶이를 먹었어요", "SRT 표가 20% 싸다", "안녕ㅋㅋ 반가워ㅠㅠ"] * 30
-
-
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +58,7 @@ def test_text_survives_and_building_twice_gives_equal_bytes(kind, built, manifes
         assert (tmp_path / name).read_bytes() == (built[kind] / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_stock_nemo_reads_it(kind, built) -> None:
     from nemo.collections.common.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -109,6 +104,7 @@ def test_stand_alone_jamo_follow_the_written_rule() -> None:
     assert all(hangul.compose(target) == source for source, target in normalisation[:11_172])
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first example imports NeMo
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 4, 8]), st.booleans())
 def test_encoder_frames_are_the_lengths_nemo_computes(mel: int, subsampling: int, causal: bool) -> None:

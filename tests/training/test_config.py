@@ -20,8 +20,8 @@ DEBUG_EACH = """
 import json, shutil, sys
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from ko_asr.start_small import DEBUG_STEPS, choose, debug, run_small, small_config
-from ko_asr.training import new_model
+from ko_asr.training.debug import DEBUG_STEPS, choose, debug, run_small, small_config
+from ko_asr.training.train import new_model
 from pathlib import Path
 
 conf, work, overrides = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -59,7 +59,9 @@ def test_sizes_are_what_they_say() -> None:
     """Parameters of each size, counted from its shapes, beside the figure in its first comment."""
     import yaml
 
-    for path in sorted((ROOT / "conf/size").glob("*.yaml")):
+    paths = sorted((ROOT / "conf/size").glob("*.yaml"))
+    assert [path.stem for path in paths] == ["l", "m", "s", "xl", "xs"]
+    for path in paths:
         said = float(
             next(w for w in path.read_text(encoding="utf-8").split() if w.replace(".", "").isdigit())
         )

@@ -96,6 +96,7 @@ def test_lost_numbers_end_the_run_and_name_the_audio(work: Path) -> None:
     assert any(f"nan{k}.wav" in said for k in range(6))
 
 
+@pytest.mark.slow
 def test_one_broken_batch_leaves_batch_norm_as_it_was() -> None:
     """Its running statistics would keep a NaN for good, and with it every validation."""
     import lightning.pytorch as pl

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ko_asr.provenance import sha256
-from ko_asr.training.checkpoints import tidy_checkpoints
 from ko_asr.training.record import run_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,8 +129,11 @@ def check_record(work: Path, tiny: tuple[str, ...]) -> None:
     assert logged[0] >= STEPS
 
 
+@pytest.mark.slow
 def test_what_a_killed_save_leaves_costs_no_checkpoint(tmp_path: Path) -> None:
     """NeMo would delete the marked checkpoint and refuse the other two as ambiguous."""
+    from ko_asr.training.checkpoints import tidy_checkpoints
+
     left = ("run-epoch=1-last.ckpt", "run-epoch=2-last.ckpt", "run-epoch=2-last-unfinished", ".run.x.tmp")
     for age, name in enumerate(left):
         (tmp_path / name).write_text(name, encoding="utf-8")

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ko_asr.errors import UserError
-from ko_asr.training.checkpoints import check_free_space
 from ko_asr.training.checks import fill_buckets
 from ko_asr.training.memory import ActivationLaw, MemoryEstimate, largest_batch, shortage
 
@@ -185,10 +184,10 @@ import resource, sys, torch
 from hydra import compose, initialize_config_dir
 with initialize_config_dir(sys.argv[1], version_base="1.3"):
     config = compose("fastconformer_ko_demo", overrides=sys.argv[2:])
-from ko_asr.training import quiet_nemo
+from ko_asr.models.nemo_file import quiet_nemo
 quiet_nemo()
 from nemo.collections.asr.models import EncDecCTCModelBPE
-from ko_asr.memory_estimate import _loss, activation_law, estimate
+from ko_asr.training.memory import _loss, activation_law, estimate
 from pathlib import Path
 
 def resident(field="VmRSS"):
@@ -240,7 +239,10 @@ def test_largest_batch_obeys_lhotse_rules() -> None:
     assert (count, round(seconds, 6)) == (1, 20.0)  # one clip always fits, up to max_duration
 
 
+@pytest.mark.slow
 def test_too_little_memory_or_disk_says_what_to_change(tmp_path: Path) -> None:
+    from ko_asr.training.checkpoints import check_free_space
+
     needed = MemoryEstimate(10**8, 4e8, 4e8, 8e8, 6.4e9, utterances=20, seconds=15.0)
     said = shortage(needed, 5e9, batch_duration=600)
     assert "needs 8.0 GB and this device has 5.0 GB" in said

@@ -7,8 +7,6 @@ import torch
 from lhotse import CutSet
 from lhotse.testing.dummies import dummy_cut, dummy_recording
 
-from ko_asr.training.step_cost import channels_last, finite_gradients, fuse
-
 SAMPLES = (16_000, 12_345, 20_480)
 
 
@@ -22,8 +20,11 @@ def model() -> torch.nn.Module:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_bad_gradient_of_many_is_found(bad: float) -> None:
+    from ko_asr.training.step_cost import finite_gradients
+
     network = model()
     network(torch.ones(1, 1, 8, 8)).sum().backward()
     network[0].bias.grad = None  # as of a frozen layer
@@ -32,7 +33,10 @@ def test_one_bad_gradient_of_many_is_found(bad: float) -> None:
     assert not finite_gradients(network.parameters())
 
 
+@pytest.mark.slow
 def test_fused_optimiser_and_layout_take_the_same_steps() -> None:
+    from ko_asr.training.step_cost import channels_last, fuse
+
     plain, cheap = model(), model()
     channels_last(cheap)
     optimizers = [torch.optim.AdamW(network.parameters(), lr=1e-2) for network in (plain, cheap)]
@@ -67,6 +71,7 @@ class Audio(torch.utils.data.Dataset):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_kept_features_are_those_of_the_preprocessor() -> None:
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 

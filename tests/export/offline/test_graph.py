@@ -1,4 +1,4 @@
-"""export/to_triton.py by its front door, on random weights; the trained model is in test_serving.py."""
+"""export/to_triton.py by its front door, on random weights; serving/test_offline.py has the trained model."""
 
 import importlib.util
 import json
@@ -63,6 +63,7 @@ def repository(model: Path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_repository_is_whole_and_nothing_else_is_touched(repository: Path) -> None:
     assert sorted(p.name for p in repository.iterdir()) == sorted([*MODELS, "someone_elses"])
     assert [p.name for p in repository.parent.iterdir()] == ["triton"], "a staging folder was left"
@@ -71,6 +72,7 @@ def test_the_repository_is_whole_and_nothing_else_is_touched(repository: Path) -
     assert len({Contract.load(repository / model / "1").export_id for model in MODELS}) == 1
 
 
+@pytest.mark.slow
 def test_configurations_are_tritons_own_message(repository: Path) -> None:
     for model in MODELS:
         text = (repository / model / "config.pbtxt").read_text(encoding="utf-8")
@@ -83,6 +85,7 @@ def test_configurations_are_tritons_own_message(repository: Path) -> None:
     assert encoder.backend == "onnxruntime" and len(encoder.model_warmup) == 2
 
 
+@pytest.mark.slow
 def test_the_contract_says_what_was_measured(repository: Path, model: Path) -> None:
     contract = Contract.load(repository / tensors.ENCODER / "1")
     assert contract.model == "random.nemo" and contract.subsampling == 4
@@ -92,6 +95,7 @@ def test_the_contract_says_what_was_measured(repository: Path, model: Path) -> N
     assert any("2051" in name for name in contract.parity), "an odd length above 2048 frames is in the gate"
 
 
+@pytest.mark.slow
 def test_graph_has_integer_lengths_and_named_axes(repository: Path) -> None:
     import onnx
 
@@ -110,6 +114,7 @@ def test_graph_has_integer_lengths_and_named_axes(repository: Path) -> None:
     assert not ops & {"Floor", "Ceil"}, "lengths must not pass through floating point"
 
 
+@pytest.mark.slow
 def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tmp_path: Path) -> None:
     import onnx
     from onnx import numpy_helper
@@ -128,6 +133,7 @@ def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tm
     assert not all(figure.passed for figure in check_graph(nemo, tmp_path / "changed.onnx", 80, 6000))
 
 
+@pytest.mark.slow
 def test_truncated_checkpoint_changes_nothing(repository: Path, model: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.nemo"
     half.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
@@ -177,6 +183,7 @@ def test_without_argument_the_newest_model_is_taken(tmp_path: Path) -> None:
         script.newest_model(tmp_path / "a" / "nothing")
 
 
+@pytest.mark.slow
 def test_contract_of_another_format_is_refused(repository: Path, tmp_path: Path) -> None:
     data = json.loads((repository / tensors.ENCODER / "1" / file_names.CONTRACT).read_text(encoding="utf-8"))
     (tmp_path / file_names.CONTRACT).write_text(json.dumps(data | {"format": 0}), encoding="utf-8")
@@ -200,6 +207,7 @@ ENCODERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_the_fused_encoder_is_nemos(kind: str) -> None:
     """Every row of a padded batch, its padding full of noise, equals NeMo's encoder on that row alone."""
@@ -231,6 +239,7 @@ def test_the_fused_encoder_is_nemos(kind: str) -> None:
             assert (theirs[0].T - ours[row, : int(count)]).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_not_exported_is_one_sentence() -> None:
     from nemo.collections.asr.modules import ConformerEncoder
 
@@ -254,6 +263,7 @@ def test_the_gpu_check_without_a_gpu_is_one_sentence() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_gpu_check_rehearsed_on_the_cpu(tmp_path: Path) -> None:
     """All of the script but TensorRT and CUDA, which only a GPU can run."""
     done = run("--rehearse", "--out", tmp_path / "out.json", script=ROOT / "bench" / "gpu_check.py")

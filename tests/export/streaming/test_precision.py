@@ -108,6 +108,7 @@ def test_fp16_keeps_states_in_half_and_lengths_as_integers(exports: Exports) -> 
     assert not {node.op_type for node in graph.node} & {"Floor", "Ceil"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [4, 8])
 def test_half_precision_holds_all_that_the_subsampling_writes(factor: int) -> None:
     """Frames outside the audio get a large negative sum before their ReLU: it must not become infinite."""
@@ -170,11 +171,12 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(exports: Exports, kind:
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         "import tensorrt_rtx\n"
-        "from ko_asr import plan, streaming_plan\n"
+        "from ko_asr.export import tensorrt\n"
+        "from ko_asr.export.streaming import plan\n"
         "from ko_asr.runtime.stream_contract import StreamingContract\n"
         "folder = Path(sys.argv[1])\n"
-        "shapes = streaming_plan.profile(StreamingContract.load(folder))\n"
-        "print(len(plan.build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
+        "shapes = plan.profile(StreamingContract.load(folder))\n"
+        "print(len(tensorrt.build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
     )
     done = subprocess.run([RTX, "-c", code, exports[kind]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
