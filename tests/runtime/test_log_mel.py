@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from ko_asr.errors import UserError
 from ko_asr.runtime import tensors
-from ko_asr.runtime.contract import LOUDEST
-from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime.log_mel import LOUDEST, LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import BEFORE
 from ko_asr.runtime.windows import SampleWindows, StreamingWindows

@@ -15,12 +15,9 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr.runtime import (
-    file_names,
-    tensors,
-)
-from ko_asr.runtime.contract import LOUDEST, Contract
-from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.log_mel import LOUDEST, LogMel
 
 
 class InvalidAudio(ValueError):

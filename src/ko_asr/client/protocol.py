@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr.client.connection import ServerError
+from ko_asr.client.connection import RequestRefused, ServerError
 from ko_asr.errors import UserError
 from ko_asr.runtime.results import Result, Word
 
 _KEPT_WITHOUT_SPEECH = 1.0  # seconds: a word may have begun that the model has not told yet
 _BYTES = 4  # of a float32 sample
 _WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempt to resume; the last one repeats
-
-
-class StreamsFull(ServerError):
-    """All places of the server are taken: try later, or another server."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +242,7 @@ class Recovery:
         """Seconds to wait before the stream is resumed; raises ``error`` when it is not to be."""
         again = self._deadline < math.inf
         self._deadline = min(self._deadline, now + self.seconds)
-        refused = error.code == "INVALID_ARGUMENT" and again
+        refused = isinstance(error, RequestRefused) and again
         self._reached = max(self._reached, request.position)
         if not self._begun or refused or now >= self._deadline:
             raise error

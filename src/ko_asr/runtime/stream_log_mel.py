@@ -58,4 +58,5 @@ class StreamingLogMel:
         features += np.float32(log_mel.log_guard)
         self._pending = self._pending[count * log_mel.hop :]
         self.frames += count
-        return np.log(features, out=features)
+        np.log(features, out=features)
+        return features

@@ -51,7 +51,7 @@ class StreamingWindows:
     @property
     def remaining(self) -> int:
         """Encoder frames of the audio so far that no window has covered."""
-        return self._contract.encoder_frames(self.samples) - self.taken * self._contract.chunk
+        return self._contract.frames_of_samples(self.samples) - self.taken * self._contract.chunk
 
     def take(self, out: np.ndarray) -> int:
         """Write the next window into ``out`` float32 [mels, window]; return how many frames are valid."""
@@ -90,7 +90,7 @@ class SampleWindows:
     @property
     def remaining(self) -> int:
         """Encoder frames of the audio so far that no window has covered."""
-        return self._contract.encoder_frames(self.samples) - self.taken * self._contract.chunk
+        return self._contract.frames_of_samples(self.samples) - self.taken * self._contract.chunk
 
     def take(self, out: np.ndarray) -> tuple[int, int]:
         """Write the next window into ``out`` float32 [`StreamingContract.window_audio`].
