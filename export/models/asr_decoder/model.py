@@ -24,7 +24,7 @@ class TritonPythonModel:
         self.contract.check_deployment(args, self.contract.models, tensors.ENCODER)
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

@@ -21,7 +21,7 @@ from ko_asr.runtime.log_mel import LOUDEST, LogMel
 
 
 class InvalidAudio(ValueError):
-    """The caller's audio cannot be transcribed; the message says why."""
+    """Audio that cannot be transcribed; the message gives the reason."""
 
 
 class TritonPythonModel:
@@ -36,7 +36,7 @@ class TritonPythonModel:
             self.prepared = self._features
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

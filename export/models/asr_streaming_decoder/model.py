@@ -53,7 +53,7 @@ class TritonPythonModel:
         self.contract.check_deployment(args, steps, parameters["encoder"])
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):
@@ -93,7 +93,7 @@ class TritonPythonModel:
             for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
         )
         results = stream.decoder.accept(ids, log_probs) if frames else []
-        if flags & END:  # a partial in front of its final says nothing new
+        if flags & END:  # a partial before its final holds nothing new
             results = [result for result in results if result.is_final] + stream.decoder.finish()
         if results:
             stream.shown = results[-1]

@@ -32,7 +32,7 @@ START, END = (
 
 
 class StreamsFull(Exception):
-    """There is no room for another stream."""
+    """No room for another stream."""
 
 
 class Features:
@@ -52,7 +52,7 @@ class Features:
 
 
 class Samples:
-    """Before a log-mel graph: windows of samples, and where the audio begins and ends in them."""
+    """The front end before a log-mel graph: windows of samples, and where the audio lies in them."""
 
     def __init__(self, contract: StreamingContract) -> None:
         self.contract = contract
@@ -69,7 +69,7 @@ class Samples:
 
 
 class Stream:
-    """One live stream: its front end, a number that no other stream has, and why it failed, if it did."""
+    """One live stream: its front end, a number that no other stream has, and the reason if it failed."""
 
     def __init__(self, number: int, windows: StreamingWindows | SampleWindows) -> None:
         self.number, self.windows, self.failure = number, windows, ""
@@ -89,7 +89,7 @@ class TritonPythonModel:
         self.front_end.open().feed(np.zeros(self.contract.first_samples, np.float32))
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

@@ -12,7 +12,7 @@ DEFAULT_URL = "127.0.0.1:8001"
 
 
 class ServerError(UserError):
-    """The server refused or could not be reached; ``code`` is the gRPC status (INVALID_ARGUMENT, ...)."""
+    """A refusal, or a server out of reach; ``code`` is the gRPC status (INVALID_ARGUMENT, ...)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -20,19 +20,19 @@ class ServerError(UserError):
 
 
 class ServerUnavailable(ServerError):
-    """No server answers at the address."""
+    """No server at the address (UNAVAILABLE)."""
 
 
 class AnswerTimeout(ServerError):
-    """The server did not answer in time."""
+    """No answer in time (DEADLINE_EXCEEDED)."""
 
 
 class RequestRefused(ServerError):
-    """The server cannot use what the request brings (INVALID_ARGUMENT)."""
+    """A request that the server cannot use (INVALID_ARGUMENT)."""
 
 
 class StreamsFull(ServerError):
-    """All places of the server are taken: try later, or another server."""
+    """A server whose places are all taken (UNAVAILABLE): try later, or another server."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class AsrClient:
         """Transcribe float32 ``audio`` [n] in -1..1, with each word's times if ``words``.
 
         Raises ServerError with the gRPC code. The rate is sent along: the server refuses one that is not the
-        model's instead of mishearing.
+        model's.
         """
         request = _request(self._triton, audio, sample_rate, words)
         try:

@@ -157,7 +157,7 @@ class Stream:
         return self._pump()
 
     def finish(self) -> list[Result]:
-        """The audio is over: the last results."""
+        """End the audio: the last results."""
         self._exchange.protocol.end()
         return self._pump()
 
@@ -197,7 +197,7 @@ class StreamingClient:
     """One gRPC connection for blocking streams."""
 
     def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
-        """``rest``: the other fields of `Connection`. Nothing is sent yet."""
+        """Connect; ``rest`` holds the other fields of `Connection`. Nothing is sent yet."""
         import tritonclient.grpc as triton
 
         self.connection = Connection(url, **rest)
@@ -227,7 +227,7 @@ class StreamingClient:
         return self._sizes
 
     def open(self, options: StreamOptions | None = None, sample_rate: int = 16_000) -> Stream:
-        """A stream, whose place on the server is taken with its first chunk. Use it in a ``with`` block."""
+        """Open a stream, to be used in a ``with`` block; its first chunk takes its place on the server."""
         exchange = _Exchange(self.connection, self.sizes(), options, sample_rate)
         return Stream(self._client.infer, self._failure, exchange)
 
@@ -256,7 +256,7 @@ class AsyncStream:
         await asyncio.shield(self.close())
 
     async def send(self, samples: np.ndarray) -> None:
-        """Take float32 ``samples`` [n]. Raises as `Stream.send`, for an earlier packet as well."""
+        """Take float32 ``samples`` [n]. Raises like `Stream.send`, for an earlier packet as well."""
         async with self._changed:
             self._exchange.protocol.feed(samples)
             self._changed.notify_all()
@@ -264,7 +264,7 @@ class AsyncStream:
         self._check()
 
     async def finish(self) -> None:
-        """The audio is over; the iteration ends with the last result."""
+        """End the audio; the iteration ends with the last result."""
         async with self._changed:
             self._exchange.protocol.end()
             self._changed.notify_all()
@@ -342,7 +342,7 @@ class AsyncStreamingClient:
     """One gRPC connection for any number of asyncio streams. Use it in ``async with``."""
 
     def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
-        """``rest``: the other fields of `Connection`. Within a running event loop; nothing is sent yet."""
+        """Connect like `StreamingClient`, while an event loop runs."""
         import tritonclient.grpc.aio as triton
         from tritonclient.grpc import InferenceServerException
 
@@ -373,6 +373,6 @@ class AsyncStreamingClient:
     async def open(
         self, options: StreamOptions | None = None, sample_rate: int = 16_000, pending_seconds: float = 5.0
     ) -> AsyncStream:
-        """A stream, whose place on the server is taken with its first chunk."""
+        """Open a stream; its first chunk takes its place on the server."""
         exchange = _Exchange(self.connection, await self.sizes(), options, sample_rate)
         return AsyncStream(self._client.infer, self._failure, exchange, pending_seconds)

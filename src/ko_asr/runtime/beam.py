@@ -8,8 +8,7 @@ What makes it fast is what is left out: tokens whose log-probability is ``token_
 best are not tried, prefixes ``beam_threshold`` below the best are dropped, and in a frame that holds nothing
 but blank no prefix can change. bench/beam.py measures what this costs and gains.
 
-Runs inside the server: numpy, ``ko_asr.runtime.ctc``, ``ko_asr.runtime.results``,
-``ko_asr.runtime.keywords``; kenlm where there is a language model.
+Runs inside the server. A language model is a `Scorer`, made by the caller.
 """
 
 import itertools
@@ -60,7 +59,7 @@ class BeamDecoder(CtcDecoder):
         width = self.options.tokens_a_frame
         ids, log_probs = np.asarray(ids)[:, :width], np.asarray(log_probs)[:, :width]
         likely = (log_probs >= log_probs[:, :1] - self.options.token_threshold).sum(1)
-        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN says nothing
+        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN holds nothing
         results: list[Result] = []
         for tokens, scores, count in zip(ids.tolist(), log_probs.tolist(), likely.tolist(), strict=True):
             if not count or (count == 1 and tokens[0] == self.blank_id):

@@ -13,7 +13,7 @@ from ko_asr.runtime.model_contract import ModelContract
 
 @dataclass(frozen=True, kw_only=True)
 class Contract(ModelContract):
-    """What one exported model takes, gives and refuses."""
+    """The contract of a model for whole recordings: what its ensemble takes, gives and refuses."""
 
     FILE: ClassVar[str] = file_names.CONTRACT
     MISSING: ClassVar[str] = "fill the repository with python export/to_triton.py"

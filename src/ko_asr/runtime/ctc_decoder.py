@@ -1,4 +1,4 @@
-"""What greedy decoding and beam search share: their settings, and how an utterance becomes results."""
+"""The common part of greedy decoding and beam search: settings, and the results of an utterance."""
 
 from dataclasses import dataclass
 from typing import Any

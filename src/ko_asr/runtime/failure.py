@@ -49,7 +49,7 @@ def no_room(limit: int) -> Failure:
 
 
 def full_sentence(message: str) -> str | None:
-    """The sentence of `no_room` within an error message of the server; None where it says something else.
+    """The sentence of `no_room` within an error message of the server; None where there is none.
 
     >>> full_sentence("in ensemble 'asr_streaming', all 8 streams of this server are taken; try again later")
     'all 8 streams of this server are taken; try again later'
@@ -59,5 +59,5 @@ def full_sentence(message: str) -> str | None:
 
 
 def is_full(message: str) -> bool:
-    """Whether an error message of the server is the refusal of `no_room`."""
+    """True when an error message of the server is the refusal of `no_room`."""
     return full_sentence(message) is not None

@@ -38,7 +38,7 @@ class _Utterance:
             self.first = token.start
 
     def extend(self, end: int, log_prob: float) -> None:
-        """The last token holds on to frame ``end`` (not included)."""
+        """Let the last token hold on to frame ``end`` (not included)."""
         token = self._tail[-1]
         self._tail[-1] = token._replace(end=end, log_prob=max(token.log_prob, log_prob))
 
@@ -117,7 +117,7 @@ class GreedyDecoder(CtcDecoder):
         return []
 
     def _end(self, rule: str | None, frame: int) -> list[Result]:
-        """The utterance's final; the next utterance begins at ``frame``."""
+        """End the utterance with its final; the next one begins at ``frame``."""
         results = self._close(self._utterance.text(), self._utterance.words(), rule, frame)
         self._begin(frame)
         return results

@@ -15,7 +15,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContract:
-    """One exported model: where it comes from, what it hears and what it writes."""
+    """One exported model: its origin, its audio, its vocabulary and the encoder that runs it."""
 
     FILE: ClassVar[str]  # in a model folder
     MISSING: ClassVar[str]  # what to do where there is no such file

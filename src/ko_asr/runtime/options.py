@@ -1,4 +1,4 @@
-"""What a client may ask of one stream: when utterances end, and which words to favour.
+"""The options that a client may send with a stream: end-point rules, and keywords to favour.
 
 A JSON object, sent with a stream's first request; export writes the server's defaults in the same form:
 

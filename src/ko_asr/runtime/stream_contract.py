@@ -28,7 +28,7 @@ _DERIVED = (
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingContract(ModelContract):
-    """What one streaming graph takes, gives and keeps, for one look-ahead."""
+    """The contract of one streaming graph, for one look-ahead: what it takes, gives and keeps."""
 
     FILE: ClassVar[str] = file_names.STREAM_CONTRACT
     MISSING: ClassVar[str] = "export a streaming model into that folder"
@@ -45,7 +45,7 @@ class StreamingContract(ModelContract):
 
     @property
     def chunk(self) -> int:
-        """Encoder frames a chunk gives."""
+        """Encoder frames of a chunk."""
         return self.look_ahead + 1
 
     @property
@@ -69,7 +69,7 @@ class StreamingContract(ModelContract):
         return (self.window_frames - 1) * self.hop + self.window_samples + 1
 
     def check_chunk(self, fresh: int, end: bool) -> None:
-        """UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.
+        """Raise UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.
 
         ``fresh`` counts the samples after the chunk's beginning (``shift_samples`` times its index).
         """

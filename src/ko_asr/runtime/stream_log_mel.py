@@ -11,7 +11,7 @@ from ko_asr.runtime.log_mel import LogMel
 
 
 def check_streamable(log_mel: LogMel) -> None:
-    """UserError when the features are normalised over the utterance."""
+    """Raise UserError when the features are normalised over the utterance."""
     if log_mel.normalize != "NA":
         raise UserError(
             f"features normalised {log_mel.normalize} need the whole utterance: "
