@@ -33,6 +33,7 @@ from ko_asr.provenance import provenance
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.beam import BeamDecoder
 from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import MOST_KEYWORDS, Keyword
 from ko_asr.runtime.prefix_search import BeamOptions
@@ -176,12 +177,12 @@ def train_language_model(work: Path, tokenizer_of: Path, out: Path) -> None:
 
 def decoders(contract: Contract, model: LanguageModel, words: list[Keyword]) -> dict[str, Callable[[], Any]]:
     frame_ms = 1000 * contract.hop * contract.subsampling / contract.sample_rate
-    vocabulary = contract.text_vocabulary()
-    ours = functools.partial(BeamDecoder, vocabulary, contract.blank_id, frame_ms)
+    settings = DecoderSettings(contract.text_vocabulary(), contract.blank_id, frame_ms)
+    ours = functools.partial(BeamDecoder, settings)
     fused = BeamOptions(alpha=ALPHA, beta=BETA)
     every = BeamOptions(alpha=ALPHA, beta=BETA, token_threshold=1e9, beam_threshold=25.0)
     return {
-        "greedy": functools.partial(GreedyDecoder, vocabulary, contract.blank_id, frame_ms),
+        "greedy": functools.partial(GreedyDecoder, settings),
         "beam": ours,
         "beam, keywords": functools.partial(ours, keywords=words),
         "beam, LM": functools.partial(ours, language_model=model, options=fused),

@@ -32,14 +32,14 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferenceServerException
 
 from ko_asr.audio.read import read_audio
-from ko_asr.client.connection import ServerError
+from ko_asr.client.connection import ServerError, StreamsFull
 from ko_asr.client.offline import AsrClient
-from ko_asr.client.protocol import ChunkSizes, Request, StreamProtocol, StreamsFull
+from ko_asr.client.protocol import ChunkSizes, Request, StreamProtocol
 from ko_asr.client.streaming import (
     Connection,
     StreamingClient,
     answer_outputs,
-    farewell_request,
+    close_request,
     request_arguments,
 )
 from ko_asr.data.manifest import read_manifest
@@ -116,7 +116,7 @@ class StreamGenerator:
             try:
                 await self._speak(protocol, text, audio)
             except InferenceServerException as error:
-                await self._failed(self.connection.explained(error), protocol)
+                await self._failed(self.connection.server_error(error), protocol)
 
     async def _failed(self, error: ServerError, protocol: StreamProtocol) -> None:
         if isinstance(error, StreamsFull):
@@ -124,7 +124,7 @@ class StreamGenerator:
         else:
             self.seen.errors[error.code] += 1
         with contextlib.suppress(InferenceServerException):
-            await self._infer(farewell_request(protocol.sequence_id))
+            await self._infer(close_request(protocol.sequence_id))
         await asyncio.sleep(REST)
 
     async def _infer(self, request: Request) -> Any:

@@ -110,10 +110,11 @@ def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
     """CER of full context, and of windows of each size."""
     from ko_asr.evaluation.metrics import score
     from ko_asr.recognition.buffered import BufferedRecognizer
+    from ko_asr.runtime.ctc_decoder import DecoderSettings
     from ko_asr.runtime.greedy import GreedyDecoder
 
     def decoder() -> GreedyDecoder:
-        return GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms)
+        return GreedyDecoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))
 
     def cer(texts: list[str]) -> float:
         return score([text for text, _ in spoken], texts, "plain").total("cer").rate

@@ -27,8 +27,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from ko_asr.client.connection import ServerError
-from ko_asr.client.protocol import StreamsFull
+from ko_asr.client.connection import ServerError, StreamsFull
 from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
@@ -120,7 +119,7 @@ async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tal
         await asyncio.sleep(0.2)
         return False
     finally:
-        await stream.close(farewell="ended" in kind)
+        await stream.close(notify="ended" in kind)
 
 
 async def witness(client: AsyncStreamingClient, audio: np.ndarray, wanted: list[str], tally: Tally) -> None:

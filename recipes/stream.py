@@ -29,6 +29,7 @@ from ko_asr.models.nemo_file import newest_model, read_config
 from ko_asr.recognition import search
 from ko_asr.recognition.latency import CountingDecoder, LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -82,7 +83,7 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
         model = FrameModel.load(path, top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
         vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
-    decoder = how.decoder(vocabulary, blank_id, frame_ms, rules)
+    decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules))
     counting = CountingDecoder(decoder)
     return recognizer.open(counting), decoder, counting
 

@@ -14,7 +14,7 @@ import soxr
 
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerError
-from ko_asr.client.offline import AsrClient, AsyncAsrClient, Transcript
+from ko_asr.client.offline import AsrClient, AsyncAsrClient, Transcription
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError
 from ko_asr.serving.server import free_ports
@@ -60,7 +60,7 @@ def test_words_from_the_command_and_from_many_requests_of_one_event_loop(demo) -
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
 
-    async def together() -> list[Transcript]:
+    async def together() -> list[Transcription]:
         async with AsyncAsrClient(demo.url) as client:
             clips = [read_audio(entry["audio_filepath"]) for entry in utterances]
             with pytest.raises(ServerError, match="INVALID_ARGUMENT"):

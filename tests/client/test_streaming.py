@@ -24,7 +24,7 @@ SIZES = ChunkSizes(
 
 
 def answer(*results: tuple[str, bool, int, int]) -> dict[str, np.ndarray]:
-    """As a server's: (text, is_final, utterance, end of its only word in ms) of each result."""
+    """A server's answer from (text, is_final, utterance, end of its only word in ms) of each result."""
     spoken = [
         json.dumps([{"text": text, "start_ms": end - 100, "end_ms": end, "confidence": 1.0}] if text else [])
         for text, _, _, end in results

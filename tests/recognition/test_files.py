@@ -22,6 +22,7 @@ from ko_asr.recognition.files import Transcript, transcribe_file
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
 from ko_asr.recognition.subtitles import LINE, LINES, cues, srt, vtt
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import parse_keywords
 from ko_asr.runtime.results import Result, Word
@@ -145,7 +146,9 @@ def test_buffered_inference_costs_little_and_packets_do_not_matter(model, uttera
     recognizer = BufferedRecognizer(model, left=2.0, chunk=0.4, right=0.8)
 
     def heard(samples: np.ndarray, packet: int) -> list[Result]:
-        session = recognizer.open(GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms))
+        session = recognizer.open(
+            GreedyDecoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))
+        )
         results = [r for k in range(0, len(samples), packet) for r in session.push(samples[k : k + packet])]
         return results + session.flush()
 
@@ -154,7 +157,9 @@ def test_buffered_inference_costs_little_and_packets_do_not_matter(model, uttera
     assert score(references, [final.text for final in finals], "plain").total("cer").rate < 0.08
     assert heard(utterances[0][1], 777)[-1] == heard(utterances[0][1], 10**6)[-1] == finals[0]
     assert any(not result.is_final for result in heard(utterances[0][1], 1600))
-    session = recognizer.open(GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms))
+    session = recognizer.open(
+        GreedyDecoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))
+    )
     for samples in (np.array([np.nan], np.float32), np.zeros((2, 100), np.float32)):
         with pytest.raises(UserError, match="one channel of finite numbers"):
             session.push(samples)

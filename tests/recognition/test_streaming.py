@@ -123,7 +123,7 @@ def test_packets_of_any_size_give_the_same_frames(recognizer, clips, data) -> No
     session.flush()
     ids, log_probs = recorder.frames()
     ((whole_ids, whole_log_probs),) = stream(recognizer, [clip], 1)
-    assert len(ids) == recognizer.contract.encoder_frames(len(clip))
+    assert len(ids) == recognizer.contract.frames_of_samples(len(clip))
     np.testing.assert_array_equal(ids[:, :1], whole_ids[:, :1])
     np.testing.assert_allclose(log_probs, whole_log_probs, atol=1e-4)
 
@@ -231,7 +231,7 @@ def test_too_little_audio_gives_no_text(recognizer) -> None:
             assert not [r for r in session.push(np.zeros(count, np.float32)) + session.flush() if r.text]
     for audio in (np.zeros(32_000, np.float32), np.ones(32_000, np.float32) * 3):  # silence; clipped for good
         (ids, log_probs) = stream(recognizer, [audio], 1)[0]
-        assert len(ids) == recognizer.contract.encoder_frames(32_000) and np.isfinite(log_probs).all()
+        assert len(ids) == recognizer.contract.frames_of_samples(32_000) and np.isfinite(log_probs).all()
 
 
 def test_the_end_of_a_session(streaming_model, exported) -> None:

@@ -15,6 +15,7 @@ import soundfile
 from ko_asr.data.manifest import read_manifest
 from ko_asr.models.frame_model import FrameModel
 from ko_asr.recognition.latency import LatencyMeter
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.results import Result, Word
 
@@ -51,7 +52,7 @@ def test_live_view_of_a_file_in_real_time(demo, streaming_model: Path, tmp_path:
     assert len(shown) > len(finals) + 2 and len(finals) >= 2  # partials were written over themselves
 
     model = FrameModel.load(streaming_model, att_context="70,6")
-    whole = GreedyDecoder(model.vocabulary, model.blank_id, model.frame_ms)
+    whole = GreedyDecoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))
     whole.accept(*model([samples])[0])
     full_forward = "".join(whole.finish()[-1].text.split())
     assert "".join("".join(match[3].split()) for match in finals) == full_forward

@@ -15,6 +15,7 @@ from ko_asr.errors import UserError
 from ko_asr.runtime import hangul
 from ko_asr.runtime.beam import BeamDecoder
 from ko_asr.runtime.ctc import Vocabulary
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import Keyword, KeywordBooster, letters, parse_keywords
@@ -82,7 +83,7 @@ def exhaustive(log_probs: np.ndarray, model: Bigram, options: BeamOptions) -> tu
 def test_a_wide_beam_finds_the_best_sequence_of_all(seed, count):
     rng = np.random.default_rng(seed)
     log_probs, model = frames(rng, count, BLANK + 1), Bigram(rng.standard_normal((5, 5)))
-    decoder = BeamDecoder(SMALL, BLANK, 40.0, language_model=model, options=WIDE)
+    decoder = BeamDecoder(DecoderSettings(SMALL, BLANK, 40.0), language_model=model, options=WIDE)
     decoder.accept(*ranked(log_probs))
     assert decoder.finish()[-1].text == SMALL.text(exhaustive(log_probs, model, WIDE))
 
@@ -98,7 +99,7 @@ def speech_and_silence(seed: int) -> np.ndarray:
 
 
 def decode(log_probs: np.ndarray, cuts: list[int], rules: EndpointRules | None, **more) -> list:
-    decoder = BeamDecoder(JAMO, len(JAMO.pieces), 40.0, rules, **more)
+    decoder = BeamDecoder(DecoderSettings(JAMO, len(JAMO.pieces), 40.0, rules), **more)
     ids, scores = ranked(log_probs)
     edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
     results = [r for a, b in itertools.pairwise(edges) for r in decoder.accept(ids[a:b], scores[a:b])]
@@ -136,7 +137,7 @@ def test_certain_frames_give_the_greedy_result(seed):
     log_probs = np.full((80, size), np.log(1e-6))
     log_probs[np.arange(80), np.repeat(rng.integers(0, size, 20), 4)] = -1e-5
     rules = EndpointRules(silence_after_speech_ms=300.0)
-    greedy = GreedyDecoder(JAMO, size - 1, 40.0, rules)
+    greedy = GreedyDecoder(DecoderSettings(JAMO, size - 1, 40.0, rules))
     expected = [*greedy.accept(*ranked(log_probs)), *greedy.finish()]
     found = decode(log_probs, [], rules)
     assert [r.to_json() for r in found if r.is_final] == [r.to_json() for r in expected if r.is_final]
@@ -151,7 +152,8 @@ def test_what_is_finished_is_told_once(seed, where):
     log_probs[np.arange(80), np.repeat(rng.integers(0, size, 20), 4)] = -1e-5
     ids, scores = ranked(log_probs)
     told = []
-    for decoder in (GreedyDecoder(JAMO, size - 1, 40.0), BeamDecoder(JAMO, size - 1, 40.0)):
+    settings = DecoderSettings(JAMO, size - 1, 40.0)
+    for decoder in (GreedyDecoder(settings), BeamDecoder(settings)):
         results = [*decoder.accept(ids[: 4 * where], scores[: 4 * where]), *decoder.finish()]
         results += [*decoder.accept(ids[4 * where :], scores[4 * where :]), *decoder.finish()]
         told.append([r.to_json() for r in results if r.is_final])
@@ -162,12 +164,12 @@ def test_no_frames_and_frames_without_numbers_are_silence():
     log_probs = speech_and_silence(0)[:30]
     ids, scores = ranked(log_probs)
     nothing = np.full((3, 8), np.nan, np.float32)
-    decoder = BeamDecoder(JAMO, len(JAMO.pieces), 40.0)
+    decoder = BeamDecoder(DecoderSettings(JAMO, len(JAMO.pieces), 40.0))
     decoder.accept(ids[:0], scores[:0])
     decoder.accept(ids, scores)
     decoder.accept(ids[:3], nothing)
     assert decoder.finish()[-1].text == decode(log_probs, [], None)[-1].text
-    assert [r.text for r in BeamDecoder(JAMO, len(JAMO.pieces), 40.0).finish()] == [""]
+    assert [r.text for r in BeamDecoder(DecoderSettings(JAMO, len(JAMO.pieces), 40.0)).finish()] == [""]
 
 
 @settings(max_examples=100, deadline=None)
@@ -215,7 +217,7 @@ def test_boosting_turns_a_close_call_whatever_the_tokenizer(kind, tmp_path):
         [close_call(processor, heard, meant) for heard, meant in [("절수가", "철수가")]]
     )
     for keywords, expected in (([], "절수가"), ([Keyword("철수")], "철수가"), ([Keyword("철순")], "절수가")):
-        decoder = BeamDecoder(vocabulary, len(vocabulary.pieces), 80.0, keywords=keywords)
+        decoder = BeamDecoder(DecoderSettings(vocabulary, len(vocabulary.pieces), 80.0), keywords=keywords)
         decoder.accept(*ranked(log_probs))
         assert decoder.finish()[-1].text == expected
 
@@ -263,7 +265,7 @@ def test_language_model_and_keywords_on_noisy_demo_speech(demo, tmp_path):
     def cer(**options) -> tuple[float, int]:
         texts = []
         for ids, log_probs in clips:
-            decoder = BeamDecoder(vocabulary, len(vocabulary.pieces), 40.0, **options)
+            decoder = BeamDecoder(DecoderSettings(vocabulary, len(vocabulary.pieces), 40.0), **options)
             decoder.accept(ids, log_probs)
             texts.append(decoder.finish()[-1].text)
         found = sum(

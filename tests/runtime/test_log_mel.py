@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from ko_asr.errors import UserError
 from ko_asr.runtime import tensors
-from ko_asr.runtime.contract import LOUDEST
-from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime.log_mel import LOUDEST, LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import BEFORE
 from ko_asr.runtime.windows import SampleWindows, StreamingWindows
@@ -68,7 +67,7 @@ def test_without_scipy_numpy_does_it(tmp_path, library):
 
 
 def streaming_contract(look_ahead: int) -> StreamingContract:
-    """What the front end reads of a contract; the rest is of no model."""
+    """A contract with what the front end reads; the rest is of no model."""
     texts = dict.fromkeys(("export_id", "model", "model_sha256", "onnx_sha256"), "")
     sizes = {"blank_id": 0, "top_k": 8, "layers": 1, "d_model": 8, "kernel": 9, "left": 70, "subsampling": 8}
     front = {"mels": MELS, "sample_rate": 16_000, "hop": HOP, "window_samples": WINDOW}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Vocabulary, collapse
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_AFTER_SPEECH, SILENCE_WITHOUT_SPEECH, EndpointRules
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.results import Result, words
@@ -51,7 +52,7 @@ def decode(decoder: GreedyDecoder, ids: np.ndarray, scores: np.ndarray, cuts: li
 def test_without_end_points_the_final_is_the_text_and_words_of_the_whole(stream) -> None:
     vocabulary, ids, scores, cuts = stream
     blank = len(vocabulary.pieces)
-    *partials, final = decode(GreedyDecoder(vocabulary, blank, FRAME_MS), ids, scores, cuts)
+    *partials, final = decode(GreedyDecoder(DecoderSettings(vocabulary, blank, FRAME_MS)), ids, scores, cuts)
     tokens = collapse(ids, blank, scores)
     assert final.is_final and not any(partial.is_final for partial in partials)
     assert final.text == vocabulary.text(token.id for token in tokens)
@@ -63,7 +64,8 @@ def test_without_end_points_the_final_is_the_text_and_words_of_the_whole(stream)
 @given(streams())
 def test_times_follow_the_frames_and_never_run_backwards(stream) -> None:
     vocabulary, ids, scores, cuts = stream
-    decoder = GreedyDecoder(vocabulary, len(vocabulary.pieces), FRAME_MS, EndpointRules(), offset_ms=-60)
+    blank = len(vocabulary.pieces)
+    decoder = GreedyDecoder(DecoderSettings(vocabulary, blank, FRAME_MS, EndpointRules(), offset_ms=-60))
     finals = [result for result in decode(decoder, ids, scores, cuts) if result.is_final]
     spans = [(part.start_ms, part.end_ms) for f in finals for word in f.words for part in word.syllables]
     assert all(start <= end <= len(ids) * FRAME_MS for start, end in spans)
@@ -78,7 +80,7 @@ def test_what_is_stable_stays_and_finals_do_not_depend_on_the_calls(stream) -> N
     vocabulary, ids, scores, cuts = stream
     blank = len(vocabulary.pieces)
     rules = EndpointRules(silence_after_speech_ms=500, max_utterance_ms=3000)
-    decoder = GreedyDecoder(vocabulary, blank, FRAME_MS, rules)
+    decoder = GreedyDecoder(DecoderSettings(vocabulary, blank, FRAME_MS, rules))
     results = decode(decoder, ids, scores, cuts)
     stable: dict[int, str] = {}
     for result in results:
@@ -86,7 +88,9 @@ def test_what_is_stable_stays_and_finals_do_not_depend_on_the_calls(stream) -> N
         stable[result.utterance] = result.text[: result.stable]
     finals = [result for result in results if result.is_final]
     assert [final.utterance for final in finals] == list(range(len(finals)))
-    at_once = decode(GreedyDecoder(vocabulary, blank, FRAME_MS, rules), ids, scores, [0, len(ids)])
+    at_once = decode(
+        GreedyDecoder(DecoderSettings(vocabulary, blank, FRAME_MS, rules)), ids, scores, [0, len(ids)]
+    )
     assert finals == [result for result in at_once if result.is_final]
     shown = [(a, b) for a, b in pairwise(results) if not a.is_final]
     assert decoder.revised == sum(not b.text.startswith(a.text) for a, b in shown)
@@ -105,7 +109,7 @@ def speech(text: str) -> list[tuple[str, int]]:
 
 
 def test_a_coda_revises_the_last_syllable_only() -> None:
-    decoder = GreedyDecoder(JAMO, len(JAMO.pieces), FRAME_MS)
+    decoder = GreedyDecoder(DecoderSettings(JAMO, len(JAMO.pieces), FRAME_MS))
     shown = [decoder.accept(*frames((piece, 1)))[0] for piece, _ in speech("나각")]
     assert [(r.text, r.stable) for r in shown][-2:] == [("나가", 1), ("나각", 2)]
     assert decoder.partials == 5 and decoder.revised == 3  # ᄂ -> 나, ᄀ -> 가, 가 -> 각
@@ -115,7 +119,7 @@ def test_the_three_rules() -> None:
     rules = EndpointRules(silence_after_speech_ms=400, silence_without_speech_ms=2000, max_utterance_ms=2000)
 
     def finals(*runs: tuple[str, int]) -> list[Result]:
-        decoder = GreedyDecoder(JAMO, len(JAMO.pieces), FRAME_MS, rules)
+        decoder = GreedyDecoder(DecoderSettings(JAMO, len(JAMO.pieces), FRAME_MS, rules))
         return [r for r in decoder.accept(*frames(*runs)) + decoder.finish() if r.is_final]
 
     quiet, spoken = finals(("", 200)), finals(*speech("나가"), ("", 10), *speech(" 각"))
@@ -132,7 +136,7 @@ def test_the_three_rules() -> None:
 
 
 def test_results_are_json() -> None:
-    decoder = GreedyDecoder(JAMO, len(JAMO.pieces), FRAME_MS)
+    decoder = GreedyDecoder(DecoderSettings(JAMO, len(JAMO.pieces), FRAME_MS))
     decoder.accept(*frames(*speech("나 각")))
     data = decoder.finish()[0].to_json(syllables=True)
     assert data["text"] == "나 각" and data["is_final"] and data["endpoint"] is None

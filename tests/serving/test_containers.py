@@ -23,11 +23,11 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 
-from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime import failure, file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.driver import compute_capability
 from ko_asr.runtime.plan_record import PlanRecord, library_version, save_plan
-from ko_asr.runtime.stream_contract import FULL, StreamingContract
+from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.serving.server import PROCESS_SETTINGS, TritonServer
 from ko_asr.serving.staging import staging
 
@@ -299,7 +299,7 @@ def test_a_dead_model_is_noticed_and_the_server_ended(demo, streaming_repository
         assert (status, output) == (0, f"{server.http_url} is alive: asr, asr_streaming, asr_streaming_1")
         samples = StreamingContract.load(repository / "asr_streaming" / "1").shift_samples
         assert occupy_stream(server.url, samples) == ""
-        assert FULL in occupy_stream(server.url, samples)
+        assert failure.is_full(occupy_stream(server.url, samples))
         assert healthcheck(server.http_url) == (0, output)
         assert server.process is not None
         victims = processes(server.process.pid, "asr_streaming_decoder")

@@ -18,9 +18,8 @@ import pytest
 import soundfile
 import tritonclient.grpc as triton
 
-from ko_asr.client.connection import ServerError, Tls
+from ko_asr.client.connection import ServerError, StreamsFull, Tls
 from ko_asr.client.offline import AsrClient
-from ko_asr.client.protocol import StreamsFull
 from ko_asr.client.streaming import StreamingClient
 from ko_asr.data.manifest import read_manifest
 from ko_asr.runtime.options import StreamOptions

@@ -133,6 +133,7 @@ def test_partials_are_stable_as_far_as_they_say(server: TritonServer, clips: Cli
 
 def test_keywords_reach_the_search(server: TritonServer, engine: StreamingRecognizer, clips: Clips) -> None:
     from ko_asr.runtime.beam import BeamDecoder
+    from ko_asr.runtime.ctc_decoder import DecoderSettings
     from ko_asr.runtime.keywords import parse_keywords
 
     options = StreamOptions(endpointing=None, keywords=("도서관:5", "시청:-2"))
@@ -140,12 +141,10 @@ def test_keywords_reach_the_search(server: TritonServer, engine: StreamingRecogn
     for results, clip in zip(
         stream_all(server.url, clips[:8], "asr_streaming", options), clips[:8], strict=True
     ):
-        decoder = BeamDecoder(
-            contract.text_vocabulary(),
-            contract.blank_id,
-            1000 * contract.frame_seconds,
-            keywords=parse_keywords(options.keywords),
+        settings = DecoderSettings(
+            contract.text_vocabulary(), contract.blank_id, 1000 * contract.frame_seconds
         )
+        decoder = BeamDecoder(settings, keywords=parse_keywords(options.keywords))
         with engine.open(decoder) as session:
             wanted = [*session.push(clip), *session.flush()]
         assert finals(results) == finals(wanted)

@@ -10,14 +10,8 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr.runtime import (
-    ctc,
-    file_names,
-    results,
-    tensors,
-)
+from ko_asr.runtime import ctc, results, tensors
 from ko_asr.runtime.contract import Contract
-from ko_asr.runtime.plan_record import check_plan
 
 
 class TritonPythonModel:
@@ -27,23 +21,10 @@ class TritonPythonModel:
         """Read the contract; refuse models of another export, which would answer with wrong words."""
         self.contract = Contract.load(FOLDER)
         self.vocabulary = self.contract.text_vocabulary()
-        repository, version = Path(args["model_repository"]).parent, args["model_version"]
-        for model in self.contract.models:
-            folder = repository / model / version
-            if not (folder / file_names.CONTRACT).is_file():
-                continue  # a repository on object storage is fetched model by model
-            other = Contract.load(folder).export_id
-            if other != self.contract.export_id:
-                raise RuntimeError(
-                    f"{model} is of export {other}, {tensors.DECODER} of {self.contract.export_id}: "
-                    "fill the repository again with python export/to_triton.py"
-                )
-        encoder = repository / tensors.ENCODER / version
-        if self.contract.target == "tensorrt" and encoder.is_dir():
-            check_plan(encoder, self.contract.onnx_sha256)
+        self.contract.check_deployment(args, self.contract.models, tensors.ENCODER)
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

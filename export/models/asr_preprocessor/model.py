@@ -15,16 +15,13 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr.runtime import (
-    file_names,
-    tensors,
-)
-from ko_asr.runtime.contract import LOUDEST, Contract
-from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime import file_names, tensors
+from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.log_mel import LOUDEST, LogMel
 
 
 class InvalidAudio(ValueError):
-    """The caller's audio cannot be transcribed; the message says why."""
+    """Audio that cannot be transcribed; the message gives the reason."""
 
 
 class TritonPythonModel:
@@ -39,7 +36,7 @@ class TritonPythonModel:
             self.prepared = self._features
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

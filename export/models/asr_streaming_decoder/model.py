@@ -14,12 +14,9 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import (
-    file_names,
-    tensors,
-)
+from ko_asr.runtime import failure, tensors
+from ko_asr.runtime.failure import Failure
 from ko_asr.runtime.options import StreamOptions
-from ko_asr.runtime.plan_record import check_plan
 from ko_asr.runtime.results import Result
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.stream_table import StreamTable
@@ -28,6 +25,10 @@ START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
 )
+TRITON_CODES = {
+    failure.INVALID: pb_utils.TritonError.INVALID_ARG,
+    failure.FULL: pb_utils.TritonError.UNAVAILABLE,
+}
 
 
 class Stream:
@@ -48,42 +49,29 @@ class TritonPythonModel:
         self.contract = StreamingContract.load(FOLDER)
         self.defaults = StreamOptions().updated(parameters[tensors.OPTIONS])
         self.streams = StreamTable[Stream](None, float(parameters["time_to_live"]))
-        repository, version = Path(args["model_repository"]).parent, args["model_version"]
-        for step in (*parameters["front_end"].split(","), parameters["encoder"]):
-            folder = repository / step / version
-            if not (folder / file_names.STREAM_CONTRACT).is_file():
-                continue  # a repository on object storage is fetched model by model
-            other = StreamingContract.load(folder).export_id
-            if other != self.contract.export_id:
-                raise RuntimeError(
-                    f"{step} is of export {other}, this decoder of another ({self.contract.export_id}): "
-                    "fill the repository again with python export/to_triton.py"
-                )
-        encoder = repository / parameters["encoder"] / version
-        if self.contract.target == "tensorrt" and encoder.is_dir():
-            check_plan(encoder, self.contract.onnx_sha256)
+        steps = (*parameters["front_end"].split(","), parameters["encoder"])
+        self.contract.check_deployment(args, steps, parameters["encoder"])
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        failure = pb_utils.get_input_tensor_by_name(request, tensors.FAILURE).as_numpy()[0, 0].decode()
+        text = pb_utils.get_input_tensor_by_name(request, tensors.FAILURE).as_numpy()[0, 0].decode()
         try:
-            if failure:
-                code, _, message = failure.partition(" ")
-                return self._refuse(key, code, message)
+            if (failed := failure.parse(text)) is not None:
+                return self._refuse(key, failed)
             return self._answer(self._results(request, key, flags))
         except UserError as error:
-            return self._refuse(key, "INVALID_ARG", str(error))
+            return self._refuse(key, Failure(failure.INVALID, str(error)))
         finally:
             if flags & END:
                 self.streams.close(key)
 
-    def _refuse(self, key: int, code: str, message: str):
+    def _refuse(self, key: int, failed: Failure):
         self.streams.close(key)
-        error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+        error = pb_utils.TritonError(failed.sentence, TRITON_CODES[failed.code])
         return pb_utils.InferenceResponse(error=error)
 
     def _results(self, request, key: int, flags: int) -> list:
@@ -92,8 +80,8 @@ class TritonPythonModel:
             int(n) for n in pb_utils.get_input_tensor_by_name(request, tensors.STREAM).as_numpy()[0]
         )
         if flags & START:
-            wishes = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
-            options = self.defaults.updated(wishes.as_numpy()[0, 0].decode()) if wishes else self.defaults
+            given = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
+            options = self.defaults.updated(given.as_numpy()[0, 0].decode()) if given else self.defaults
             self.streams.open(key, Stream(number, options.decoder(self.contract)))
         stream = self.streams.get(key)
         # An id used twice, or a chunk lost on the way, must never put one stream's words into another.
@@ -105,11 +93,11 @@ class TritonPythonModel:
             for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
         )
         results = stream.decoder.accept(ids, log_probs) if frames else []
-        if flags & END:  # a partial in front of its final tells nothing
+        if flags & END:  # a partial before its final holds nothing new
             results = [result for result in results if result.is_final] + stream.decoder.finish()
         if results:
             stream.shown = results[-1]
-        elif stream.shown.is_final:  # a final is told once
+        elif stream.shown.is_final:  # a final is given once
             stream.shown = Result("", False, 0, 0, utterance=stream.shown.utterance + 1)
         return results or [stream.shown]
 

@@ -18,20 +18,12 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import (
-    file_names,
-    stream_contract,
-    tensors,
-)
-from ko_asr.runtime.contract import LOUDEST
-from ko_asr.runtime.log_mel import LogMel
+from ko_asr.runtime import failure, file_names, tensors
+from ko_asr.runtime.failure import Failure
+from ko_asr.runtime.log_mel import LOUDEST, LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.stream_table import StreamTable
-from ko_asr.runtime.windows import (
-    SampleWindows,
-    StreamingWindows,
-    checked,
-)
+from ko_asr.runtime.windows import SampleWindows, StreamingWindows, checked
 
 START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
@@ -39,8 +31,8 @@ START, END = (
 )
 
 
-class StreamsFull(UserError):
-    """There is no room for another stream."""
+class StreamsFull(Exception):
+    """No room for another stream."""
 
 
 class Features:
@@ -60,7 +52,7 @@ class Features:
 
 
 class Samples:
-    """Before a log-mel graph: windows of samples, and where the audio begins and ends in them."""
+    """The front end before a log-mel graph: windows of samples, and where the audio lies in them."""
 
     def __init__(self, contract: StreamingContract) -> None:
         self.contract = contract
@@ -77,7 +69,7 @@ class Samples:
 
 
 class Stream:
-    """One live stream: its front end, a number that no other stream has, and why it failed, if it did."""
+    """One live stream: its front end, a number that no other stream has, and the reason if it failed."""
 
     def __init__(self, number: int, windows: StreamingWindows | SampleWindows) -> None:
         self.number, self.windows, self.failure = number, windows, ""
@@ -97,19 +89,19 @@ class TritonPythonModel:
         self.front_end.open().feed(np.zeros(self.contract.first_samples, np.float32))
 
     def execute(self, requests: list) -> list:
-        """One response a request."""
+        """Answer every request with one response."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        stream, outputs, frames, failure = None, None, 0, ""
+        stream, outputs, frames, failed = None, None, 0, None
         try:
             stream = self._stream(key, flags)
             outputs, frames = self._window(stream, request, bool(flags & END))
-        except StreamsFull as error:
-            failure = f"UNAVAILABLE {error}"
+        except StreamsFull:
+            failed = failure.no_room(self.limit)
         except UserError as error:
-            failure = f"INVALID_ARG {error}"
+            failed = Failure(failure.INVALID, str(error))
             if stream is not None:
                 stream.failure = str(error)
         if flags & END:
@@ -118,14 +110,14 @@ class TritonPythonModel:
             outputs = self.front_end.outputs(None)
         place = [stream.number, stream.windows.taken, frames] if stream else [0, 0, 0]
         outputs[tensors.STREAM] = np.array([place], np.int64)
-        outputs[tensors.FAILURE] = np.array([[failure.encode()]], np.object_)
+        outputs[tensors.FAILURE] = np.array([[failure.dump(failed).encode()]], np.object_)
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
 
     def _stream(self, key: int, flags: int) -> Stream:
         if flags & START:
             stream = Stream(next(self.numbers), self.front_end.open())
             if not self.streams.open(key, stream):
-                raise StreamsFull(f"all {self.limit} {stream_contract.FULL}; try again later")
+                raise StreamsFull
             return stream
         stream = self.streams.get(key)
         if stream is None:

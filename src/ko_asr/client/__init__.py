@@ -1,1 +1,1 @@
-"""What talks to a served model: tritonclient, never torch."""
+"""Clients of a served model: tritonclient, never torch."""

@@ -1,4 +1,4 @@
-"""A gRPC connection to a server, and what its errors mean."""
+"""A gRPC connection to a server, and its errors: a class each."""
 
 import argparse
 from dataclasses import dataclass
@@ -6,21 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from ko_asr.errors import UserError
+from ko_asr.runtime import failure
 
 DEFAULT_URL = "127.0.0.1:8001"
 
 
 class ServerError(UserError):
-    """The server refused or could not be reached; ``code`` is the gRPC status (INVALID_ARGUMENT, ...)."""
+    """A refusal, or a server out of reach; ``code`` is the gRPC status (INVALID_ARGUMENT, ...)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
 
 
+class ServerUnavailable(ServerError):
+    """No server at the address (UNAVAILABLE)."""
+
+
+class AnswerTimeout(ServerError):
+    """No answer in time (DEADLINE_EXCEEDED)."""
+
+
+class RequestRefused(ServerError):
+    """A request that the server cannot use (INVALID_ARGUMENT)."""
+
+
+class StreamsFull(ServerError):
+    """A server whose places are all taken (UNAVAILABLE): try later, or another server."""
+
+
 @dataclass(frozen=True)
 class Tls:
-    """Files in PEM format; without ``root`` the system's authorities are trusted."""
+    """Certificates of an encrypted connection, files in PEM format.
+
+    Without ``root`` the system's authorities are trusted.
+    """
 
     root: Path | None = None
     key: Path | None = None  # of the client, where the server asks for one
@@ -28,7 +48,7 @@ class Tls:
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
-        """The command line of `of`."""
+        """Add the options that `of` reads."""
         parser.add_argument(
             "--tls", action="store_true", help="encrypt; trust the system's authorities or --tls-root"
         )
@@ -38,12 +58,12 @@ class Tls:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Tls | None":
-        """What the command line asks for; None for a connection in the clear."""
+        """Read the command line of `add_options`; None for a connection in the clear."""
         files = (args.tls_root, args.tls_key, args.tls_chain)
         return cls(*files) if args.tls or any(files) else None
 
     def arguments(self) -> dict[str, Any]:
-        """As tritonclient takes them. UserError when a file is missing."""
+        """Keyword arguments of a tritonclient client. UserError when a file is missing."""
         files = {"root_certificates": self.root, "private_key": self.key, "certificate_chain": self.chain}
         for path in files.values():
             if path is not None and not path.is_file():
@@ -52,7 +72,7 @@ class Tls:
 
 
 def connect(library: Any, url: str, tls: Tls | None, **options: Any) -> Any:
-    """A client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
+    """Make a client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
     try:
         return library.InferenceServerClient(url, **options, **(tls.arguments() if tls else {}))
     except UserError:
@@ -61,13 +81,18 @@ def connect(library: Any, url: str, tls: Tls | None, **options: Any) -> Any:
         raise UserError(f"{url} is not an address: write host:port, such as {DEFAULT_URL}") from error
 
 
-def explained(error: Exception, url: str, timeout: float, model: str) -> ServerError:
-    """What an InferenceServerException of a request to ``model`` at ``url`` means."""
+def server_error(error: Exception, url: str, timeout: float, model: str) -> ServerError:
+    """The ServerError for an InferenceServerException of a request to ``model`` at ``url``."""
     code = str(getattr(error, "status", lambda: None)() or "UNKNOWN").rpartition(".")[2]
-    if code == "UNAVAILABLE":
-        return ServerError(code, f"no server answers at {url}: start one with make serve, or give --url")
-    if code == "DEADLINE_EXCEEDED":
-        return ServerError(code, f"no answer from {url} within {timeout:g} s")
     text = getattr(error, "message", lambda: str(error))() or str(error)
+    if (sentence := failure.full_sentence(text)) is not None:
+        return StreamsFull("UNAVAILABLE", f"{url} refuses another stream: {sentence}")
+    if code == "UNAVAILABLE":
+        return ServerUnavailable(
+            code, f"no server answers at {url}: start one with make serve, or give --url"
+        )
+    if code == "DEADLINE_EXCEEDED":
+        return AnswerTimeout(code, f"no answer from {url} within {timeout:g} s")
     text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
-    return ServerError(code, text.strip())
+    kind = RequestRefused if code == "INVALID_ARGUMENT" else ServerError
+    return kind(code, text.strip())

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls, connect, explained
+from ko_asr.client.connection import DEFAULT_URL, ServerUnavailable, Tls, connect, server_error
 from ko_asr.errors import UserError
 from ko_asr.runtime import tensors
 from ko_asr.runtime.frames import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
-class Transcript:
-    """What the server heard: text (NFC) and confidence in 0..1.
+class Transcription:
+    """The server's answer to one recording: text (NFC) and confidence in 0..1.
 
     ``words``, where asked for: of each its ``text``, ``start_ms``, ``end_ms`` and ``confidence``.
     """
@@ -45,8 +45,8 @@ def _request(library: Any, audio: np.ndarray, sample_rate: int, words: bool) -> 
     return {"model_name": tensors.ENSEMBLE, "inputs": [samples, rate], "outputs": outputs}
 
 
-def _transcript(answer: Any, words: bool) -> Transcript:
-    return Transcript(
+def _transcription(answer: Any, words: bool) -> Transcription:
+    return Transcription(
         text=answer.as_numpy(tensors.TEXT)[0, 0].decode(),
         confidence=float(answer.as_numpy(tensors.CONFIDENCE)[0, 0]),
         words=tuple(json.loads(answer.as_numpy(tensors.WORDS)[0, 0])) if words else (),
@@ -78,32 +78,32 @@ class AsrClient:
         """Raise ServerError unless the server answers and serves the ensemble."""
         try:
             if not self._client.is_model_ready(tensors.ENSEMBLE, client_timeout=min(self.timeout, 10.0)):
-                raise ServerError(
+                raise ServerUnavailable(
                     "UNAVAILABLE", f"the server at {self.url} does not serve {tensors.ENSEMBLE!r}"
                 )
         except self._triton.InferenceServerException as error:
-            raise explained(error, self.url, self.timeout, tensors.ENSEMBLE) from error
+            raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error
 
     def transcribe(
         self, audio: np.ndarray, sample_rate: int = SAMPLE_RATE, *, words: bool = False
-    ) -> Transcript:
+    ) -> Transcription:
         """Transcribe float32 ``audio`` [n] in -1..1, with each word's times if ``words``.
 
         Raises ServerError with the gRPC code. The rate is sent along: the server refuses one that is not the
-        model's instead of mishearing.
+        model's.
         """
         request = _request(self._triton, audio, sample_rate, words)
         try:
-            return _transcript(self._client.infer(**request, client_timeout=self.timeout), words)
+            return _transcription(self._client.infer(**request, client_timeout=self.timeout), words)
         except self._triton.InferenceServerException as error:
-            raise explained(error, self.url, self.timeout, tensors.ENSEMBLE) from error
+            raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error
 
 
 class AsyncAsrClient:
-    """The same for asyncio: one connection, any number of requests at a time."""
+    """`AsrClient` for asyncio: one connection, any number of requests at a time."""
 
     def __init__(self, url: str = DEFAULT_URL, timeout: float = 60.0, tls: Tls | None = None) -> None:
-        """As `AsrClient`; to be made while an event loop runs."""
+        """Connect like `AsrClient`, while an event loop runs."""
         import tritonclient.grpc.aio as triton
 
         self.url, self.timeout = url, timeout
@@ -118,10 +118,10 @@ class AsyncAsrClient:
 
     async def transcribe(
         self, audio: np.ndarray, sample_rate: int = SAMPLE_RATE, *, words: bool = False
-    ) -> Transcript:
-        """As `AsrClient.transcribe`."""
+    ) -> Transcription:
+        """Transcribe like `AsrClient.transcribe`."""
         request = _request(self._triton, audio, sample_rate, words)
         try:
-            return _transcript(await self._client.infer(**request, client_timeout=self.timeout), words)
+            return _transcription(await self._client.infer(**request, client_timeout=self.timeout), words)
         except self._triton.InferenceServerException as error:
-            raise explained(error, self.url, self.timeout, tensors.ENSEMBLE) from error
+            raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error

@@ -14,22 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr.client.connection import ServerError
+from ko_asr.client.connection import RequestRefused, ServerError
 from ko_asr.errors import UserError
 from ko_asr.runtime.results import Result, Word
 
-_KEPT_WITHOUT_SPEECH = 1.0  # seconds: a word may have begun that the model has not told yet
+_KEPT_WITHOUT_SPEECH = 1.0  # seconds: a word may have begun that no result shows yet
 _BYTES = 4  # of a float32 sample
 _WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempt to resume; the last one repeats
 
 
-class StreamsFull(ServerError):
-    """All places of the server are taken: try later, or another server."""
-
-
 @dataclass(frozen=True)
 class ChunkSizes:
-    """How much audio a request brings, in samples; the server tells it as parameters of the ensemble."""
+    """The audio that a request brings, in samples; parameters of the ensemble give it."""
 
     sample_rate: int  # Hz
     first_samples: int  # complete the first chunk
@@ -39,7 +35,7 @@ class ChunkSizes:
 
     @classmethod
     def from_parameters(cls, model: str, parameters: Mapping[str, str]) -> "ChunkSizes":
-        """From a model's parameters. UserError when it is no streaming model of this project."""
+        """Read a model's parameters. UserError when it is no streaming model of this project."""
         try:
             return cls(**{field.name: int(parameters[field.name]) for field in fields(cls)})
         except (KeyError, ValueError) as error:
@@ -71,7 +67,7 @@ class StreamProtocol:
     """One stream. Feed audio, send what `request` gives, and hand the answer to `answered`."""
 
     def __init__(self, sizes: ChunkSizes, keep_seconds: float = 60.0) -> None:
-        """At most ``keep_seconds`` of an utterance are kept for a resumption."""
+        """Keep at most ``keep_seconds`` of an utterance for a resumption."""
         self.sizes = sizes
         self._keep = int(keep_seconds * sizes.sample_rate)
         self._audio = bytearray()  # float32, from sample _base on
@@ -82,7 +78,7 @@ class StreamProtocol:
         self._begin()
 
     def _begin(self) -> None:
-        """A new sequence from the last cut on."""
+        """Begin a new sequence from the last cut on."""
         self.sequence_id = 1 + secrets.randbelow(2**63 - 1)
         self._origin = self._sent = self._cut
         self._first_utterance = self._utterances
@@ -91,7 +87,7 @@ class StreamProtocol:
 
     @property
     def open_on_server(self) -> bool:
-        """Whether the server may hold a place for this sequence."""
+        """True while the server may hold a place for this sequence."""
         return self._index > 0 and not self.done
 
     @property
@@ -101,7 +97,7 @@ class StreamProtocol:
 
     @property
     def ready(self) -> bool:
-        """Whether there is audio enough for a request."""
+        """True when there is audio enough for a request."""
         begun = self.sizes.shift_samples * self._index
         return not self.done and (
             self._ended or self._total - self._origin >= begun + self.sizes.first_samples
@@ -121,11 +117,11 @@ class StreamProtocol:
         self._total += len(samples)
 
     def end(self) -> None:
-        """The audio is over."""
+        """End the audio."""
         self._ended = True
 
     def request(self) -> Request | None:
-        """What to send now: None when more audio must come first, or when all is said (``done``).
+        """The request to send now: None when more audio must come first, or after the last one (``done``).
 
         One request at a time: the next one after the answer to this one.
         """
@@ -155,7 +151,7 @@ class StreamProtocol:
         return np.frombuffer(part, np.float32)[None]
 
     def answered(self, request: Request, outputs: Mapping[str, np.ndarray]) -> list[Result]:
-        """What is new in an answer: finals, and the partial after them unless it was shown already."""
+        """The news of an answer: finals, and the partial after them unless it was shown already."""
         results = self._parse(outputs)
         for result, after in zip(results, [*results[1:], None], strict=True):
             if result.is_final:
@@ -188,7 +184,7 @@ class StreamProtocol:
         return results
 
     def _move_cut(self, final: Result, after: Result | None, position: int) -> None:
-        """A new sequence would begin halfway between the last final word and what follows it."""
+        """Move the start of a new sequence halfway between the last final word and what follows it."""
         rate = self.sizes.sample_rate
         if final.words:
             next_ms = after.words[0].start_ms if after and after.words else 1000 * position / rate
@@ -205,7 +201,7 @@ class StreamProtocol:
             self._base = needed
 
     def resume(self) -> None:
-        """The sequence is lost: begin another one with the audio of the utterance that is not final yet.
+        """Begin another sequence with the audio of the utterance that is not final yet; this one is lost.
 
         What its partials showed may change. UserError when the utterance is longer than what is kept.
         """
@@ -223,7 +219,7 @@ def _word(data: dict[str, Any], later: int) -> Word:
 
 
 class Recovery:
-    """Which failures are resumed, and for how long; times in seconds on the caller's clock.
+    """The policy of resumption: which failures are resumed, and for how long (s on the caller's clock).
 
     A first request that fails is the caller's to know at once. Later the server or the way to it is gone, or
     has forgotten the stream: that is resumed. Audio that a server refuses twice is refused.
@@ -237,7 +233,7 @@ class Recovery:
         self._attempts = 0
 
     def answered(self, request: Request) -> None:
-        """An answer came; one beyond the last failure ends the recovery from it."""
+        """Note an answer; one beyond the last failure ends the recovery from it."""
         self._begun = True
         if request.position >= self._reached:
             self._reached, self._deadline, self._attempts = request.position, math.inf, 0
@@ -246,7 +242,7 @@ class Recovery:
         """Seconds to wait before the stream is resumed; raises ``error`` when it is not to be."""
         again = self._deadline < math.inf
         self._deadline = min(self._deadline, now + self.seconds)
-        refused = error.code == "INVALID_ARGUMENT" and again
+        refused = isinstance(error, RequestRefused) and again
         self._reached = max(self._reached, request.position)
         if not self._begun or refused or now >= self._deadline:
             raise error

@@ -21,23 +21,23 @@ from typing import Any
 
 import numpy as np
 
-from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls, connect, explained
-from ko_asr.client.protocol import ChunkSizes, Recovery, Request, StreamProtocol, StreamsFull
+from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls, connect, server_error
+from ko_asr.client.protocol import ChunkSizes, Recovery, Request, StreamProtocol
 from ko_asr.errors import UserError
-from ko_asr.runtime import stream_contract, tensors
+from ko_asr.runtime import tensors
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 from ko_asr.runtime.tensors import AUDIO, RATE, TEXT
 
 _OUTPUTS = (TEXT, tensors.IS_FINAL, tensors.WORDS, tensors.UTTERANCE, tensors.STABLE)
-_FAREWELL = 2.0  # seconds that ending an abandoned sequence may take
+_CLOSE_TIMEOUT = 2.0  # seconds that ending an abandoned sequence may take
 # gRPC would wait up to two minutes before it looks for a server again that was restarted.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the server is and how patient a client is; seconds."""
+    """Address of a server and patience of a client, in seconds."""
 
     url: str = DEFAULT_URL
     model: str = tensors.STREAM_ENSEMBLE
@@ -46,16 +46,12 @@ class Connection:
     tls: Tls | None = None
 
     def connect(self, library: Any) -> Any:
-        """A client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
+        """Make a client of ``library``, tritonclient.grpc or its aio. UserError for a malformed address."""
         return connect(library, self.url, self.tls, channel_args=_CHANNEL)
 
-    def explained(self, error: Exception) -> ServerError:
-        """A refusal for want of room told apart from a server that is gone."""
-        message = getattr(error, "message", lambda: "")() or ""
-        if stream_contract.FULL in message:
-            where = message.rpartition("', ")[2]
-            return StreamsFull("UNAVAILABLE", f"{self.url} refuses another stream: {where}")
-        return explained(error, self.url, self.timeout, self.model)
+    def server_error(self, error: Exception) -> ServerError:
+        """The ServerError for an InferenceServerException of this connection."""
+        return server_error(error, self.url, self.timeout, self.model)
 
 
 def _inputs(request: Request, options: str | None, rate: int) -> list[Any]:
@@ -77,7 +73,7 @@ def _inputs(request: Request, options: str | None, rate: int) -> list[Any]:
 def request_arguments(
     model: str, request: Request, options: str | None, rate: int, timeout: float
 ) -> dict[str, Any]:
-    """Of tritonclient's ``infer``."""
+    """Keyword arguments of tritonclient's ``infer``."""
     return {
         "model_name": model,
         "inputs": _inputs(request, options, rate),
@@ -88,11 +84,13 @@ def request_arguments(
     }
 
 
-def farewell_request(sequence_id: int) -> Request:
+def close_request(sequence_id: int) -> Request:
+    """The request without audio that ends a sequence."""
     return Request(sequence_id, np.zeros((1, 0), np.float32), False, True, 0)
 
 
 def answer_outputs(answer: Any) -> Mapping[str, np.ndarray]:
+    """The tensors of an answer by name."""
     return {name: answer.as_numpy(name) for name in _OUTPUTS}
 
 
@@ -102,7 +100,7 @@ def _sizes(model: str, reply: Any) -> ChunkSizes:
 
 
 class _Exchange:
-    """What both kinds of stream share: the protocol, the wishes, and the answer to a failure."""
+    """The half that both kinds of stream share: protocol, options and recovery from failures."""
 
     def __init__(self, connection: Connection, sizes: ChunkSizes, options: StreamOptions | None, rate: int):
         self.connection, self.protocol = connection, StreamProtocol(sizes)
@@ -114,11 +112,11 @@ class _Exchange:
         wait = self.connection.timeout if timeout is None else timeout
         return request_arguments(self.connection.model, request, self._options, self._rate, wait)
 
-    def farewell(self) -> dict[str, Any] | None:
-        """The request that ends a sequence which the server may still hold."""
+    def close_arguments(self) -> dict[str, Any] | None:
+        """Arguments of the request that ends a sequence which the server may still hold; None without one."""
         if not self.protocol.open_on_server:
             return None
-        return self.arguments(farewell_request(self.protocol.sequence_id), _FAREWELL)
+        return self.arguments(close_request(self.protocol.sequence_id), _CLOSE_TIMEOUT)
 
     def answered(self, request: Request, answer: Any) -> list[Result]:
         self._recovery.answered(request)
@@ -126,11 +124,11 @@ class _Exchange:
 
     def failed(self, error: Exception, request: Request) -> float:
         """Seconds until the stream is resumed; raises ServerError when it cannot be."""
-        explained = self.connection.explained(error)
+        found = self.connection.server_error(error)
         try:
-            return self._recovery.wait(explained, request, time.monotonic())
+            return self._recovery.wait(found, request, time.monotonic())
         except ServerError:
-            raise explained from error
+            raise found from error
 
 
 class Stream:
@@ -153,19 +151,19 @@ class Stream:
         """Take float32 ``samples`` [n]; the results that they bring.
 
         Raises StreamsFull when the server has no room, ServerError when it fails for good, UserError for
-        samples that are none.
+        invalid samples.
         """
         self._exchange.protocol.feed(samples)
         return self._pump()
 
     def finish(self) -> list[Result]:
-        """The audio is over: the last results."""
+        """End the audio: the last results."""
         self._exchange.protocol.end()
         return self._pump()
 
     def close(self) -> None:
         """End the sequence if it is still open; its unfinished utterance is given up."""
-        if (arguments := self._exchange.farewell()) is not None:
+        if (arguments := self._exchange.close_arguments()) is not None:
             self._exchange.protocol.done = True
             with contextlib.suppress(self._failure):
                 self._infer(**arguments)
@@ -199,7 +197,7 @@ class StreamingClient:
     """One gRPC connection for blocking streams."""
 
     def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
-        """``rest``: the other fields of `Connection`. Nothing is sent yet."""
+        """Connect; ``rest`` holds the other fields of `Connection`. Nothing is sent yet."""
         import tritonclient.grpc as triton
 
         self.connection = Connection(url, **rest)
@@ -218,18 +216,18 @@ class StreamingClient:
         self._client.close()
 
     def sizes(self) -> ChunkSizes:
-        """What the server says about its chunks. Raises ServerError when it cannot be asked."""
+        """The server's chunk sizes, asked once. Raises ServerError when it cannot be asked."""
         if self._sizes is None:
             connection = self.connection
             try:
                 reply = self._client.get_model_config(connection.model, client_timeout=connection.timeout)
             except self._failure as error:
-                raise connection.explained(error) from error
+                raise connection.server_error(error) from error
             self._sizes = _sizes(connection.model, reply)
         return self._sizes
 
     def open(self, options: StreamOptions | None = None, sample_rate: int = 16_000) -> Stream:
-        """A stream, whose place on the server is taken with its first chunk. Use it in a ``with`` block."""
+        """Open a stream, to be used in a ``with`` block; its first chunk takes its place on the server."""
         exchange = _Exchange(self.connection, self.sizes(), options, sample_rate)
         return Stream(self._client.infer, self._failure, exchange)
 
@@ -258,7 +256,7 @@ class AsyncStream:
         await asyncio.shield(self.close())
 
     async def send(self, samples: np.ndarray) -> None:
-        """Take float32 ``samples`` [n]. Raises as `Stream.send`, for an earlier packet as well."""
+        """Take float32 ``samples`` [n]. Raises like `Stream.send`, for an earlier packet as well."""
         async with self._changed:
             self._exchange.protocol.feed(samples)
             self._changed.notify_all()
@@ -266,7 +264,7 @@ class AsyncStream:
         self._check()
 
     async def finish(self) -> None:
-        """The audio is over; the iteration ends with the last result."""
+        """End the audio; the iteration ends with the last result."""
         async with self._changed:
             self._exchange.protocol.end()
             self._changed.notify_all()
@@ -277,19 +275,19 @@ class AsyncStream:
         self._results.put_nowait(None)  # a second iteration ends as well
         self._check()
 
-    async def close(self, farewell: bool = True) -> None:
+    async def close(self, notify: bool = True) -> None:
         """End the sequence if it is still open; its unfinished utterance is given up.
 
-        Without ``farewell`` the server is told nothing, as if this process had died.
+        Without ``notify`` nothing is sent to the server, as if this process had died.
         """
         self._pump.cancel()
         await asyncio.wait([self._pump])
-        if farewell:
-            await self._say_farewell()
+        if notify:
+            await self._send_close()
 
     @property
     def unanswered(self) -> bool:
-        """Whether a chunk of the packets so far is still to be sent or answered. Raises as `send`."""
+        """True while a chunk of the packets so far is still to be sent or answered. Raises as `send`."""
         self._check()
         return self._busy or self._exchange.protocol.ready
 
@@ -300,8 +298,8 @@ class AsyncStream:
         if self._pump.done() and not self._pump.cancelled() and (error := self._pump.exception()):
             raise error
 
-    async def _say_farewell(self) -> None:
-        if (arguments := self._exchange.farewell()) is not None:
+    async def _send_close(self) -> None:
+        if (arguments := self._exchange.close_arguments()) is not None:
             self._exchange.protocol.done = True
             with contextlib.suppress(self._failure):
                 await self._infer(**arguments)
@@ -333,7 +331,7 @@ class AsyncStream:
             try:
                 wait = self._exchange.failed(error, request)
             finally:
-                await self._say_farewell()
+                await self._send_close()
             await asyncio.sleep(wait)
             self._exchange.protocol.resume()
             return []
@@ -344,7 +342,7 @@ class AsyncStreamingClient:
     """One gRPC connection for any number of asyncio streams. Use it in ``async with``."""
 
     def __init__(self, url: str = DEFAULT_URL, **rest: Any) -> None:
-        """``rest``: the other fields of `Connection`. Within a running event loop; nothing is sent yet."""
+        """Connect like `StreamingClient`, while an event loop runs."""
         import tritonclient.grpc.aio as triton
         from tritonclient.grpc import InferenceServerException
 
@@ -360,7 +358,7 @@ class AsyncStreamingClient:
         await self._client.close()
 
     async def sizes(self) -> ChunkSizes:
-        """What the server says about its chunks. Raises ServerError when it cannot be asked."""
+        """The server's chunk sizes, asked once. Raises ServerError when it cannot be asked."""
         if self._sizes is None:
             connection = self.connection
             try:
@@ -368,13 +366,13 @@ class AsyncStreamingClient:
                     connection.model, client_timeout=connection.timeout
                 )
             except self._failure as error:
-                raise connection.explained(error) from error
+                raise connection.server_error(error) from error
             self._sizes = _sizes(connection.model, reply)
         return self._sizes
 
     async def open(
         self, options: StreamOptions | None = None, sample_rate: int = 16_000, pending_seconds: float = 5.0
     ) -> AsyncStream:
-        """A stream, whose place on the server is taken with its first chunk."""
+        """Open a stream; its first chunk takes its place on the server."""
         exchange = _Exchange(self.connection, await self.sizes(), options, sample_rate)
         return AsyncStream(self._client.infer, self._failure, exchange, pending_seconds)

@@ -117,7 +117,7 @@ def check_streaming_log_mel(log_mel: LogMel, contract: StreamingContract, path: 
 
 
 def _window_count(contract: StreamingContract, clip: np.ndarray) -> int:
-    return max(1, -(-contract.encoder_frames(len(clip)) // contract.chunk))
+    return max(1, -(-contract.frames_of_samples(len(clip)) // contract.chunk))
 
 
 def _numpy_windows(

@@ -12,6 +12,7 @@ from ko_asr.models.frame_model import FrameModel, Frames
 from ko_asr.recognition.buffered import FrameLine, Window
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.results import Result, Word
 
@@ -54,7 +55,8 @@ def transcribe_file(
     ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
     ``on_progress`` is told the seconds of audio that each step has done. UserError as `AudioStream`.
     """
-    decoder = search.decoder(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
+    settings = DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
+    decoder = search.decoder(settings)
     line, results, done = FrameLine(model.blank_id), [], 0.0
     with AudioStream(path, model.sample_rate) as audio:
         windows = _windows(audio, Segmenter(model.frame_samples, model.sample_rate, longest))

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ko_asr.runtime.ctc import Vocabulary
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.decoder import make_decoder
-from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.keywords import Keyword, parse_keywords
 from ko_asr.runtime.prefix_search import BeamOptions
 from ko_asr.runtime.results import Decoder
@@ -51,20 +51,10 @@ class Search:
         """Tokens a frame that `decoder` wants."""
         return BeamOptions().tokens_a_frame if self.keywords or self.language_model else 1
 
-    def decoder(
-        self,
-        vocabulary: Vocabulary,
-        blank_id: int,
-        frame_ms: float,
-        endpointing: EndpointRules | None = None,
-        offset_ms: float = 0.0,
-    ) -> Decoder:
+    def decoder(self, settings: DecoderSettings) -> Decoder:
         """A decoder for one stream or file. UserError for a language model of another vocabulary."""
-        scorer = self._scorer(vocabulary)
-        options = BeamOptions(alpha=self.alpha, beta=self.beta)
-        return make_decoder(
-            vocabulary, blank_id, frame_ms, endpointing, offset_ms, self.keywords, scorer, options
-        )
+        scorer = self._scorer(settings.vocabulary)
+        return make_decoder(settings, self.keywords, scorer, BeamOptions(alpha=self.alpha, beta=self.beta))
 
     def _scorer(self, vocabulary: Vocabulary) -> LanguageModel | None:
         if self.language_model is None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ko_asr.errors import UserError
 from ko_asr.export.streaming.backend import Backend, OnnxBackend, TorchBackend, front_end_of
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.log_mel import LogMel
@@ -230,9 +231,10 @@ class StreamingRecognizer:
         self.expire()
         if decoder is None:
             frame_ms = 1000.0 * self.contract.frame_seconds
-            decoder = GreedyDecoder(
-                self.vocabulary, self.contract.blank_id, frame_ms, endpointing, offset_ms=offset_ms
+            settings = DecoderSettings(
+                self.vocabulary, self.contract.blank_id, frame_ms, endpointing, offset_ms
             )
+            decoder = GreedyDecoder(settings)
         session = Session(self, decoder)
         self.sessions[session] = None
         return session

@@ -1,2 +1,4 @@
-"""What also runs inside Triton's Python models: numpy and `ko_asr.errors` only. Export copies this folder
-whole."""
+"""The part of the library that also runs inside Triton's Python models, which export copies whole into them.
+
+Needs numpy and `ko_asr.errors` only.
+"""

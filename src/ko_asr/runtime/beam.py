@@ -1,4 +1,4 @@
-"""CTC prefix beam search over a stream, with a token n-gram and keywords, in the interface of `results`.
+"""CTC prefix beam search over a stream, with a token n-gram and keywords.
 
 Graves and Jaitly 2014 (the probability of a prefix sums over its alignments), with shallow fusion: a prefix
 is worth ln p(acoustic) + alpha ln p(LM) + beta a token + the keywords' bonus. Prefixes form a tree, so a
@@ -8,55 +8,45 @@ What makes it fast is what is left out: tokens whose log-probability is ``token_
 best are not tried, prefixes ``beam_threshold`` below the best are dropped, and in a frame that holds nothing
 but blank no prefix can change. bench/beam.py measures what this costs and gains.
 
-Runs inside the server: numpy, ``ko_asr.runtime.ctc``, ``ko_asr.runtime.results``,
-``ko_asr.runtime.keywords``; kenlm where there is a language model.
+Runs inside the server. A language model is a `Scorer`, made by the caller.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from ko_asr.runtime.ctc import Token, Vocabulary
-from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH, Endpoint, EndpointRules
+from ko_asr.runtime.ctc import Token
+from ko_asr.runtime.ctc_decoder import CtcDecoder, DecoderSettings
+from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH
 from ko_asr.runtime.keywords import Keyword, KeywordBooster
 from ko_asr.runtime.prefix_search import IMPOSSIBLE, BeamOptions, Prefix, PrefixSearch, Scorer
 from ko_asr.runtime.results import Result, Word, silent_end, stable_length, words
 
 
-class BeamDecoder:
-    """Beam search in the place of `results.GreedyDecoder`: the same results, end-points and counts.
+class BeamDecoder(CtcDecoder):
+    """Beam search in the place of `GreedyDecoder`: the same results, end-points and counts.
 
-    What is final and where it ends depends on the frames alone, never on how they are divided into calls.
     ``accept`` wants the ``options.tokens_a_frame`` best tokens of a frame or more; fewer narrow the search.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
-        blank_id: int,
-        frame_ms: float,
-        endpointing: EndpointRules | None = None,
-        offset_ms: float = 0.0,
+        settings: DecoderSettings,
         language_model: Scorer | None = None,
         keywords: Sequence[Keyword] = (),
         options: BeamOptions | None = None,
     ) -> None:
-        self.vocabulary, self.blank_id, self.frame_ms = vocabulary, blank_id, frame_ms
-        self.endpointing, self.offset_ms = endpointing, offset_ms
+        super().__init__(settings)
         self.options = options or BeamOptions()
-        self.partials = self.revised = 0
-        booster = KeywordBooster(keywords, vocabulary) if keywords else None
-        self._search = PrefixSearch(vocabulary, blank_id, self.options, language_model, booster)
-        self._frame = self._index = 0
-        self._told_silence = False
+        booster = KeywordBooster(keywords, self.vocabulary) if keywords else None
+        self._search = PrefixSearch(self.vocabulary, self.blank_id, self.options, language_model, booster)
         self._begin(0)
 
     def _begin(self, origin: int) -> None:
         self._origin, self._shown = origin, ""
-        self._told: Prefix | None = None  # the best prefix of the last partial
+        self._best: Prefix | None = None  # at the last partial
         self._settled = self._search.root
         self._text, self._words = "", list[Word]()  # of settled words
         self._tail: list[Token] = []  # settled tokens after them
@@ -69,7 +59,7 @@ class BeamDecoder:
         width = self.options.tokens_a_frame
         ids, log_probs = np.asarray(ids)[:, :width], np.asarray(log_probs)[:, :width]
         likely = (log_probs >= log_probs[:, :1] - self.options.token_threshold).sum(1)
-        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN says nothing
+        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN holds nothing
         results: list[Result] = []
         for tokens, scores, count in zip(ids.tolist(), log_probs.tolist(), likely.tolist(), strict=True):
             if not count or (count == 1 and tokens[0] == self.blank_id):
@@ -79,34 +69,31 @@ class BeamDecoder:
                 results += self._at_word()
             self._frame += 1
             results += self._at_silence()
-        return results + self._partial()
+        return results + self._changed()
 
     def finish(self) -> list[Result]:
         """The final of what no end-point has ended, if there is anything or if there was no result at all."""
         best = self._search.best_at_end()
-        results = self._close(best, None, self._frame) if best.speech or not self._index else []
+        results = self._close(*self._spell(best), None, self._frame) if best.speech or not self._index else []
         self._search.restart(-1, 0.0, IMPOSSIBLE)  # a file goes on behind a pause
         self._begin(self._frame)
         return results
 
-    def _due(self) -> Endpoint | None:
+    def _speech(self) -> tuple[int | None, int | None]:
         best = self._search.beam[0]
-        if self.endpointing is None:
-            return None
-        first, last = (best.speech.start, best.end) if best.speech else (None, None)
-        return self.endpointing.due(self.frame_ms, self._origin, first, last)
+        return (best.speech.start, best.end) if best.speech else (None, None)
 
     def _at_silence(self) -> list[Result]:
         due = self._due()
         if (
             due is None
             or due.frame > self._frame
-            or (due.rule == SILENCE_WITHOUT_SPEECH and self._told_silence)
+            or (due.rule == SILENCE_WITHOUT_SPEECH and self._silence_reported)
         ):
             return []
         best = self._search.best_at_end()
-        results = self._close(best, due.rule, due.frame)
-        if due.rule == MAX_UTTERANCE:  # its last token may sound on, and is not to be heard twice
+        results = self._close(*self._spell(best), due.rule, due.frame)
+        if due.rule == MAX_UTTERANCE:  # its last token may sound on, and must not be decoded twice
             self._search.restart(best.token, best.blank, best.label)
         else:
             self._search.restart(-1, 0.0, IMPOSSIBLE)
@@ -124,32 +111,20 @@ class BeamDecoder:
             return []
         if not self.endpointing.ends_before_word(self.frame_ms, before.speech.start, best.start):
             return []
-        results = self._close(before, MAX_UTTERANCE, best.start)
+        results = self._close(*self._spell(before), MAX_UTTERANCE, best.start)
         self._search.cut(before)
         self._begin(best.start)
         return results
 
-    def _close(self, prefix: Prefix, rule: str | None, frame: int) -> list[Result]:
-        text, found = self._spell(prefix)
-        self.revised += not text.startswith(self._shown)
-        result = self._result(text, found, frame, is_final=True, stable=len(text), endpoint=rule)
-        self._index += 1
-        self._told_silence = rule == SILENCE_WITHOUT_SPEECH
-        return [result]
-
-    def _partial(self) -> list[Result]:
+    def _changed(self) -> list[Result]:
+        """A partial where the text has changed."""
         best = self._search.beam[0]
-        if best is self._told:
+        if best is self._best:
             return []
-        self._told = best
+        self._best = best
         stable = self._settle()
-        text, found = self._spell(best)
-        if text == self._shown:
-            return []
-        self.partials += 1
-        self.revised += not text.startswith(self._shown)
-        self._shown = text
-        return [self._result(text, found, self._frame, is_final=False, stable=min(stable, len(text)))]
+        text, words = self._spell(best)
+        return self._partial(text, words, min(stable, len(text))) if text != self._shown else []
 
     def _settle(self) -> int:
         """Take in what the whole beam agrees on; returns how many characters of the text can never change."""
@@ -182,11 +157,6 @@ class BeamDecoder:
 
     def _tail_words(self, tokens: Sequence[Token]) -> list[Word]:
         return words(tokens, self.vocabulary, self.frame_ms, self.offset_ms, not self._text)
-
-    def _result(self, text: str, found: tuple[Word, ...], frame: int, **rest: Any) -> Result:
-        start = found[0].start_ms if found else max(0, round(self._origin * self.frame_ms + self.offset_ms))
-        end = found[-1].end_ms if found else max(0, round(frame * self.frame_ms + self.offset_ms))
-        return Result(text, start_ms=start, end_ms=end, words=found, utterance=self._index, **rest)
 
 
 def _in_order(found: list[Word]) -> tuple[Word, ...]:

@@ -1,4 +1,4 @@
-"""Greedy CTC in numpy: frames to tokens, tokens to text, and how sure the model was.
+"""Greedy CTC in numpy: frames to tokens, tokens to text, and the confidence in them.
 
 Runs inside the server, so it needs numpy and ``ko_asr.runtime.hangul`` only. Collapsing is Graves et al.
 2006, section 2: merge repeats, then drop blanks. Pieces are SentencePiece's; `Vocabulary.text` gives what
@@ -57,8 +57,8 @@ def collapse(token_ids: np.ndarray, blank_id: int, log_probs: np.ndarray | None 
 def confidence(tokens: Sequence[Token], log_probs: np.ndarray) -> float:
     """Mean probability of the emitted tokens, in 0..1.
 
-    With no token, the mean probability of blank over the frames ``log_probs`` [frames]: how sure the model
-    is that nothing was said. With no frame either, 0. It is not calibrated.
+    With no token, the mean probability of blank over the frames ``log_probs`` [frames]: the confidence
+    in silence. With no frame either, 0. It is not calibrated.
     """
     if tokens:
         return float(np.mean(np.exp([token.log_prob for token in tokens])))
@@ -126,7 +126,7 @@ class Vocabulary:
 
     @cached_property
     def _surfaces(self) -> list[Any]:
-        """By token id: what it writes inside a text, None for a byte."""
+        """The surface of each token inside a text, by id; None for a byte."""
         return [
             None if _BYTE_PIECE.fullmatch(piece) else self._surface(token, piece, first=False)
             for token, piece in enumerate(self.pieces)
@@ -144,7 +144,7 @@ class Vocabulary:
         return _join_jamo(list(self._spell(token_ids, at_start)), self.rule)
 
     def begins_word(self, token: int) -> bool:
-        """Whether the token's surface begins with a space, so that what came before can no longer change."""
+        """True when the token's surface begins with a space: what came before can no longer change."""
         return token == self.unknown_id or self.pieces[token].startswith(SPACE)
 
     def _spell(self, token_ids: Iterable[int], at_start: bool) -> Iterator[Character]:
@@ -179,7 +179,7 @@ class Vocabulary:
 
 
 def _joined(raw: str, rule: str) -> str:
-    """What `_join_jamo` makes of the characters of ``raw``."""
+    """The text that `_join_jamo` makes of the characters of ``raw``."""
     if rule == "identity":
         return raw
     if rule == "compose":

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of the GPU, asked through libcuda."""
+"""The GPU and its driver, asked through libcuda."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ def _first_gpu() -> tuple[ctypes.CDLL, ctypes.c_int] | None:
 
 
 def compute_capability() -> str | None:
-    """Of the first GPU, such as "8.6"; None where there is no GPU."""
+    """Compute capability of the first GPU, such as "8.6"; None where there is no GPU."""
     if (found := _first_gpu()) is None:
         return None
     driver, device = found
@@ -25,7 +25,7 @@ def compute_capability() -> str | None:
 
 
 def gpu_name() -> str | None:
-    """Of the first GPU; None where there is no GPU."""
+    """Name of the first GPU; None where there is no GPU."""
     if (found := _first_gpu()) is None:
         return None
     driver, device = found

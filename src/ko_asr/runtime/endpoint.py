@@ -1,4 +1,4 @@
-"""When an utterance ends: rules in ms of audio."""
+"""End-point rules: the end of an utterance, in ms of audio."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,19 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 SILENCE_WITHOUT_SPEECH = "silence_without_speech"  # Kaldi's and sherpa-onnx's rule 1
-
-
 SILENCE_AFTER_SPEECH = "silence_after_speech"  # their rule 2; RTZR's epd_time
-
-
 MAX_UTTERANCE = "max_utterance"  # their rule 3; RTZR's max_utter_duration
-
 
 WORD_BOUNDARY_FROM = 0.8  # of the longest utterance: from there on the first word boundary ends it
 
 
 class Endpoint(NamedTuple):
-    """Where an utterance ends if no further token comes: a frame, and the rule that says so."""
+    """The end of an utterance if no further token comes: its frame, and the rule that sets it."""
 
     frame: int
     rule: str
@@ -26,11 +21,11 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """When an utterance ends, in ms of audio; None switches a rule off. ValueError when one is not positive.
+    """Limits of an utterance in ms of audio; None switches a rule off. ValueError when one is not positive.
 
-    Silence is what the model hears as such: frames since the end of the last token. No utterance is longer
-    than ``max_utterance_ms``; from four fifths of it on the first word boundary ends it, so that a word is
-    cut only where one word fills the last fifth. The defaults are RTZR's and, without speech, sherpa-onnx's.
+    Silence is the frames since the end of the last token. No utterance is longer than ``max_utterance_ms``;
+    from four fifths of it on the first word boundary ends it, so that a word is cut only where one word fills
+    the last fifth. The defaults are RTZR's and, without speech, sherpa-onnx's.
     """
 
     silence_after_speech_ms: float | None = 500.0
@@ -63,6 +58,6 @@ class EndpointRules:
         return min(found, default=None)
 
     def ends_before_word(self, frame_ms: float, first: int, start: int) -> bool:
-        """Whether a word that begins at frame ``start`` belongs to the next utterance already."""
+        """True when a word that begins at frame ``start`` belongs to the next utterance already."""
         limit = self.max_utterance_ms
         return limit is not None and (start - first) * frame_ms >= WORD_BOUNDARY_FROM * limit

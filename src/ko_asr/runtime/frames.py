@@ -52,7 +52,7 @@ def required_frames(tokens: Sequence[int]) -> int:
 
 
 def is_feasible(tokens: Sequence[int], duration: float, subsampling: int = 8, causal: bool = False) -> bool:
-    """Whether any CTC path can spell ``tokens`` in ``duration`` seconds of audio.
+    """True when some CTC path can spell ``tokens`` in ``duration`` seconds of audio.
 
     >>> is_feasible([1] * 12, 1.0), is_feasible([1, 2] * 6, 1.0), is_feasible([1] * 12, 1.0, subsampling=4)
     (False, True, True)

@@ -1,16 +1,15 @@
 """Greedy CTC decoding of a stream of frames."""
 
-from typing import Any
-
 import numpy as np
 
 from ko_asr.runtime.ctc import Token, Vocabulary, collapse
-from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH, Endpoint, EndpointRules
+from ko_asr.runtime.ctc_decoder import CtcDecoder, DecoderSettings
+from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH
 from ko_asr.runtime.results import Result, Word, silent_end, stable_length, words
 
 
 class _Utterance:
-    """The tokens of one utterance: words that are settled, and those since the last word boundary.
+    """The tokens of one utterance: settled words, and those since the last word boundary.
 
     Only the tokens since the boundary are spelled again when one is added, so that an utterance of an hour
     costs no more a frame than a short one.
@@ -39,7 +38,7 @@ class _Utterance:
             self.first = token.start
 
     def extend(self, end: int, log_prob: float) -> None:
-        """The last token holds on to frame ``end`` (not included)."""
+        """Let the last token hold on to frame ``end`` (not included)."""
         token = self._tail[-1]
         self._tail[-1] = token._replace(end=end, log_prob=max(token.log_prob, log_prob))
 
@@ -56,30 +55,12 @@ class _Utterance:
         return (*self._words, *self._tail_words())
 
 
-class GreedyDecoder:
-    """Greedy CTC over a stream of frames. Not for several threads at once.
+class GreedyDecoder(CtcDecoder):
+    """Greedy CTC over a stream of frames."""
 
-    ``endpointing=None`` gives one utterance with exactly the text of the whole. With rules, what is final and
-    where it ends depends on the frames alone, never on how they are divided into calls.
-    ``partials`` and ``revised`` count the partials given, and those that were no longer a beginning of what
-    followed them.
-    """
-
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        blank_id: int,
-        frame_ms: float,
-        endpointing: EndpointRules | None = None,
-        offset_ms: float = 0.0,
-    ) -> None:
-        self.vocabulary, self.blank_id, self.frame_ms = vocabulary, blank_id, frame_ms
-        self.endpointing, self.offset_ms = endpointing, offset_ms
-        self.partials = self.revised = 0
-        self._frame = 0  # frames accepted so far
-        self._last_id = blank_id
-        self._index = 0
-        self._told_silence = False
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__(settings)
+        self._last_id = self.blank_id
         self._begin(0)
 
     def _begin(self, origin: int) -> None:
@@ -96,66 +77,54 @@ class GreedyDecoder:
         for token in collapse(best, -1, scores):  # -1: runs of blanks are wanted as well
             start, end = self._frame + token.start, self._frame + token.end
             if token.id == self.blank_id:
-                results += self._silence(end)
+                results += self._at_silence(end)
             elif token.id == self._last_id and token.start == 0:
                 self._utterance.extend(end, token.log_prob)
             else:
-                results += self._before(token.id, start)
+                results += self._at_token(token.id, start)
                 self._utterance.add(token._replace(start=start, end=end))
             self._last_id = token.id
         self._frame += len(best)
-        return results + self._partial()
+        return results + self._changed()
 
     def finish(self) -> list[Result]:
         """The final of what no end-point has ended, if there is anything or if there was no result at all."""
-        final = self._close(None, self._frame) if self._utterance.text().strip() or not self._index else []
+        final = self._end(None, self._frame) if self._utterance.text().strip() or not self._index else []
         self._last_id = self.blank_id
         return final
 
-    def _due(self) -> Endpoint | None:
-        if self.endpointing is None:
-            return None
-        return self.endpointing.due(self.frame_ms, self._origin, self._utterance.first, self._utterance.last)
+    def _speech(self) -> tuple[int | None, int | None]:
+        return self._utterance.first, self._utterance.last
 
-    def _silence(self, until: int) -> list[Result]:
-        """Blank up to frame ``until`` (not included)."""
+    def _at_silence(self, until: int) -> list[Result]:
+        """End the utterances whose end-points lie in a run of blanks up to frame ``until`` (not included)."""
         results: list[Result] = []
         while (due := self._due()) and due.frame <= until:
-            if due.rule == SILENCE_WITHOUT_SPEECH and self._told_silence:
-                break  # said once a silence, not every few seconds of it
-            results += self._close(due.rule, due.frame)
+            # Reported once a silence, not every few seconds of it.
+            if due.rule == SILENCE_WITHOUT_SPEECH and self._silence_reported:
+                break
+            results += self._end(due.rule, due.frame)
         return results
 
-    def _before(self, token: int, start: int) -> list[Result]:
+    def _at_token(self, token: int, start: int) -> list[Result]:
         """End the utterance where the next token, at frame ``start``, would make it too long."""
         first, due = self._utterance.first, self._due()
         if first is None or due is None or self.endpointing is None:
             return []
         word = self.vocabulary.begins_word(token)
         if due.frame <= start or (word and self.endpointing.ends_before_word(self.frame_ms, first, start)):
-            return self._close(MAX_UTTERANCE, start)
+            return self._end(MAX_UTTERANCE, start)
         return []
 
-    def _close(self, rule: str | None, frame: int) -> list[Result]:
-        text, found = self._utterance.text(), self._utterance.words()
-        self.revised += not text.startswith(self._shown)
-        result = self._result(text, found, frame, is_final=True, stable=len(text), endpoint=rule)
-        self._index += 1
-        self._told_silence = rule == SILENCE_WITHOUT_SPEECH
+    def _end(self, rule: str | None, frame: int) -> list[Result]:
+        """End the utterance with its final; the next one begins at ``frame``."""
+        results = self._close(self._utterance.text(), self._utterance.words(), rule, frame)
         self._begin(frame)
-        return [result]
+        return results
 
-    def _partial(self) -> list[Result]:
+    def _changed(self) -> list[Result]:
+        """A partial where the text has changed."""
         text = self._utterance.text()
         if text == self._shown:
             return []
-        self.partials += 1
-        self.revised += not text.startswith(self._shown)
-        self._shown = text
-        stable = stable_length(text, self.vocabulary.rule)
-        return [self._result(text, self._utterance.words(), self._frame, is_final=False, stable=stable)]
-
-    def _result(self, text: str, found: tuple[Word, ...], frame: int, **rest: Any) -> Result:
-        start = found[0].start_ms if found else max(0, round(self._origin * self.frame_ms + self.offset_ms))
-        end = found[-1].end_ms if found else max(0, round(frame * self.frame_ms + self.offset_ms))
-        return Result(text, start_ms=start, end_ms=end, words=found, utterance=self._index, **rest)
+        return self._partial(text, self._utterance.words(), stable_length(text, self.vocabulary.rule))

@@ -33,14 +33,14 @@ _CONJOINING = str.maketrans(
 
 @dataclass(frozen=True)
 class Keyword:
-    """A word (NFC) and how much to want it, -5 to 5."""
+    """A word (NFC) and its score, -5 to 5."""
 
     text: str
     score: float = DEFAULT_SCORE
 
 
 def parse_keywords(items: Iterable[str]) -> list[Keyword]:
-    """Keywords written as 단어 or 단어:점수; UserError names the first that is none, or too many.
+    """Read keywords written as 단어 or 단어:점수. UserError names the first invalid one, or too many.
 
     >>> parse_keywords(["철수:2.5", "서울 시청"])
     [Keyword(text='철수', score=2.5), Keyword(text='서울 시청', score=3.0)]
@@ -66,7 +66,7 @@ def parse_keywords(items: Iterable[str]) -> list[Keyword]:
 
 
 def letters(text: str) -> str:
-    """How keywords and tokens are compared: Hangul as conjoining jamo.
+    """The form in which keywords and tokens are compared: Hangul as conjoining jamo.
 
     >>> letters("ㅋ") == letters("크")[0], len(letters("값"))
     (True, 3)
@@ -138,7 +138,7 @@ class KeywordBooster:
         return state, gained
 
     def end(self, state: int) -> float:
-        """What the end of the utterance adds: a whole keyword is earned, a begun one given back."""
+        """The bonus at the end of the utterance: a whole keyword is earned, a begun one given back."""
         return self._complete[state] - self._credit[state]
 
 

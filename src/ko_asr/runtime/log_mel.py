@@ -16,6 +16,9 @@ try:
 except ImportError:  # the server needs numpy only
     from numpy.fft import rfft
 
+# The largest sample taken. Audio lies in -1..1; with any window and filters in use, the float32 power of
+# samples up to here is finite.
+LOUDEST = 1e9
 STD_GUARD = 1e-5  # NeMo's CONSTANT in normalize_batch
 _BLOCK = 128  # frames a step: the spectra stay in the cache, and few calls do much
 _BANDS = 4
@@ -27,7 +30,7 @@ def _space(n_fft: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
     Kept, because memory that is taken and given back costs more in page faults than the transform.
     """
-    spaces = _OF_THREAD.__dict__
+    spaces: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = _OF_THREAD.__dict__
     if (key := f"{n_fft}, {window}") not in spaces:
         frames = np.zeros((_BLOCK, n_fft), np.float32)
         spaces[key] = frames, *np.empty((2, _BLOCK, n_fft // 2 + 1), np.float32)

@@ -1,4 +1,4 @@
-"""What a client may ask of one stream: when utterances end, and which words to favour.
+"""The options that a client may send with a stream: end-point rules, and keywords to favour.
 
 A JSON object, sent with a stream's first request; export writes the server's defaults in the same form:
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ko_asr.errors import UserError
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.decoder import make_decoder
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.keywords import parse_keywords
@@ -67,10 +68,10 @@ class StreamOptions:
         return json.dumps({"endpointing": rules, "keywords": list(self.keywords)}, ensure_ascii=False)
 
     def decoder(self, contract: StreamingContract) -> Decoder:
-        """A decoder for one stream. UserError for keywords that are none."""
-        vocabulary, frame_ms = contract.text_vocabulary(), 1000.0 * contract.frame_seconds
-        keywords = parse_keywords(self.keywords)
-        return make_decoder(vocabulary, contract.blank_id, frame_ms, self.endpointing, keywords=keywords)
+        """A decoder for one stream. UserError for invalid keywords."""
+        frame_ms = 1000.0 * contract.frame_seconds
+        settings = DecoderSettings(contract.text_vocabulary(), contract.blank_id, frame_ms, self.endpointing)
+        return make_decoder(settings, parse_keywords(self.keywords))
 
 
 def _keywords(data: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The record beside a TensorRT plan, and whether the plan can serve here."""
+"""The record beside a TensorRT plan, and the check that the plan can serve here."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ REBUILD = "run python export/build_plan.py on this machine"
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What a plan was built from and with."""
+    """The graph that a plan was built from, and the library and GPU that built it."""
 
     onnx_sha256: str
     tensorrt: str

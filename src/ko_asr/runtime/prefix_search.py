@@ -9,8 +9,6 @@ from ko_asr.runtime.ctc import SPACE, Vocabulary
 from ko_asr.runtime.keywords import KeywordBooster
 
 IMPOSSIBLE = -math.inf
-
-
 _NEGLIGIBLE = 30.0  # nats: exp(-30) adds nothing to a float64 sum that ranks prefixes
 
 
@@ -73,7 +71,7 @@ class Prefix:
 
 
 def log_add(a: float, b: float) -> float:
-    """ln(exp(a) + exp(b)).
+    """The sum of two probabilities given as logarithms: ln(exp(a) + exp(b)).
 
     >>> log_add(0.0, IMPOSSIBLE), round(log_add(-1.0, -1.0), 4)
     (0.0, -0.3069)
@@ -108,12 +106,12 @@ class PrefixSearch:
         self.root, self.beam = root, [root]
 
     def silence(self) -> None:
-        """Any number of frames that hold only blank."""
+        """Take any number of frames that hold only blank."""
         for prefix in self.beam:
             prefix.blank, prefix.label = prefix.total, IMPOSSIBLE
 
     def step(self, frame: int, tokens: Sequence[int], log_probs: Sequence[float]) -> None:
-        """One frame: its likely tokens, best first, and their log-probabilities."""
+        """Take one frame: its likely tokens, best first, and their log-probabilities."""
         frame_scores = dict(zip(tokens, log_probs, strict=True))
         blank_score = frame_scores.pop(self._blank_id, IMPOSSIBLE)
         beam = self.beam
@@ -149,7 +147,7 @@ class PrefixSearch:
             child.stamp = frame
             child.new_blank = child.new_label = IMPOSSIBLE
             reached.append(child)
-        if mass > child.new_label:  # the likelier alignment tells when the token sounds
+        if mass > child.new_label:  # the likelier alignment gives the time of the token
             child.start, child.end, child.log_prob = frame, frame + 1, score
         child.new_label = log_add(child.new_label, mass)
 

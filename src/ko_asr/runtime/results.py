@@ -1,4 +1,4 @@
-"""What a product needs from CTC frames: partials and finals, end-points, words with times and confidence.
+"""Results of CTC frames: partials and finals, words with times and confidence.
 
 Runs inside the server, so it needs numpy, ``ko_asr.runtime.ctc`` and ``ko_asr.runtime.hangul`` only.
 
@@ -7,7 +7,7 @@ token to the end of the last frame of its last one, and a word (어절) from its
 ``frame_ms`` is hop x subsampling. A frame's centre is at ``k * frame_ms`` in a model with symmetric
 subsampling, and ``(subsampling - 1) * hop`` earlier in one with causal subsampling; but CTC is free to emit a
 token later than it is spoken, which is the larger part. ``offset_ms``, usually negative, takes both back:
-only a measurement on the model gives it (bench/long_audio.py makes one), so it is 0 unless the caller says.
+only a measurement on the model gives it (bench/long_audio.py makes one), so its default is 0.
 
 Confidence. A token has the probability of its best frame; a word is as sure as its least sure token, the
 space before it included. On the noisy synthetic demo (bench/confidence.py: AUROC 0.85, expected calibration
@@ -42,7 +42,7 @@ class Syllable:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What stands between spaces (어절), with its syllables; times in ms, confidence in 0..1."""
+    """The text between two spaces (어절), with its syllables; times in ms, confidence in 0..1."""
 
     text: str
     start_ms: int
@@ -67,7 +67,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of one utterance: a partial, or the final after which its text never changes.
+    """One utterance so far: a partial, or the final after which its text never changes.
 
     ``text`` is exactly `Vocabulary.text` of the utterance's tokens; its words are ``text.split()``. The first
     ``stable`` characters of a partial stand in every later result of the same ``utterance`` (counted from 0).
@@ -107,11 +107,11 @@ class Decoder(Protocol):
     """Frames to results; greedy here, beam search elsewhere."""
 
     def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
-        """The next frames' best tokens, int32 [T, K] and float32 [T, K], best first."""
+        """Take the next frames' best tokens, int32 [T, K] and float32 [T, K], best first."""
         ...
 
     def finish(self) -> list[Result]:
-        """No more frames: the final of what is left."""
+        """End the audio: the final of what is left."""
         ...
 
 
@@ -135,18 +135,18 @@ def words(
     """
     found: list[Word] = []
     open_word: list[Character] = []
-    heard = 0  # tokens before this one are counted in an earlier word's confidence
+    counted = 0  # tokens before this one are in an earlier word's confidence
     for char in [*vocabulary.characters((token.id for token in tokens), at_start), None]:
         if char is not None and not char.text.isspace():
             open_word.append(char)
         elif open_word:
-            found.append(_word(open_word, tokens, heard, frame_ms, offset_ms))
-            heard, open_word = open_word[-1].last + 1, []
+            found.append(_word(open_word, tokens, counted, frame_ms, offset_ms))
+            counted, open_word = open_word[-1].last + 1, []
     return found
 
 
 def _word(
-    chars: Sequence[Character], tokens: Sequence[Token], heard: int, frame_ms: float, offset_ms: float
+    chars: Sequence[Character], tokens: Sequence[Token], counted: int, frame_ms: float, offset_ms: float
 ) -> Word:
     def ms(frame: int) -> int:
         return max(0, round(frame * frame_ms + offset_ms))
@@ -164,7 +164,7 @@ def _word(
         for char in chars
     )
     text = "".join(char.text for char in chars)
-    first = min(heard, chars[0].first)
+    first = min(counted, chars[0].first)
     return Word(
         text,
         syllables[0].start_ms,
@@ -180,7 +180,7 @@ def silent_end(tokens: Sequence[Token], vocabulary: Vocabulary) -> list[Token]:
 
 
 def stable_length(text: str, rule: str) -> int:
-    """How many characters of ``text`` no following token can change; ``rule`` is the vocabulary's.
+    """Count the characters of ``text`` that no following token can change; ``rule`` is the vocabulary's.
 
     A syllable without a coda may still get one (가 + ㄱ = 각), a letter may become a syllable, and bytes that
     are no character yet may become one.

@@ -5,36 +5,35 @@ chunk is ``chunk`` encoder frames. Its window of log-mel frames overlaps the one
 looks back; nothing else does, the rest of the past is in the states.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from ko_asr.errors import UserError
 from ko_asr.runtime import file_names, tensors
-from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.frames import encoder_frames
+from ko_asr.runtime.model_contract import ModelContract
 
-FORMAT = 1
+_DERIVED = (
+    "chunk",
+    "context_frames",
+    "shift_frames",
+    "window_frames",
+    "frame_seconds",
+    "first_samples",
+    "shift_samples",
+    "end_samples",
+    "states",
+)
 
-FULL = "streams of this server are taken"  # in the refusal of a server without a free place
 
+@dataclass(frozen=True, kw_only=True)
+class StreamingContract(ModelContract):
+    """The contract of one streaming graph, for one look-ahead: what it takes, gives and keeps."""
 
-@dataclass(frozen=True)
-class StreamingContract:
-    """What one streaming graph takes, gives and keeps, for one look-ahead."""
+    FILE: ClassVar[str] = file_names.STREAM_CONTRACT
+    MISSING: ClassVar[str] = "export a streaming model into that folder"
 
-    export_id: str
-    model: str  # name of the .nemo
-    model_sha256: str
-    onnx_sha256: str
-    vocabulary: dict[str, Any]  # `ko_asr.runtime.ctc.Vocabulary.to_json`
-    blank_id: int
-    mels: int
-    sample_rate: int  # Hz
-    hop: int  # samples a log-mel frame
     window_samples: int  # of the short-time Fourier transform
-    subsampling: int  # log-mel frames an encoder frame
     left: int  # encoder frames before the chunk that attention sees
     look_ahead: int  # encoder frames of the chunk after its first
     look_aheads: list[int]  # all that the model was trained with
@@ -42,17 +41,11 @@ class StreamingContract:
     layers: int
     d_model: int
     kernel: int  # of the depthwise convolution
-    target: str = "onnx"  # what runs the graph: onnx, or tensorrt
-    precision: str = "fp32"
     max_batch_size: int = 32  # streams that the server may put in one batch; bounds a TensorRT plan
-    front_end: str = "numpy"  # what computes the log-mel features: "numpy" (the preprocessor) or "graph"
-    versions: dict[str, str] = field(default_factory=dict)
-    parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
-    format: int = FORMAT
 
     @property
     def chunk(self) -> int:
-        """Encoder frames a chunk gives."""
+        """Encoder frames of a chunk."""
         return self.look_ahead + 1
 
     @property
@@ -76,7 +69,7 @@ class StreamingContract:
         return (self.window_frames - 1) * self.hop + self.window_samples + 1
 
     def check_chunk(self, fresh: int, end: bool) -> None:
-        """UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.
+        """Raise UserError unless a request brings the audio of one chunk, or at the end of one chunk at most.
 
         ``fresh`` counts the samples after the chunk's beginning (``shift_samples`` times its index).
         """
@@ -90,11 +83,6 @@ class StreamingContract:
                 f"a request must bring the audio of one chunk, {self.shift_samples} samples "
                 f"(the first at least {self.first_samples}); this one brings its chunk to {fresh}"
             )
-
-    @property
-    def frame_seconds(self) -> float:
-        """Seconds an encoder frame covers."""
-        return self.hop * self.subsampling / self.sample_rate
 
     @property
     def chunk_seconds(self) -> float:
@@ -123,7 +111,7 @@ class StreamingContract:
         """Samples that must have arrived before chunk ``index`` (from 0) can be computed."""
         return self.shift_samples * index + self.first_samples
 
-    def encoder_frames(self, samples: int) -> int:
+    def frames_of_samples(self, samples: int) -> int:
         """Encoder frames that ``samples`` of audio give in all; none below one log-mel frame."""
         frames = samples // self.hop
         return encoder_frames(frames, self.subsampling, causal=True) if frames else 0
@@ -143,39 +131,6 @@ class StreamingContract:
             )
         ]
 
-    def text_vocabulary(self) -> Vocabulary:
-        """The vocabulary as the decoder uses it."""
-        return Vocabulary.from_json(self.vocabulary)
-
-    def dump(self) -> str:
-        """The contract as JSON text, with what follows from it for readers in other languages."""
-        derived = {
-            name: getattr(self, name)
-            for name in (
-                "chunk",
-                "context_frames",
-                "shift_frames",
-                "window_frames",
-                "frame_seconds",
-                "first_samples",
-                "shift_samples",
-                "end_samples",
-                "states",
-            )
-        }
-        return json.dumps(asdict(self) | {"derived": derived}, ensure_ascii=False, indent=1) + "\n"
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "StreamingContract":
-        """Read the contract of an exported folder. UserError when it is missing or of another format."""
-        path = Path(folder) / file_names.STREAM_CONTRACT
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(f"no {path}: export a streaming model into that folder") from error
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: export the model again") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise UserError(f"{path} has another format than {FORMAT}: export the model again")
-        data.pop("derived", None)
-        return cls(**data)
+    def derived(self) -> dict[str, Any]:
+        """The arithmetic of chunks and windows, and the states."""
+        return {name: getattr(self, name) for name in _DERIVED}

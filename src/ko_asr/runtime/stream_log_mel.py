@@ -11,7 +11,7 @@ from ko_asr.runtime.log_mel import LogMel
 
 
 def check_streamable(log_mel: LogMel) -> None:
-    """UserError when the features are normalised over the utterance."""
+    """Raise UserError when the features are normalised over the utterance."""
     if log_mel.normalize != "NA":
         raise UserError(
             f"features normalised {log_mel.normalize} need the whole utterance: "
@@ -58,4 +58,5 @@ class StreamingLogMel:
         features += np.float32(log_mel.log_guard)
         self._pending = self._pending[count * log_mel.hop :]
         self.frames += count
-        return np.log(features, out=features)
+        np.log(features, out=features)
+        return features

@@ -1,7 +1,7 @@
-"""The streams that a step of the server keeps: bounded in number, and forgotten when nobody speaks any more.
+"""The streams that a step of the server keeps: bounded in number, and forgotten when no request comes.
 
-Triton tells a Python model nothing when a client vanishes, so a step that keeps state needs a time to live of
-its own. Runs inside the server: standard library only.
+Triton does not notify a Python model when a client vanishes, so a step that keeps state needs a time to live
+of its own. Runs inside the server: standard library only.
 """
 
 import time
@@ -23,7 +23,7 @@ class StreamTable(Generic[State]):
     def __init__(
         self, limit: int | None, time_to_live: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """At most ``limit`` streams (None: any), forgotten ``time_to_live`` seconds after the last use."""
+        """Keep at most ``limit`` streams (None: any), each ``time_to_live`` seconds from its last use."""
         self.limit, self.time_to_live, self._clock = limit, time_to_live, clock
         self._streams: OrderedDict[int, tuple[float, State]] = OrderedDict()
 

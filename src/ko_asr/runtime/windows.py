@@ -1,4 +1,4 @@
-"""From audio that is still arriving to windows: of log-mel frames, or of samples for a log-mel graph.
+"""Windows of audio that is still arriving: of log-mel frames, or of samples for a log-mel graph.
 
 Shared by the engine in a process (`ko_asr.recognition.streaming`) and by the server's preprocessor.
 """
@@ -12,7 +12,7 @@ from ko_asr.runtime.stream_log_mel import StreamingLogMel
 
 
 class StreamingWindows:
-    """The front end of one stream: samples in, windows out, each giving one chunk of encoder frames."""
+    """The front end of one stream in numpy: samples in, windows of log-mel frames out, one a chunk."""
 
     def __init__(self, contract: StreamingContract, log_mel: LogMel) -> None:
         self._contract = contract
@@ -36,14 +36,14 @@ class StreamingWindows:
             self._features = np.concatenate([self._features, fresh], axis=1)
 
     def end(self) -> None:
-        """The audio is over: its last frames become ready. Once is enough."""
+        """End the audio: its last frames become ready. Once is enough."""
         if not self.ended:
             self.ended = True
             self._features = np.concatenate([self._features, self._front_end.flush()], axis=1)
 
     @property
     def ready(self) -> bool:
-        """Whether a window can be taken."""
+        """True when a window can be taken."""
         if self.ended:
             return self.remaining > 0
         return self._features.shape[1] >= self._contract.window_frames
@@ -51,7 +51,7 @@ class StreamingWindows:
     @property
     def remaining(self) -> int:
         """Encoder frames of the audio so far that no window has covered."""
-        return self._contract.encoder_frames(self.samples) - self.taken * self._contract.chunk
+        return self._contract.frames_of_samples(self.samples) - self.taken * self._contract.chunk
 
     def take(self, out: np.ndarray) -> int:
         """Write the next window into ``out`` float32 [mels, window]; return how many frames are valid."""
@@ -65,7 +65,7 @@ class StreamingWindows:
 
 
 class SampleWindows:
-    """The front end of one stream: samples in, windows out, each giving one chunk of encoder frames."""
+    """The front end of one stream before a log-mel graph: samples in, windows of samples out, one a chunk."""
 
     def __init__(self, contract: StreamingContract) -> None:
         self._contract = contract
@@ -84,13 +84,13 @@ class SampleWindows:
         self.samples += len(samples)
 
     def end(self) -> None:
-        """The audio is over."""
+        """End the audio."""
         self.ended = True
 
     @property
     def remaining(self) -> int:
         """Encoder frames of the audio so far that no window has covered."""
-        return self._contract.encoder_frames(self.samples) - self.taken * self._contract.chunk
+        return self._contract.frames_of_samples(self.samples) - self.taken * self._contract.chunk
 
     def take(self, out: np.ndarray) -> tuple[int, int]:
         """Write the next window into ``out`` float32 [`StreamingContract.window_audio`].
@@ -108,7 +108,7 @@ class SampleWindows:
 
 
 def checked(samples: np.ndarray) -> np.ndarray:
-    """Float32 [n]; UserError for anything that is not one channel of finite floats."""
+    """The samples as float32 [n]; UserError for anything that is not one channel of finite floats."""
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise UserError(f"one channel is heard, not samples of shape {samples.shape}: mix the channels first")

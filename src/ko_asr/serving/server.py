@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.runtime import stream_contract, tensors
+from ko_asr.runtime import failure, tensors
 
 RECORD = "server.json"  # written last by the set-up: its presence means the installation is whole
 _SHM_PREFIX = "ko_asr_triton_"  # + process id + "_": shared memory of a dead server can be told and removed
@@ -329,7 +329,7 @@ def is_alive(url: str, repository: str | Path | None = None) -> bool:
             try:
                 client.infer(name, [audio], client_timeout=30, **stream)
             except triton.InferenceServerException as error:
-                if stream_contract.FULL not in str(error):  # a server with no place left answers, so it lives
+                if not failure.is_full(str(error)):  # a server with no place left answers, so it lives
                     raise
         return True
     return False

@@ -25,7 +25,7 @@ from ko_asr.evaluation.metrics import score
 from ko_asr.export import precision
 from ko_asr.export.streaming import plan as streaming_plan
 from ko_asr.export.streaming.backend import OnnxBackend, TorchBackend, front_end_of
-from ko_asr.export.streaming.chunks import encoder_frames, onnx_runner
+from ko_asr.export.streaming.chunks import frames_of_clips, onnx_runner
 from ko_asr.export.streaming.precision import Graph, Purpose, calibration_feeds, check, refusal
 from ko_asr.recognition.streaming import StreamingRecognizer
 from ko_asr.runtime import file_names, tensors
@@ -154,7 +154,7 @@ def test_calibration_streams_lazily_with_the_states_of_the_audio(exports: Export
     feeds = calibration_feeds(exports["fp32"] / file_names.GRAPH, contract, speech[:2])
     assert isinstance(feeds, Iterator)
     found = list(feeds)
-    chunks = -(-max(encoder_frames(contract, [item.features for item in speech[:2]])) // contract.chunk)
+    chunks = -(-max(frames_of_clips(contract, [item.features for item in speech[:2]])) // contract.chunk)
     assert len(found) == chunks and not found[0][tensors.CACHE_LAST_CHANNEL].any()
     for index, feed in enumerate(found):
         assert feed["features"].shape == (2, contract.mels, contract.window_frames)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ko_asr.errors import UserError
-from ko_asr.export.streaming.chunks import encoder_frames, windows
+from ko_asr.export.streaming.chunks import frames_of_clips, windows
 from ko_asr.export.streaming.precision import Purpose
 from ko_asr.export.to_onnx import to_onnx
 from ko_asr.provenance import sha256
@@ -225,5 +225,5 @@ def stream_features(backend: Any, clips: Sequence[np.ndarray]) -> list[np.ndarra
         log_probs, state = backend.log_probs(window, length, state)
         parts.append(log_probs)
     joined = np.concatenate(parts, axis=1)
-    counts = encoder_frames(backend.contract, clips)
+    counts = frames_of_clips(backend.contract, clips)
     return [row[:count] for row, count in zip(joined, counts, strict=True)]

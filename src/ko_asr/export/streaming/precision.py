@@ -15,7 +15,7 @@ import numpy as np
 from ko_asr.export import precision as low
 from ko_asr.export.parity import Figure
 from ko_asr.export.precision import LONG_FRAMES, Difference, Limits, Report, Utterance
-from ko_asr.export.streaming.chunks import Tensors, encoder_frames, onnx_runner, walk
+from ko_asr.export.streaming.chunks import Tensors, frames_of_clips, onnx_runner, walk
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import ENCODED_LENGTH, LOG_PROBS, TOKEN_IDS
 
@@ -83,7 +83,7 @@ class Graph:
             for _, answer in walk(self._run, self.contract, clips)
         ]
         log_probs, ids, counts = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        frames = encoder_frames(self.contract, clips)
+        frames = frames_of_clips(self.contract, clips)
         return [
             _Heard(log_probs[row, :count], ids[row, :count], int(counts[row].sum()))
             for row, count in enumerate(frames)
@@ -92,7 +92,7 @@ class Graph:
     def layer_outputs(self, item: Utterance) -> dict[str, np.ndarray]:
         """What each layer gives for one stream, [frames, d_model]."""
         model, layers = low.with_layer_outputs(self.path, _LAYER_END)
-        (frames,) = encoder_frames(self.contract, [item.features])
+        (frames,) = frames_of_clips(self.contract, [item.features])
         run = onnx_runner(model, list(layers))
         chunks = [
             [answer[output] for output in layers] for _, answer in walk(run, self.contract, [item.features])
