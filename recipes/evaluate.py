@@ -120,7 +120,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_beam(args: argparse.Namespace) -> None:
-    """UserError for a language model or word list that cannot be used, before NeMo is imported."""
+    """Raise UserError for a language model or word list that cannot be used, before NeMo is imported."""
     if args.lm:
         import sentencepiece
 

@@ -185,10 +185,10 @@ import resource, sys, torch
 from hydra import compose, initialize_config_dir
 with initialize_config_dir(sys.argv[1], version_base="1.3"):
     config = compose("fastconformer_ko_demo", overrides=sys.argv[2:])
-from ko_asr.training import quiet_nemo
+from ko_asr.models.nemo_file import quiet_nemo
 quiet_nemo()
 from nemo.collections.asr.models import EncDecCTCModelBPE
-from ko_asr.memory_estimate import _loss, activation_law, estimate
+from ko_asr.training.memory import _loss, activation_law, estimate
 from pathlib import Path
 
 def resident(field="VmRSS"):

@@ -1,4 +1,4 @@
-"""One figure on a dev manifest, for choosing between weights; recipes/evaluate.py says everything else."""
+"""One figure on a dev manifest, for choosing between weights; recipes/evaluate.py gives all others."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from ko_asr.data.schema import validate_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
 from ko_asr.models.device import device_of
+from ko_asr.models.nemo_ctc import NemoCtc
 
 
 def references(manifest: Path, limit: int | None = None) -> list[dict]:
@@ -18,7 +19,7 @@ def references(manifest: Path, limit: int | None = None) -> list[dict]:
     return list(read_manifest(manifest))[:limit]
 
 
-def character_errors(model: Any, entries: Sequence[dict]) -> dict[str, float | list[float]]:
+def character_errors(model: NemoCtc, entries: Sequence[dict]) -> dict[str, float | list[float]]:
     """CER (spaces counted, plain rules) of a restored model: rate and 95 % bootstrap interval."""
     from tqdm import tqdm
 

@@ -14,7 +14,7 @@ from ko_asr.errors import UserError
 
 
 def check_nemo_file(path: str | Path) -> None:
-    """UserError when ``path`` is missing, is no .nemo archive, or was cut off.
+    """Raise UserError when ``path`` is missing, is no .nemo archive, or was cut off.
 
     A .nemo is a tar with model_config.yaml and the weights. tarfile sees a cut inside a member only when it
     is read, so the last member's end is compared with the file's size.
