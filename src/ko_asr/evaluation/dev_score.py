@@ -44,9 +44,9 @@ def described(manifest: Path | None, errors: dict | None) -> str:
 
 def load_writer(model: Path, entries: Sequence[dict]) -> Any:
     """Restore ``model``; UserError when its vocabulary cannot write the entries."""
-    from ko_asr.models.transcribe import check_vocabulary, load_model
+    from ko_asr.models.transcribe import check_vocabulary, load_transcriber
 
-    restored = load_model(model, device_of("auto", "CUDA_VISIBLE_DEVICES= in the environment"))
+    restored = load_transcriber(model, device_of("auto", "CUDA_VISIBLE_DEVICES= in the environment"))
     try:
         check_vocabulary(restored, [entry["text"] for entry in entries])
     except UserError as error:

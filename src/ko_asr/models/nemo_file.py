@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 
 
 def check_nemo_file(path: str | Path) -> None:
@@ -107,7 +108,7 @@ def quiet_nemo() -> None:
     nemo_logging.setLevel(nemo_logging.ERROR)
 
 
-def load_model(path: Path) -> Any:
+def load_exportable_model(path: Path) -> NemoCtc:
     """Restore a .nemo on the CPU in eval mode. Raises UserError when it is not one we can export."""
     model = restore_model(path)
     if type(model).__name__ != "EncDecCTCModelBPE":

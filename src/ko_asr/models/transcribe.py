@@ -21,7 +21,7 @@ from ko_asr.models.nemo_file import restore_model
 MAX_UNWRITABLE = 0.2
 
 
-def load_model(path: str | Path, device: str) -> Any:
+def load_transcriber(path: str | Path, device: str) -> Any:
     """Restore a model that transcribes; UserError when the file is not a whole one or of another kind."""
     model = restore_model(path, device)
     if not hasattr(model, "transcribe_generator"):

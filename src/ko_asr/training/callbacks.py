@@ -51,7 +51,7 @@ class Recorder(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.record.has_finished = True
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.sanity_checking or "val_wer" not in trainer.callback_metrics:
             return
         # On every rank: the encoder agrees with its peers on the longest input, and would wait for them.
