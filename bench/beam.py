@@ -209,7 +209,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         f"flashlight, LM, {tokens} tokens a frame": flashlight(scratch / "lm", contract.blank_id, tokens)
         for tokens in (8, 32)
     }
-    model = transcription.load_model(nemo, "cpu")
+    model = transcription.load_transcriber(nemo, "cpu")
     found: dict[str, Any] = {"keywords": len(words), "worth": {}}
     for split in SPLITS:
         entries = list(read_manifest(options.work / f"data/demo/{split}.jsonl"))

@@ -38,7 +38,7 @@ from ko_asr.training.config import is_first_rank
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 10  # steps
 RECIPES = ("ours", "legacy")
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training.train sets them
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # as ko_asr.training.environment
 TITLES = {"ours": "fastconformer_ko_demo", "legacy": "plain NeMo, legacy loader"}
 
 
@@ -134,10 +134,14 @@ def config_for(args: argparse.Namespace) -> Any:
 
 
 def train_ours(config: Any, watch: Any) -> None:
+    from ko_asr.models.nemo_file import quiet_nemo
+    from ko_asr.training.checks import check_run
+
+    quiet_nemo()
     from ko_asr.training.train import train
 
     config.exp_manager.create_checkpoint_callback = config.trainer.limit_val_batches != 0
-    train(config, callbacks=[watch])
+    train(config, check_run(config), callbacks=[watch])
 
 
 def train_legacy(config: Any, watch: Any, batch_size: int, workers: int) -> None:

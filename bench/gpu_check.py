@@ -251,9 +251,9 @@ def an_hour(check: Check, model: Any, mels: int) -> dict[str, dict[str, Any]]:
 
 def measure_offline(check: Check, path: Path, folder: Path) -> None:
     from ko_asr.export.offline.graph import export_encoder
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
-    model = load_model(path)
+    model = load_exportable_model(path)
     mels, largest = int(model.preprocessor.featurizer.nfilt), max(check.options.batches)
     for half in (False,) if check.options.rehearse else (False, True):
         kind = "fp16" if half else "fp32"
@@ -283,9 +283,9 @@ def measure_streaming(check: Check, path: Path, folder: Path) -> None:
     """Each look-ahead of the model that was asked for, in fp32 and fp16."""
     from ko_asr.export.streaming.encoder import StreamingCTC
     from ko_asr.export.streaming.graph import export_graph, streaming_graph
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
-    model = load_model(path)
+    model = load_exportable_model(path)
     for look_ahead in check.options.look_aheads:
         graph, contract = streaming_graph(model, path, look_ahead)
         contract = replace(contract, max_batch_size=max(check.options.streams))

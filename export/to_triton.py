@@ -263,10 +263,10 @@ def main() -> None:
         from ko_asr.evaluation.model_card import write_model_card
         from ko_asr.export.offline.graph import export_encoder
         from ko_asr.models.front_end import log_mel_of
-        from ko_asr.models.nemo_file import load_model
+        from ko_asr.models.nemo_file import load_exportable_model
 
         started = time.monotonic()
-        model = load_model(path)
+        model = load_exportable_model(path)
         if is_streaming(model):
             return export_streams(model, path, options, started)
         log_mel = log_mel_of(model)

@@ -120,7 +120,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_beam(args: argparse.Namespace) -> None:
-    """UserError for a language model or word list that cannot be used, before NeMo is imported."""
+    """Raise UserError for a language model or word list that cannot be used, before NeMo is imported."""
     if args.lm:
         import sentencepiece
 
@@ -208,7 +208,7 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
 
     device = device_of(args.device)
     print(f"loading {args.model}", flush=True)
-    model = transcription.load_model(args.model, device)
+    model = transcription.load_transcriber(args.model, device)
     unwritable = transcription.check_vocabulary(model, [entry["text"] for entry in entries])
     if args.att_context:
         transcription.set_attention_context(model, args.att_context)

@@ -23,7 +23,7 @@ _ARCHITECTURE = ("size=", "model.encoder.", "model.preprocessor.", "model.sample
 
 
 def refuse_architecture(overrides: list[str]) -> None:
-    """UserError for overrides that would be lost: the base model decides these."""
+    """Raise UserError for overrides that would be lost: the base model decides these."""
     for override in overrides:
         if override.lstrip("+~").startswith(_ARCHITECTURE):
             raise UserError(
@@ -33,6 +33,7 @@ def refuse_architecture(overrides: list[str]) -> None:
 
 
 def write_adapters(config: DictConfig, model: Path) -> None:
+    """Write the adapters of ``model`` beside it, on the first rank only."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from ko_asr.models.adapters import save_adapters
@@ -46,20 +47,22 @@ def write_adapters(config: DictConfig, model: Path) -> None:
     print(f"          python recipes/merge_models.py {config.base_model} --adapters {out} --out MERGED.nemo")
 
 
-@recipe("finetune_ko")
-def main(config: DictConfig) -> None:
-    refuse_architecture(list(HydraConfig.get().overrides.task))
-    from ko_asr.training import finetune as finetuning
-    from ko_asr.training.run import run
-
-    finetuning.adopt_base(config)
-    model = run(config, finetuning.build)
-    if model is None:  # debug=true or profile=true, which have said what they found
-        return
+def on_trained(config: DictConfig, model: Path) -> None:
+    """Name the .nemo and the command that comes next; write the adapters where they are what learnt."""
     print(f"model: {model}")
     if config.finetune.strategy == "adapters":
         write_adapters(config, model)
     print(f"next: python recipes/evaluate.py --model {model} --manifest {config.data.dir}/eval_clean.jsonl")
+
+
+@recipe("finetune_ko")
+def main(config: DictConfig) -> None:
+    refuse_architecture(list(HydraConfig.get().overrides.task))
+    from ko_asr.training.base_model import adopt_base
+    from ko_asr.training.run import run
+
+    adopt_base(config)
+    run(config, on_trained)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,25 @@ Every key of the config (conf/*.yaml) can be set as key=value. The same command 
 interrupted. TensorBoard: tensorboard --logdir experiments
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from ko_asr.training.config import recipe
+
+
+def on_trained(config: DictConfig, model: Path) -> None:
+    """Name the .nemo and the commands that come next."""
+    print(f"model: {model}")
+    print(f"next: python recipes/evaluate.py --model {model} --manifest {config.data.dir}/eval_clean.jsonl")
+    print("      python export/to_triton.py")
 
 
 @recipe("fastconformer_ko")
 def main(config: DictConfig) -> None:
     from ko_asr.training.run import run
 
-    model = run(config)
-    if model is None:  # debug=true or profile=true, which have said what they found
-        return
-    print(f"model: {model}")
-    print(f"next: python recipes/evaluate.py --model {model} --manifest {config.data.dir}/eval_clean.jsonl")
-    print("      python export/to_triton.py")
+    run(config, on_trained)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ collect_ignore = ["too_slow", "warm.py", "warm_nemo.py"]  # importing them is wh
 # transformers import.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 # Each of several processes computes, here and in what it starts, with its share of the cores. Threads spin
-# while they wait for one whose core another process has: a batch was learnt by heart in 111 s, not in 13.
+# while they wait for one whose core another process has: a batch was overfitted in 111 s, not in 13.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 

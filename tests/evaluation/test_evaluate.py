@@ -20,7 +20,7 @@ from ko_asr.audio.read import read_segment
 from ko_asr.data.manifest import write_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.scorecard import compare, scorecard
-from ko_asr.models.transcribe import check_vocabulary, load_model
+from ko_asr.models.transcribe import check_vocabulary, load_transcriber
 
 ROOT = Path(__file__).resolve().parents[2]
 SENTENCES = [
@@ -116,7 +116,7 @@ def evaluated(model, manifest, tmp_path_factory) -> tuple[Path, subprocess.Compl
 
 @pytest.fixture(scope="module")
 def restored(model):
-    return load_model(model, "cpu")
+    return load_transcriber(model, "cpu")
 
 
 def lines(path: Path) -> list[dict]:

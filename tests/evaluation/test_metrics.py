@@ -246,3 +246,12 @@ def test_paired_bootstrap_finds_a_real_difference_and_no_other():
     assert noise.p_value > 0.05 and noise.low < 0 < noise.high
     back = metrics.paired_bootstrap(better, hard, reference, samples=2000)
     assert back.difference == -real.difference and back.p_value == pytest.approx(real.p_value)
+
+
+def test_two_strings_are_one_utterance() -> None:
+    one, many = metrics.score("할 수 있어.", "할수 있어"), metrics.score(["할 수 있어."], ["할수 있어"])
+    assert one.total("cer") == many.total("cer") and one.total("wer") == many.total("wer")
+    assert (one.cer, one.wer) == (pytest.approx(1 / 6), pytest.approx(2 / 3))
+    assert metrics.score("가나", "가나 다").counts["cer"].shape == (1, 4)
+    with pytest.raises(TypeError, match="two strings or two sequences"):
+        metrics.score("가나", ["가나"])

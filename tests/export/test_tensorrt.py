@@ -58,9 +58,9 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(demo, kind: str, tmp_pa
     graph = demo.repository / tensors.ENCODER / "1" / file_names.GRAPH
     if kind == "fp16":
         from ko_asr.export.offline.graph import export_encoder
-        from ko_asr.models.nemo_file import load_model
+        from ko_asr.models.nemo_file import load_exportable_model
 
-        export_encoder(load_model(demo.model), graph := tmp_path / "fp16.onnx", 6000, half=True)
+        export_encoder(load_exportable_model(demo.model), graph := tmp_path / "fp16.onnx", 6000, half=True)
     if kind == "int8":
         from ko_asr.export.precision import quantize_for_tensorrt, read_utterances
         from ko_asr.runtime.log_mel import LogMel

@@ -25,9 +25,9 @@ Frames = tuple[np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def nemo(streaming_model: Path):
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
-    return load_model(streaming_model)
+    return load_exportable_model(streaming_model)
 
 
 @pytest.fixture(scope="module")

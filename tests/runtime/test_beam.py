@@ -252,7 +252,7 @@ def test_language_model_and_keywords_on_noisy_demo_speech(demo, tmp_path):
     vocabulary = Vocabulary.from_json(contract["vocabulary"])
     scorer = language_model.LanguageModel(out, vocabulary.pieces)
     entries = list(read_manifest(demo.manifests["eval_other"]))
-    model = transcription.load_model(demo.model, "cpu")
+    model = transcription.load_transcriber(demo.model, "cpu")
     batches = beam_batch.frame_log_probs(model, entries, 1, 60.0)
     clips = [ranked(batch[0, : int(frames[0])].float().numpy()) for _, batch, frames in batches]
     order = [group[0] for group, _, _ in batches]

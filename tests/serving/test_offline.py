@@ -69,9 +69,9 @@ def settled(demo, model: str) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def nemo(demo):
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
-    return load_model(demo.model)
+    return load_exportable_model(demo.model)
 
 
 def test_served_text_is_nemos_on_every_eval_utterance(demo, nemo) -> None:

@@ -1,6 +1,7 @@
 """Every training config: its header keeps its promises, and it trains, saves and restores at size xs."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,9 +21,12 @@ DEBUG_EACH = """
 import json, shutil, sys
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from ko_asr.training.debug import DEBUG_STEPS, choose, debug, run_small, small_config
-from ko_asr.training.train import new_model
 from pathlib import Path
+from ko_asr.models.nemo_file import quiet_nemo
+quiet_nemo()
+from ko_asr.training.debug import debug
+from ko_asr.training.small_run import choose, run_small, small_config
+from ko_asr.training.train import new_model
 
 conf, work, overrides = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 found = {}
@@ -91,6 +95,7 @@ def test_every_config_trains_saves_and_restores(demo, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, tmp_path / "each.py", ROOT / "conf", tmp_path, json.dumps(overrides)],
         cwd=demo.work, capture_output=True, encoding="utf-8", timeout=400,
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert done.stdout.count("debug: everything holds") == len(CONFIGS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ko_asr.data.manifest import read_manifest, write_manifest
 from ko_asr.text.tokenizer import train
-from ko_asr.training.debug import uniform_loss
+from ko_asr.training.initial_loss import uniform_loss
 
 DEMO = ("--config-name", "fastconformer_ko_demo")
 
@@ -57,7 +57,7 @@ def test_debug_names_what_does_not_hold_and_leaves_nothing(work: Path) -> None:
     assert sorted(path.name for path in work.iterdir()) == ["data", "tokenizers"]
 
 
-def test_one_batch_is_learnt_by_heart(work: Path) -> None:
+def test_one_batch_is_overfitted(work: Path) -> None:
     done = run("recipes/overfit_batch.py", *DEMO, cwd=work)
     assert done.returncode == 0, done.stderr[-3000:]
     learnt = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  learnt")]
@@ -102,7 +102,7 @@ def test_one_broken_batch_leaves_batch_norm_as_it_was() -> None:
     import lightning.pytorch as pl
     import torch
 
-    from ko_asr.training.nonfinite import nonfinite_stop
+    from ko_asr.training.nonfinite import StopOnNonFiniteLoss
 
     class Model(pl.LightningModule):
         def __init__(self) -> None:
@@ -121,7 +121,7 @@ def test_one_broken_batch_leaves_batch_norm_as_it_was() -> None:
     model = Model()
     pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[nonfinite_stop(2, "unused.jsonl")],
+        enable_model_summary=False, callbacks=[StopOnNonFiniteLoss(2, "unused.jsonl")],
     ).fit(model, torch.utils.data.DataLoader(batches, batch_size=None))  # fmt: skip
     twice = torch.nn.BatchNorm1d(2)
     for batch in (rows, rows):

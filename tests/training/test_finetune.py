@@ -146,7 +146,7 @@ def test_frozen_modules_are_in_evaluation_mode_and_the_rest_learns() -> None:
     import torch
     from torch.nn import BatchNorm1d, Dropout, Linear, Sequential
 
-    from ko_asr.training.finetune import frozen_modules
+    from ko_asr.training.freezing import frozen_modules
 
     model = Sequential(
         Sequential(Linear(2, 2), BatchNorm1d(2), Dropout()), Sequential(Linear(2, 1), Dropout())

@@ -63,9 +63,9 @@ def jamo_parts(codes: np.ndarray) -> np.ndarray:
 
 
 def _comparable(codes: np.ndarray, by_jamo: bool) -> np.ndarray:
-    """What is compared (all rows but the last) and what a gap costs (the last row), int32 [parts + 1, n].
+    """Parts to compare (all rows but the last) and the cost of a gap (the last row), int32 [parts + 1, n].
 
-    Compared are the three jamo, or the code point itself where it is no syllable or jamo do not matter.
+    The parts are the three jamo, or the code point itself where it is no syllable or jamo do not matter.
     """
     if not by_jamo:
         return np.stack([codes.astype(np.int32), np.ones(len(codes), np.int32)])

@@ -14,6 +14,7 @@ import torch
 from ko_asr.audio.read import read_segment
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.transcribe import batches
 from ko_asr.text.language_model import ARPA, FusionWeights
 
@@ -22,7 +23,7 @@ BETAS = (0.0, 0.5, 1.0, 1.5)
 
 
 def use_beam_batch(
-    model: Any,
+    model: NemoCtc,
     language_model: Path | None,
     weights: FusionWeights,
     words: Sequence[str] = (),
@@ -49,7 +50,7 @@ def use_beam_batch(
     model.cfg.decoding = own
 
 
-def set_weights(model: Any, weights: FusionWeights) -> None:
+def set_weights(model: NemoCtc, weights: FusionWeights) -> None:
     """Change the weights of a model that decodes with `use_beam_batch`, without reading the LM again."""
     search = model.decoding.decoding.search_algorithm
     search.fusion_models_alpha = [weights.alpha, *search.fusion_models_alpha[1:]]
@@ -57,9 +58,9 @@ def set_weights(model: Any, weights: FusionWeights) -> None:
 
 
 def frame_log_probs(
-    model: Any, entries: Sequence[dict], batch_size: int, batch_seconds: float
+    model: NemoCtc, entries: Sequence[dict], batch_size: int, batch_seconds: float
 ) -> list[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """For each batch of entries: their indexes, log-probabilities [B, T, V + 1] (half precision), lengths."""
+    """Indexes, log-probabilities [B, T, V + 1] (half precision) and lengths of each batch of entries."""
     found = []
     rate = int(model.cfg.preprocessor.sample_rate)
     for group in batches(entries, batch_size, batch_seconds):
@@ -73,7 +74,7 @@ def frame_log_probs(
 
 
 def tune(
-    model: Any,
+    model: NemoCtc,
     entries: Sequence[dict],
     profile: str,
     batch_size: int,
@@ -102,7 +103,7 @@ def tune(
 
 
 def _decode(
-    model: Any, frames: Sequence[tuple[list[int], torch.Tensor, torch.Tensor]], count: int
+    model: NemoCtc, frames: Sequence[tuple[list[int], torch.Tensor, torch.Tensor]], count: int
 ) -> list[str]:
     texts = [""] * count
     for group, log_probs, lengths in frames:

@@ -1,4 +1,4 @@
-"""One figure on a dev manifest, for choosing between weights; recipes/evaluate.py says everything else."""
+"""One figure on a dev manifest, for choosing between weights; recipes/evaluate.py gives all others."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from ko_asr.data.schema import validate_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
 from ko_asr.models.device import device_of
+from ko_asr.models.nemo_ctc import NemoCtc
 
 
 def references(manifest: Path, limit: int | None = None) -> list[dict]:
@@ -18,7 +19,7 @@ def references(manifest: Path, limit: int | None = None) -> list[dict]:
     return list(read_manifest(manifest))[:limit]
 
 
-def character_errors(model: Any, entries: Sequence[dict]) -> dict[str, float | list[float]]:
+def character_errors(model: NemoCtc, entries: Sequence[dict]) -> dict[str, float | list[float]]:
     """CER (spaces counted, plain rules) of a restored model: rate and 95 % bootstrap interval."""
     from tqdm import tqdm
 
@@ -43,9 +44,9 @@ def described(manifest: Path | None, errors: dict | None) -> str:
 
 def load_writer(model: Path, entries: Sequence[dict]) -> Any:
     """Restore ``model``; UserError when its vocabulary cannot write the entries."""
-    from ko_asr.models.transcribe import check_vocabulary, load_model
+    from ko_asr.models.transcribe import check_vocabulary, load_transcriber
 
-    restored = load_model(model, device_of("auto", "CUDA_VISIBLE_DEVICES= in the environment"))
+    restored = load_transcriber(model, device_of("auto", "CUDA_VISIBLE_DEVICES= in the environment"))
     try:
         check_vocabulary(restored, [entry["text"] for entry in entries])
     except UserError as error:

@@ -19,6 +19,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 
@@ -28,7 +29,8 @@ from ko_asr.runtime.hangul import CODAS, NUCLEI, ONSETS, to_compat
 ROLES = ("onset", "nucleus", "coda")
 METRICS = ("cer", "cer_no_spaces", "wer", "swer", "jamo", *ROLES)
 # .,?! are the only marks in KsponSpeech's rules; the rest is what other corpora and systems write
-_ALL_PUNCTUATION = ".,?!~…·‧・:;\"'`“”‘’«»<>〈〉《》「」『』()[]{}-–—_。、!?"
+_MARKS = ".,?!~…·‧・:;\"'`“”‘’«»<>〈〉《》「」『』()[]{}-–—_。、!?"
+_SPEECHBRAIN = "SpeechBrain recipes/KsponSpeech: spaces counted, no punctuation"
 
 
 @functools.cache
@@ -38,7 +40,7 @@ def _removal(characters: str) -> dict[int, None]:
 
 @dataclass(frozen=True)
 class Rules:
-    """How two texts are made comparable before they are counted; applied to both sides alike.
+    """Rules that make two texts comparable before they are counted; applied to both sides alike.
 
     Both become NFC with single spaces always. ``punctuation`` lists the characters that are taken out,
     ``fold_case`` compares Latin without case, and ``spaces`` says whether this profile's headline CER counts
@@ -66,26 +68,12 @@ class Rules:
 PROFILES = {
     rules.name: rules
     for rules in (
-        Rules(
-            "plain",
-            True,
-            _ALL_PUNCTUATION,
-            True,
-            "this project: punctuation and case ignored, spaces counted",
-        ),
+        Rules("plain", True, _MARKS, True, "this project: punctuation and case ignored, spaces counted"),
         Rules("espnet", True, ".,?!", False, "ESPnet egs2/ksponspeech: spaces counted, no punctuation"),
-        Rules(
-            "speechbrain",
-            True,
-            "+*/.?!,",
-            False,
-            "SpeechBrain recipes/KsponSpeech: spaces counted, no punctuation",
-        ),
+        Rules("speechbrain", True, "+*/.?!,", False, _SPEECHBRAIN),
         Rules("icefall", False, "", False, "icefall egs/ksponspeech: spaces removed, punctuation kept"),
         Rules("kospeech", False, "_", False, "KoSpeech metrics.py: spaces removed, punctuation kept"),
-        Rules(
-            "rtzr", False, _ALL_PUNCTUATION, True, "the RTZR comparison table: spaces and punctuation removed"
-        ),
+        Rules("rtzr", False, _MARKS, True, "the RTZR comparison table: spaces and punctuation removed"),
         Rules("strict", True, "", False, "every character counts"),
     )
 }
@@ -245,7 +233,7 @@ def _jamo_confusions(ref: np.ndarray, hyp: np.ndarray) -> Counter:
 
 
 def word_confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Counter:
-    """How often which word became which: (reference word, hypothesis word) -> number; "" stands for none.
+    """Count of each confused pair: (reference word, hypothesis word) -> number; "" stands for none.
 
     >>> word_confusions(["오늘 날씨 좋다"], ["오늘 날시"]) == {("날씨", "날시"): 1, ("좋다", ""): 1}
     True
@@ -258,9 +246,9 @@ def word_confusions(references: Sequence[str], hypotheses: Sequence[str]) -> Cou
             continue
         left, right = reference.split(), hypothesis.split()
         for kind, i, j in Levenshtein.editops(left, right).as_list():
-            confusions[
-                "" if kind == "insert" else left[int(i)], "" if kind == "delete" else right[int(j)]
-            ] += 1
+            said = "" if kind == "insert" else left[int(i)]
+            heard = "" if kind == "delete" else right[int(j)]
+            confusions[said, heard] += 1
     return confusions
 
 
@@ -280,6 +268,16 @@ class Scores:
         """Summed counts of ``metric`` (one of METRICS), of the utterances ``which`` selects."""
         return Counts(*self.counts[metric][which].sum(0).tolist())
 
+    @property
+    def cer(self) -> float:
+        """Character error rate with spaces, a fraction of the reference's characters."""
+        return self.total("cer").rate
+
+    @property
+    def wer(self) -> float:
+        """Word (어절) error rate, a fraction of the reference's words."""
+        return self.total("wer").rate
+
     def headline(self) -> str:
         """The metric that this profile's published CER is: with spaces or without."""
         return "cer" if self.rules.spaces else "cer_no_spaces"
@@ -288,28 +286,61 @@ class Scores:
         """Errors of each utterance, int64 [utterances]."""
         return self.counts[metric][:, :3].sum(1)
 
-    def interval(self, metric: str, samples: int = 1000, seed: int = 0, groups: Sequence | None = None):
-        """95 % bootstrap interval of the rate, see `bootstrap_interval`."""
+    def interval(
+        self, metric: str, samples: int = 1000, seed: int = 0, groups: Sequence | None = None
+    ) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the rate, see `bootstrap_interval`."""
         return bootstrap_interval(self.errors(metric), self.counts[metric][:, 3], samples, seed, groups)
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], rules: Rules | str = "plain") -> Scores:
-    """Score hypotheses against references (one utterance each) under ``rules``, a profile or its name.
+@overload
+def score(reference: str, hypothesis: str, rules: Rules | str = "plain") -> Scores: ...
 
-    Raises ValueError when the numbers of texts differ or the profile is unknown.
+
+@overload
+def score(reference: Sequence[str], hypothesis: Sequence[str], rules: Rules | str = "plain") -> Scores: ...
+
+
+def score(
+    reference: str | Sequence[str], hypothesis: str | Sequence[str], rules: Rules | str = "plain"
+) -> Scores:
+    """Score what was heard against what was said, under ``rules``: a profile or its name.
+
+    Two strings are one utterance; of two sequences each text is an utterance. Raises ValueError when the
+    numbers of texts differ or the profile is unknown, TypeError for a string against a sequence.
 
     >>> result = score(["할 수 있어.", "네"], ["할수 있어", "네"])
     >>> [(m, round(result.total(m).rate, 3)) for m in ("cer", "cer_no_spaces", "wer", "swer")]
     [('cer', 0.143), ('cer_no_spaces', 0.0), ('wer', 0.5), ('swer', 0.0)]
+    >>> result = score("할 수 있어.", "할수 있어")
+    >>> round(result.cer, 3), round(result.wer, 3)
+    (0.167, 0.667)
     """
+    references, hypotheses = _utterances(reference, hypothesis)
     if isinstance(rules, str):
         if rules not in PROFILES:
             raise ValueError(f"unknown scoring profile {rules!r}; choose one of {', '.join(PROFILES)}")
         rules = PROFILES[rules]
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
-    refs = [rules.apply(text) for text in references]
-    hyps = [rules.apply(text) for text in hypotheses]
+    return _scores(
+        [rules.apply(text) for text in references], [rules.apply(text) for text in hypotheses], rules
+    )
+
+
+def _utterances(
+    reference: str | Sequence[str], hypothesis: str | Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Both sides as sequences of utterances; a string is one."""
+    if isinstance(reference, str) != isinstance(hypothesis, str):
+        raise TypeError("one text against a sequence of texts: give two strings or two sequences")
+    if isinstance(reference, str) and isinstance(hypothesis, str):
+        return [reference], [hypothesis]
+    return reference, hypothesis
+
+
+def _scores(refs: list[str], hyps: list[str], rules: Rules) -> Scores:
+    """All counts of texts that ``rules`` have been applied to."""
     bare_refs, ref_starts = _word_starts(refs)
     bare_hyps, hyp_starts = _word_starts(hyps)
     respaced = _respaced(bare_refs, ref_starts, bare_hyps, hyp_starts)
@@ -326,7 +357,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str], rules: Rules | s
 
 
 def headline_counts(references: Sequence[str], hypotheses: Sequence[str], rules: Rules) -> Counts:
-    """Only the CER that a profile publishes, over all utterances: quick enough to print every profile's."""
+    """The CER that a profile publishes, over all utterances, and nothing else: quick enough for them all."""
     total = np.zeros(4, np.int64)
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         counts = character_counts(rules.apply(reference), rules.apply(hypothesis), rules.spaces)
@@ -352,9 +383,8 @@ def _resampled_sums(columns: Sequence[np.ndarray], samples: int, seed: int) -> n
     stacked = np.stack([np.asarray(column, np.float64) for column in columns])
     rows = stacked.shape[1]
     sums = np.empty((len(stacked), samples))
-    for k in range(
-        samples
-    ):  # one sample at a time: 620,000 utterances x 1,000 samples would not fit in memory
+    # One sample at a time: 620,000 utterances x 1,000 samples would not fit in memory.
+    for k in range(samples):
         weights = np.bincount(rng.integers(0, rows, rows), minlength=rows)
         sums[:, k] = stacked @ weights
     return sums
@@ -408,7 +438,7 @@ def paired_bootstrap(
     seed: int = 0,
     groups: Sequence | None = None,
 ) -> PairedResult:
-    """Whether two systems differ on the same utterances: both are scored on the same bootstrap samples.
+    """Test whether two systems differ on the same utterances: both are scored on the same bootstrap samples.
 
     Arrays are [utterances]. Ties count half, so two equal systems give p = 1. ValueError without a reference.
 

@@ -67,7 +67,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _found_json(path: Path) -> dict:
-    """What a file that nobody named says; nothing when it is missing or broken."""
+    """The content of a file that nobody named; empty when it is missing or broken."""
     try:
         return _read_json(path)
     except (UserError, OSError):
@@ -111,7 +111,7 @@ def _read_audit(nemo: Path, given: Path | None) -> dict | None:
 
 
 def _contract(repository: Path | None, digest: str) -> dict | None:
-    """What the export says: seconds it takes, difference from NeMo, bytes of the graph."""
+    """The export's figures: seconds it takes, difference from NeMo, bytes of the graph."""
     if repository is None:
         return None
     contract = _read_json(repository / ENCODER / "1" / file_names.CONTRACT)
@@ -196,7 +196,7 @@ def _set_name(card: dict) -> str:
 
 
 def _scored_corpus(card: dict) -> dict:
-    """What the audit beside the scored manifest says of its corpus; empty without one."""
+    """The corpus in the audit beside the scored manifest; empty without one."""
     manifest = card.get("manifest", {}).get("path")
     return _found_json(Path(manifest).parent / "audit.json").get("corpus", {}) if manifest else {}
 
@@ -249,7 +249,7 @@ def _speakers(manifest: Path | None) -> int | None:
 
 
 def _feasibility(nemo: Path, config: dict, manifest: Path | None) -> dict[str, Any] | None:
-    """How the training text goes with the encoder's frames, counted again with the model's own tokenizer."""
+    """Fit of the training text to the encoder's frames, counted again with the model's own tokenizer."""
     content, encoder = tokenizer_bytes(nemo), config.get("encoder") or {}
     factor = encoder.get("subsampling_factor")
     if manifest is None or content is None or factor is None:

@@ -11,9 +11,8 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use(
-    "svg"
-)  # no display, and text stays text: the reader's browser has Hangul, matplotlib's font has not
+# No display, and text stays text: the reader's browser has Hangul, matplotlib's font has not.
+matplotlib.use("svg")
 import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,21 +45,20 @@ def _rates_plot(labels: Sequence[str], rows: Sequence[dict], title: str) -> str:
     """Bars of error rates in per cent with their 95 % intervals; a row has ``rate`` and ``interval95``."""
     figure, axes = plt.subplots(figsize=(5.4, 3.2))
     rates = np.array([100 * (row["rate"] or 0.0) for row in rows])
-    low = [
-        rate - 100 * (row["interval95"][0] or 0) if row["interval95"][0] is not None else 0
-        for rate, row in zip(rates, rows, strict=True)
-    ]
-    high = [
-        100 * (row["interval95"][1] or 0) - rate if row["interval95"][1] is not None else 0
-        for rate, row in zip(rates, rows, strict=True)
-    ]
-    axes.bar(range(len(rows)), rates, yerr=np.maximum([low, high], 0), color="#4c78a8", capsize=3)
+    bars = np.array([_error_bar(row, rate) for row, rate in zip(rows, rates, strict=True)]).reshape(-1, 2)
+    axes.bar(range(len(rows)), rates, yerr=bars.T, color="#4c78a8", capsize=3)
     crowded = sum(map(len, labels)) > 30
     axes.set_xticks(range(len(rows)), labels, rotation=30 * crowded, ha="right" if crowded else "center")
     axes.set_ylabel("%")
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
+
+
+def _error_bar(row: dict, rate: float) -> tuple[float, float]:
+    """Lengths of a bar's two error bars in per cent, 0 where the interval has no bound."""
+    low, high = (rate if bound is None else 100 * bound for bound in row["interval95"])
+    return max(rate - low, 0.0), max(high - rate, 0.0)
 
 
 def _histogram(entries: Sequence[dict]) -> str:
@@ -76,7 +74,7 @@ def _histogram(entries: Sequence[dict]) -> str:
 
 
 def _coda_heat_map(confusions: Sequence[Sequence]) -> str | None:
-    """Which final consonant became which, of the most frequent confusions; None without any."""
+    """Picture of the most frequent confusions of final consonants; None without any."""
     rows = [(said or "–", heard or "–", count) for role, said, heard, count in confusions if role == "coda"]
     if not rows:
         return None

@@ -26,18 +26,8 @@ from ko_asr.runtime.hangul import is_syllable
 
 DURATION_EDGES = (0, 1, 2, 3, 5, 8, 12, 20, math.inf)  # seconds
 SPEAKING_RATE_EDGES = (0, 3, 4, 5, 6, 7, 8, math.inf)  # syllables a second
-_NO_SLICES = {
-    "audio_filepath",
-    "text",
-    "pred_text",
-    "greedy_text",
-    "duration",
-    "offset",
-    "sampling_rate",
-    "cer",
-    "wer",
-    "id",
-}
+_TEXTS = {"text", "pred_text", "greedy_text"}
+_NO_SLICES = _TEXTS | {"audio_filepath", "duration", "offset", "sampling_rate", "cer", "wer", "id"}
 _MOST_NUMBERS = 12  # a number with more values is a measure, not a category
 _MOST_VALUES = 60  # a field with more values is an identifier, not a group
 METRIC_NAMES = {
@@ -58,7 +48,7 @@ def finite(number: float) -> float | None:
 
 
 def metric_table(scores: Scores, groups: Sequence | None = None) -> dict[str, dict]:
-    """For every metric: rate, 95 % interval, S, D, I and reference units."""
+    """Rate, 95 % interval, S, D, I and reference units of every metric."""
     table = {}
     for metric in METRICS:
         counts = scores.total(metric)
@@ -178,7 +168,7 @@ def scorecard(
     fields: Sequence[str] | None = None,
     bootstrap_by: str | None = None,
 ) -> tuple[dict, Scores]:
-    """Everything that is said of entries with ``text`` and ``pred_text``: JSON-ready figures, and the counts.
+    """Score entries with ``text`` and ``pred_text``: the JSON-ready figures, and the counts behind them.
 
     ``bootstrap_by`` names the field (a speaker, say) whose groups the intervals resample, not utterances.
     """

@@ -14,7 +14,7 @@ from ko_asr.runtime.driver import driver_cuda, gpu_name
 
 
 def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
-    """Whether code ``built`` for these architectures runs on a GPU of ``capability``.
+    """True where code ``built`` for these architectures runs on a GPU of ``capability``.
 
     Machine code (sm_) runs on its own major version from its minor version on, PTX (compute_) on every later
     GPU; an f at the end keeps PTX to its major version, too, and an a ties both to one GPU (NVIDIA, CUDA C++
@@ -37,7 +37,7 @@ def runs_on(capability: tuple[int, int], built: Sequence[str]) -> bool:
 
 
 def check_usable(cpu: str) -> None:
-    """UserError when there is a GPU that this PyTorch cannot use; ``cpu`` is how one asks for the CPU."""
+    """Raise UserError when there is a GPU that this PyTorch cannot use; ``cpu`` asks for the CPU."""
     import torch
 
     def refused(reason: str, remedy: str) -> UserError:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ko_asr.audio.corpus_audio import MIN_SECONDS
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.nemo_file import restore_model
 from ko_asr.runtime.ctc import Vocabulary
 
@@ -33,7 +34,7 @@ def blank_frames(count: int, blank_id: int, top: int = 1) -> Frames:
 class FrameModel:
     """Any EncDecCTCModelBPE, full-context or cache-aware, run with all the context that it is given."""
 
-    def __init__(self, model: Any, top: int = 1) -> None:
+    def __init__(self, model: NemoCtc, top: int = 1) -> None:
         """``top`` is K, the tokens kept a frame."""
         from ko_asr.models.vocabulary import find_vocabulary
 

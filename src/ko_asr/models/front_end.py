@@ -1,12 +1,11 @@
 """The numpy front end of a NeMo model, with its own window and filters."""
 
-from typing import Any
-
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.runtime.log_mel import LogMel
 
 
-def log_mel_of(model: Any) -> LogMel:
+def log_mel_of(model: NemoCtc) -> LogMel:
     """The numpy front end with the model's own window and filters. UserError on settings it does not have."""
     featurizer = model.preprocessor.featurizer
     supported = {

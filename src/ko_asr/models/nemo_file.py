@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 
 
 def check_nemo_file(path: str | Path) -> None:
-    """UserError when ``path`` is missing, is no .nemo archive, or was cut off.
+    """Raise UserError when ``path`` is missing, is no .nemo archive, or was cut off.
 
     A .nemo is a tar with model_config.yaml and the weights. tarfile sees a cut inside a member only when it
     is read, so the last member's end is compared with the file's size.
@@ -107,7 +108,7 @@ def quiet_nemo() -> None:
     nemo_logging.setLevel(nemo_logging.ERROR)
 
 
-def load_model(path: Path) -> Any:
+def load_exportable_model(path: Path) -> NemoCtc:
     """Restore a .nemo on the CPU in eval mode. Raises UserError when it is not one we can export."""
     model = restore_model(path)
     if type(model).__name__ != "EncDecCTCModelBPE":

@@ -1,13 +1,14 @@
-"""What NeMo itself answers: the reference of every gate."""
+"""NeMo's own answers: the reference of every gate."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
+from ko_asr.models.nemo_ctc import NemoCtc
 
-def reference_log_probs(model: Any, features: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
+
+def reference_log_probs(model: NemoCtc, features: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
     """NeMo's own log-probabilities [T', V+1] of each row of ``features`` [B, mels, T], valid frames only."""
     with torch.inference_mode():
         encoded, encoded_length = model.encoder(

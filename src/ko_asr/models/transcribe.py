@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ko_asr.audio.read import read_segment
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.nemo_file import restore_model
 
 # Above this share of reference characters that the vocabulary cannot write, the model is another language's.
 MAX_UNWRITABLE = 0.2
 
 
-def load_model(path: str | Path, device: str) -> Any:
+def load_transcriber(path: str | Path, device: str) -> Any:
     """Restore a model that transcribes; UserError when the file is not a whole one or of another kind."""
     model = restore_model(path, device)
     if not hasattr(model, "transcribe_generator"):
@@ -28,7 +29,7 @@ def load_model(path: str | Path, device: str) -> Any:
     return model
 
 
-def unwritable_share(model: Any, texts: Sequence[str]) -> float:
+def unwritable_share(model: NemoCtc, texts: Sequence[str]) -> float:
     """Share of the texts' characters (spaces left out) that the model's vocabulary has no token for."""
     counts: dict[str, int] = {}
     for text in texts:
@@ -44,7 +45,7 @@ def unwritable_share(model: Any, texts: Sequence[str]) -> float:
     return sum(counts[c] for c in unwritable) / max(1, sum(counts.values()))
 
 
-def check_vocabulary(model: Any, texts: Sequence[str]) -> float:
+def check_vocabulary(model: NemoCtc, texts: Sequence[str]) -> float:
     """The unwritable share, or UserError where it shows that model and manifest do not belong together."""
     share = unwritable_share(model, texts)
     if share > MAX_UNWRITABLE:
@@ -95,7 +96,7 @@ class _PaddedBatches(IterableDataset):
 
 
 def transcribe(
-    model: Any,
+    model: NemoCtc,
     entries: Sequence[dict],
     batch_size: int = 16,
     batch_seconds: float = 600.0,
@@ -118,7 +119,7 @@ def transcribe(
     return texts
 
 
-def set_attention_context(model: Any, context: str) -> None:
+def set_attention_context(model: NemoCtc, context: str) -> None:
     """Choose the look-ahead of a cache-aware model, "left,right" in encoder frames.
 
     UserError when the model was not trained with this context.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 WEIGHTS = "model_weights.ckpt"
-# Which settings change what the same weights compute. Dropout, dither and the like act in training only.
+# Settings that change what the same weights compute. Dropout, dither and the like act in training only.
 _COMPUTING = ("preprocessor", "encoder", "decoder")
 _TRAINING_ONLY = re.compile(r"dropout|dither|stochastic_depth|att_context_probs|_drop")
 # What a state dict is made of; every other class in the pickle is read as a stand-in.
@@ -119,7 +119,7 @@ def _unpack_weights(path: Path, folder: Path) -> Path:
 
 
 def first_difference(state: "State", other: "State") -> str | None:
-    """What tells two state dicts apart in names or shapes, in words; None where they match."""
+    """The first name or shape that tells two state dicts apart, in words; None where they match."""
     for name in (*state, *other):
         if name not in state or name not in other:
             return f"{name} is in one of them only"
@@ -129,7 +129,7 @@ def first_difference(state: "State", other: "State") -> str | None:
 
 
 def check_same_model(first: Path, other: Path) -> None:
-    """UserError with the first difference when two .nemo differ in vocabulary or in what they compute."""
+    """Raise UserError with the first difference when two .nemo differ in vocabulary or computation."""
     ours, theirs = read_config(first), read_config(other)
     vocabularies = [config.get("decoder", {}).get("vocabulary") for config in (ours, theirs)]
     if tokenizer_bytes(first) != tokenizer_bytes(other) or vocabularies[0] != vocabularies[1]:

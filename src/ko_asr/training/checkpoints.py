@@ -18,6 +18,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
+from ko_asr.models.nemo_ctc import NemoCtc
 
 _UNFINISHED = "-unfinished"  # NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
 _ADAM_STATES = 2  # first and second moment, each as large as the weights
@@ -64,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.fsync(stream.fileno())  # network file systems report a full disk only here
 
 
-def save_nemo(model: Any, path: Path) -> None:
+def save_nemo(model: NemoCtc, path: Path) -> None:
     """Write ``model`` as a .nemo file; UserError when it cannot be written. To be called on one rank."""
     temporary = path.with_name(f".{path.name}.tmp")
     with _explain(path):
@@ -84,7 +85,7 @@ def tidy_checkpoints(folder: Path) -> None:
         superseded.unlink(missing_ok=True)
 
 
-def check_free_space(folder: Path, model: torch.nn.Module, top_k: int) -> int:
+def check_free_space(folder: Path, model: NemoCtc, top_k: int) -> int:
     """Bytes that a run will yet write into the run folder ``folder``; UserError if its disk has fewer free.
 
     A checkpoint holds weights and Adam's two moments. There are ``top_k`` best ones (one at least), the last,
@@ -104,7 +105,7 @@ def check_free_space(folder: Path, model: torch.nn.Module, top_k: int) -> int:
     return needed
 
 
-def write_best(trainer: Any, model: Any, path: Path, is_best: bool) -> None:
+def write_best(trainer: Any, model: NemoCtc, path: Path, is_best: bool) -> None:
     """Write the best checkpoint as the .nemo at ``path``; ``is_best``: ``model`` holds it already."""
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     if best and not is_best:

@@ -1,20 +1,33 @@
-"""What is checked, filled in or advised before a model is built."""
+"""Checks, defaults and advice before a model is built."""
 
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from omegaconf import open_dict
 
 from ko_asr.data.manifest import read_manifest
 from ko_asr.data.schema import validate_manifest
+from ko_asr.data.shards import bucket_duration_bins
 from ko_asr.errors import UserError
 from ko_asr.text.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
 from ko_asr.text.tokenizer import load
+from ko_asr.training.record import check_tracker
 from ko_asr.training.start import check_sources
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+def check_run(config: "DictConfig") -> TokenStatistics:
+    """Check tracker, data and feasibility without the slow imports; UserError for what cannot be trained.
+
+    Returns the statistics of the training manifest's tokens.
+    """
+    check_tracker(config)
+    check_data(config)
+    return check_feasibility(config)
 
 
 def check_data(config: "DictConfig") -> None:
@@ -66,23 +79,19 @@ def advise_batch(config: "DictConfig", statistics: TokenStatistics, devices: int
     if not train_ds.get("batch_duration"):
         return
     utterances = train_ds.batch_duration * devices * statistics.utterances / statistics.seconds
-    said = f"a step sees about {utterances * accumulated:.0f} utterances"
+    advice = f"a step sees about {utterances * accumulated:.0f} utterances"
     if utterances * accumulated < config.advised_batch:
         enough = math.ceil(config.advised_batch / utterances)
-        said += f", fewer than the {config.advised_batch} advised: trainer.accumulate_grad_batches={enough}"
-    print(said, flush=True)
+        advice += f", fewer than the {config.advised_batch} advised: trainer.accumulate_grad_batches={enough}"
+    print(advice, flush=True)
 
 
 def fill_buckets(dataset: "DictConfig") -> None:
-    """Bucket edges that hold equal seconds of the manifest, where the ``train_ds`` config gives none.
+    """Fill in bucket edges that hold equal seconds of the manifest, where ``train_ds`` has none.
 
     NeMo's default spaces them evenly up to ``max_duration``, so that clips of 2 to 5 s with a limit of 20 s
     share two buckets of six, and batches are as padded as without any.
     """
-    from omegaconf import open_dict
-
-    from ko_asr.data.shards import bucket_duration_bins
-
     if not dataset.get("use_bucketing") or dataset.get("bucket_duration_bins"):
         return
     durations = np.array([entry["duration"] for entry in read_manifest(dataset.manifest_filepath)])

@@ -1,17 +1,17 @@
 """A misspelt key, group or config name ends in one sentence with the nearest spelling, not in a traceback."""
 
+import argparse
 import contextlib
 import difflib
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -33,7 +33,7 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
 
         @functools.wraps(task)
         def guarded(config: DictConfig) -> None:
-            with exit_on_error(), _said_once(), config_errors(folder, config_name):
+            with exit_on_error(), _first_rank_prints(), config_errors(folder, config_name):
                 config.name = run_name(str(config.name), HydraConfig.get().overrides.task)
                 task(config)
 
@@ -50,8 +50,8 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
 
 
 @contextlib.contextmanager
-def _said_once() -> Iterator[None]:
-    """Of the processes of one run, only the first may write to standard output; errors show of every one."""
+def _first_rank_prints() -> Iterator[None]:
+    """Let only the first process of a run write to standard output; errors show of every one."""
     if is_first_rank(os.environ):
         yield
         return
@@ -60,9 +60,9 @@ def _said_once() -> Iterator[None]:
 
 
 def is_first_rank(environment: Mapping[str, str]) -> bool:
-    """Whether this is the only process of a run or its first, by what torchrun, srun and Lightning set.
+    """True in the only process of a run or its first, by what torchrun, srun and Lightning set.
 
-    As NeMo's is_global_rank_zero, which takes seconds to import.
+    NeMo's is_global_rank_zero says the same, but takes seconds to import.
     """
     for name in ("RANK", "SLURM_PROCID"):
         if name in environment:
@@ -85,7 +85,7 @@ def config_errors(folder: Path, config_name: str) -> Iterator[None]:
 
 
 def _missing(error: MissingConfigException, folder: Path) -> str:
-    """A config or an option of a group that does not exist."""
+    """The sentence for a config, or an option of a group, that does not exist."""
     wanted = error.missing_cfg_file or ""
     options = list(error.options or ()) or sorted(path.stem for path in folder.glob("*.yaml"))
     kind = f"option {wanted.replace('/', '=')}" if "/" in wanted else f"config {wanted}"
@@ -93,7 +93,7 @@ def _missing(error: MissingConfigException, folder: Path) -> str:
 
 
 def _refused(error: HydraException, folder: Path, config_name: str) -> str:
-    """An override of a key that does not exist, or one that Hydra cannot read."""
+    """The sentence for an override of a key that does not exist, or that Hydra cannot read."""
     key = re.match(r"Could not override '(.+?)'", str(error))
     if isinstance(error, ConfigCompositionException) and key:
         near = _nearest(key[1], _keys(folder, config_name))
@@ -109,12 +109,20 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def _keys(folder: Path, config_name: str) -> list[str]:
     """Every dotted key and group of the config that the command line names, else of ``config_name``."""
-    named = get_args_parser().parse_known_args(sys.argv[1:])[0].config_name
+    named = _named_config(sys.argv[1:])
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
         config = compose(named or config_name)
     groups = [path.name for path in folder.iterdir() if path.is_dir()]
     return [*groups, *_dotted(config)]
+
+
+def _named_config(arguments: Sequence[str]) -> str | None:
+    """The config that Hydra's own option chooses on the command line."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--cfg", "-c")  # else it would count as an abbreviation of -cn
+    return parser.parse_known_args(arguments)[0].config_name
 
 
 def _dotted(config: DictConfig) -> list[str]:

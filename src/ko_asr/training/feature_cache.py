@@ -17,6 +17,7 @@ from nemo.collections.asr.data.audio_to_text_dali import DALIOutputs
 
 from ko_asr.errors import UserError
 from ko_asr.models.front_end import log_mel_of
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.runtime.log_mel import LogMel
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class FeatureBatch(DALIOutputs):
     """(features [B, mels, T], frames [B], tokens [B, U], token lengths [B]), as NeMo takes them from DALI."""
 
     def __init__(self, features: list[torch.Tensor], tokens: list[torch.Tensor], shift: float) -> None:
-        """Of utterances' features [mels, T] and tokens [U]; ``shift`` is the seconds between two frames."""
+        """Pad utterances' features [mels, T] and tokens [U]; ``shift`` is the seconds between two frames."""
         self.shift = shift
         # One frame of padding more than the longest, as NeMo's preprocessor leaves it.
         signal = features[0].new_zeros(
@@ -35,12 +36,13 @@ class FeatureBatch(DALIOutputs):
         )
         for row, each in zip(signal, features, strict=True):
             row[:, : each.shape[1]] = each
-        super().__init__({
+        parts = {
             "processed_signal": signal,
             "processed_signal_len": torch.tensor([each.shape[1] for each in features]),
             "transcript": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
             "transcript_len": torch.tensor([len(each) for each in tokens]),
-        })  # fmt: skip
+        }
+        super().__init__(parts)
 
 
 def batch_seconds(batch: Any, sample_rate: int) -> tuple[torch.Tensor, float]:
@@ -82,13 +84,13 @@ class CachedFeatures(torch.utils.data.Dataset):
 
 
 def _key(cut: Cut) -> tuple:
-    """What tells an utterance from others; nothing for audio that an augmentation has changed."""
+    """The identity of an utterance; empty for audio that an augmentation has changed."""
     if type(cut) is not MonoCut or cut.recording.transforms:
         return ()
     return cut.id, cut.start, cut.duration, *(supervision.text for supervision in cut.supervisions)
 
 
-def keep_features(model: Any, config: "DictConfig", seconds: float, on_cpu: bool) -> None:
+def keep_features(model: NemoCtc, config: "DictConfig", seconds: float, on_cpu: bool) -> None:
     """Let ``model`` train on kept features if ``feature_cache_mb`` holds those of ``seconds`` of audio.
 
     Prints whether it does, and if not why.
@@ -98,15 +100,15 @@ def keep_features(model: Any, config: "DictConfig", seconds: float, on_cpu: bool
     featurizer, loader = model.preprocessor.featurizer, model.train_dataloader()
     shift = featurizer.hop_length / featurizer.sample_rate
     megabytes = seconds / shift * featurizer.nfilt * 4 / 1e6
+    limit = config.feature_cache_mb
     obstacles = {
         "the model is not on a CPU": not on_cpu,
         "the audio is augmented": config.model.train_ds.get("perturb_speed", False),
         "shards have no end": bool(config.model.train_ds.get("input_cfg")),
         "model.train_ds.num_workers is not 0": loader.num_workers > 0,
         "model.preprocessor.pad_to is not 0": featurizer.pad_to != 0,
-        f"they need {megabytes:.0f} MB, and feature_cache_mb={config.feature_cache_mb}":
-            megabytes > config.feature_cache_mb,
-    }  # fmt: skip
+        f"they need {megabytes:.0f} MB, and feature_cache_mb={limit}": megabytes > limit,
+    }
     reasons = [reason for reason, applies in obstacles.items() if applies]
     try:
         log_mel = log_mel_of(model)

@@ -1,4 +1,4 @@
-"""What a training step will need of a device's memory, known before the first step.
+"""Memory that a training step will need of a device, known before the first step.
 
 Weights, gradients and Adam's moments follow from the parameters. Activations are what autograd keeps for the
 backward pass: their bytes are counted in forward passes of short random audio on the CPU, through the model's
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,7 +69,7 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def kept_bytes(model: Any, utterances: int, seconds: float, bfloat16: bool = False) -> int:
+def kept_bytes(model: NemoCtc, utterances: int, seconds: float, bfloat16: bool = False) -> int:
     """Bytes that autograd keeps of one training forward pass and loss, each storage counted once.
 
     Parameters are not counted. Running statistics are put back, so the model is as it was.
@@ -102,7 +103,7 @@ def _is_statistic(buffer: str) -> bool:
     return buffer.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _loss(model: Any, utterances: int, seconds: float) -> torch.Tensor:
+def _loss(model: NemoCtc, utterances: int, seconds: float) -> torch.Tensor:
     samples = torch.randn(utterances, round(seconds * model.preprocessor._sample_rate)) * 0.1
     lengths = torch.full((utterances,), samples.shape[1])
     log_probs, encoded, _ = model(input_signal=samples, input_signal_length=lengths)
@@ -116,7 +117,7 @@ def _loss(model: Any, utterances: int, seconds: float) -> torch.Tensor:
     )
 
 
-def activation_law(model: Any, bfloat16: bool = False) -> ActivationLaw:
+def activation_law(model: NemoCtc, bfloat16: bool = False) -> ActivationLaw:
     """Measure the law with three forward passes: (1, T), (1, 2T) and (2, T)."""
     short, once = _PROBE_SECONDS, 2 * _PROBE_SECONDS
     probes = ((1, short), (1, once), (2, short))
@@ -143,7 +144,7 @@ def largest_batch(law: ActivationLaw, dataset: Any, longest: float) -> tuple[int
     return max(batches, key=lambda batch: law.bytes(*batch))
 
 
-def estimate(model: Any, dataset: Any, longest: float, precision: str | int) -> MemoryEstimate:
+def estimate(model: NemoCtc, dataset: Any, longest: float, precision: str | int) -> MemoryEstimate:
     """Memory of one step of ``model`` on batches of ``dataset`` (a ``train_ds`` config).
 
     ``longest`` is the longest training utterance in seconds, ``precision`` Lightning's setting.
@@ -164,7 +165,7 @@ def estimate(model: Any, dataset: Any, longest: float, precision: str | int) -> 
     )
 
 
-def check_memory(model: Any, config: "DictConfig", longest: float, on_gpu: bool) -> MemoryEstimate:
+def check_memory(model: NemoCtc, config: "DictConfig", longest: float, on_gpu: bool) -> MemoryEstimate:
     """Print the estimate beside the device's memory; UserError where a GPU has less.
 
     A CPU run is only warned: its memory is shared, and the system can swap.
@@ -183,7 +184,7 @@ def check_memory(model: Any, config: "DictConfig", longest: float, on_gpu: bool)
 
 
 def shortage(needed: MemoryEstimate, device: float, batch_duration: float | None) -> str:
-    """What is too much for a device of ``device`` bytes, and the batch that would fit it."""
+    """The sentence about a device of ``device`` bytes that is too small, with the batch that would fit it."""
     room = 0.9 * (device - (needed.total - needed.activations)) / needed.activations
     advice = "choose a smaller size"
     if batch_duration and room > 0:

@@ -6,65 +6,66 @@ statistics take the NaN in all the same: every later validation would be NaN, wh
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed
 
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import SaidByFirstProcess, UserError
-
-if TYPE_CHECKING:
-    import torch
 
 NAMED = 3  # utterances in the sentence
 DURATION_TOLERANCE = 0.12  # speed perturbation changes a duration by up to a tenth
 
 
-def nonfinite_stop(limit: int, manifest: str | Path) -> Any:
-    """A Lightning callback that ends training by UserError after ``limit`` non-finite losses in a row.
+class StopOnNonFiniteLoss(pl.Callback):
+    """Ends training by UserError after ``limit`` non-finite losses in a row.
 
     After each one it puts the batch-norm statistics back as they were before the step. ``manifest`` names
     the utterances. On several devices all stop together, and the first process says why for all of them.
     """
-    import lightning.pytorch as pl
 
-    class StopOnNonFiniteLoss(pl.Callback):
-        def __init__(self) -> None:
-            self.in_a_row = 0
-            self.statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
+    def __init__(self, limit: int, manifest: str | Path) -> None:
+        self.limit, self.manifest = limit, manifest
+        self.in_a_row = 0
+        self.statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-        def on_train_batch_start(
-            self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            self.statistics = [
-                (buffer, buffer.clone()) for name, buffer in module.named_buffers() if "running_" in name
-            ]
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.statistics = [
+            (buffer, buffer.clone()) for name, buffer in module.named_buffers() if "running_" in name
+        ]
 
-        def on_train_batch_end(
-            self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            here = not math.isfinite(outputs["loss"])
-            anywhere = trainer.strategy.reduce_boolean_decision(here, all=False)
-            self.in_a_row = self.in_a_row + 1 if anywhere else 0
-            if not anywhere:
-                return
-            for buffer, before in self.statistics:
-                buffer.copy_(before)
-            if self.in_a_row >= limit:
-                causes = _from_all(_cause(module, batch, manifest) if here else None, trainer.world_size)
-                if not trainer.is_global_zero:
-                    raise SaidByFirstProcess
-                raise UserError(
-                    f"the loss was not a finite number in {limit} steps in a row, the last of them step "
-                    f"{trainer.global_step}: {next(cause for cause in causes if cause)}"
-                )
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        here = not math.isfinite(outputs["loss"])
+        anywhere = trainer.strategy.reduce_boolean_decision(here, all=False)
+        self.in_a_row = self.in_a_row + 1 if anywhere else 0
+        if not anywhere:
+            return
+        for buffer, before in self.statistics:
+            buffer.copy_(before)
+        if self.in_a_row >= self.limit:
+            self._stop(trainer, _cause(module, batch, self.manifest) if here else None)
 
-    return StopOnNonFiniteLoss()
+    def _stop(self, trainer: pl.Trainer, cause: str | None) -> NoReturn:
+        """End this process; ``cause`` is None where only another one's loss is not finite."""
+        causes = _from_all(cause, trainer.world_size)
+        if not trainer.is_global_zero:
+            raise SaidByFirstProcess
+        raise UserError(
+            f"the loss was not a finite number in {self.limit} steps in a row, the last of them step "
+            f"{trainer.global_step}: {next(cause for cause in causes if cause)}"
+        )
 
 
-def _from_all(value: Any, processes: int) -> list:
+def _from_all(value: str | None, processes: int) -> list[str | None]:
     """``value`` of every process, in the order of their ranks."""
-    import torch.distributed
-
     values = [value] * processes
     if processes > 1:
         torch.distributed.all_gather_object(values, value)
@@ -72,9 +73,7 @@ def _from_all(value: Any, processes: int) -> list:
 
 
 def _cause(module: Any, batch: tuple, manifest: str | Path) -> str:
-    """What can be seen of the reason, and what to do: lost weights, broken audio, or neither."""
-    import torch
-
+    """The visible reason and what to do about it: lost weights, broken audio, or neither."""
     lost = next((name for name, value in module.named_parameters() if not torch.isfinite(value).all()), None)
     if lost:
         return f"the weights themselves are lost ({lost}); lower model.optim.lr or use trainer.precision=32"
@@ -86,7 +85,7 @@ def _cause(module: Any, batch: tuple, manifest: str | Path) -> str:
     return f"listen to the utterances of its batch, or lower model.optim.lr: {names}"
 
 
-def utterance_names(module: Any, batch: tuple, manifest: str | Path, rows: Any) -> str:
+def utterance_names(module: Any, batch: tuple, manifest: str | Path, rows: Iterable[int]) -> str:
     """Audio paths of rows of a batch, found by their tokens and duration; their text where none fits.
 
     NeMo's batches (signal [B, samples], lengths [B], tokens [B, U], token lengths [B]) carry no names.

@@ -73,7 +73,7 @@ class ResumeExactly(pl.Callback):
 def fast_forward(sampler: Any, epoch: int, batches: int) -> None:
     """Advance a Lhotse sampler past the first ``batches`` batches of an epoch; no audio is read.
 
-    As Lhotse's own load_state_dict, which refuses samplers with a constraint object, such as NeMo's.
+    Lhotse's own load_state_dict does so, but refuses samplers with a constraint object, such as NeMo's.
     UserError when the epoch has fewer batches: the manifest is not the one of the checkpoint.
     """
     sampler.set_epoch(epoch)

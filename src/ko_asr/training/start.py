@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint of its own, the weights of another model, or nothing.
+"""The start of a run: a checkpoint of its own, the weights of another model, or nothing.
 
 All three are checked before the first step. NeMo itself loads what fits, or ends in a page of shapes.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ko_asr.errors import UserError
+from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.nemo_file import check_nemo_file
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ def sources(config: "DictConfig") -> Iterator[str]:
 
 
 def check_sources(config: "DictConfig") -> None:
-    """UserError when a model to start from is missing or no .nemo; needs no NeMo."""
+    """Raise UserError when a model to start from is missing or no .nemo; needs no NeMo."""
     for path in sources(config):
         check_nemo_file(path)
 
 
-def load_sources(model: Any, config: "DictConfig") -> None:
+def load_sources(model: NemoCtc, config: "DictConfig") -> None:
     """Load the weights that ``init_from_nemo_model`` names; UserError when their shapes do not fit."""
     try:
         model.maybe_init_from_pretrained_checkpoint(config)
@@ -48,8 +49,8 @@ def _first_mismatch(message: str) -> str:
     return line.strip().removeprefix("size mismatch for ").split(": copying")[0] + " has another shape"
 
 
-def check_checkpoint(path: str | Path | None, model: Any) -> None:
-    """UserError when the checkpoint that a run would resume from is damaged or of another model.
+def check_checkpoint(path: str | Path | None, model: NemoCtc) -> None:
+    """Raise UserError when the checkpoint that a run would resume from is damaged or of another model.
 
     ``path`` may be None: nothing to resume. The vocabulary is compared piece by piece, because two
     tokenizers of one size would resume without a word and decode to nonsense.
@@ -82,7 +83,7 @@ def check_checkpoint(path: str | Path | None, model: Any) -> None:
 
 
 def _first_difference(theirs: list[str], ours: list[str]) -> str:
-    """Where two vocabularies of one size part."""
+    """The first token that two vocabularies of one size disagree on."""
     if len(theirs) != len(ours):
         return ""
     k = next(k for k, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)

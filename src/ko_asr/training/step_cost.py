@@ -1,4 +1,4 @@
-"""What a training step can do without: the same weights to the rounding of sums, in less time.
+"""Cheaper training steps: the same weights to the rounding of sums, in less time.
 
 Nothing of it is in a model or its config; a .nemo is what it would have been. CPU time of a step of
 fastconformer_ko_demo, about 400 ms in all, that each part saves is in its docstring.
@@ -37,7 +37,7 @@ class CheaperSteps(pl.Callback):
 
 
 def finite_gradients(parameters: Iterable[torch.nn.Parameter]) -> bool:
-    """Whether no gradient on any rank holds NaN or infinity: NeMo's ``skip_nan_grad``, asked once.
+    """True when no gradient on any rank holds NaN or infinity: NeMo's ``skip_nan_grad``, asked once.
 
     NeMo asks of each parameter whether any element is NaN and whether any is infinite: 12 ms of a step, and
     on a GPU two waits for the device a parameter. Both survive in the norm of all, which takes 1.6 ms (the
@@ -51,7 +51,7 @@ def finite_gradients(parameters: Iterable[torch.nn.Parameter]) -> bool:
 
 
 def fuse(optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """One kernel for all parameters in Adam and AdamW, for weights on the CPU: 13 ms of a step.
+    """Let Adam and AdamW use one kernel for all parameters, for weights on the CPU: 13 ms of a step.
 
     Set here and not by ``model.optim.fused``: that would stay in the .nemo, and Lightning refuses to clip
     the gradients of an optimiser that was made so with bf16-mixed. A GPU has a kernel for many by default.
@@ -63,7 +63,7 @@ def fuse(optimizers: Iterable[torch.optim.Optimizer]) -> None:
 
 
 def channels_last(model: torch.nn.Module) -> None:
-    """The layout in which a CPU's depthwise convolutions are quick: 20 ms of a step."""
+    """Lay out weights so that a CPU's depthwise convolutions are quick: 20 ms of a step."""
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

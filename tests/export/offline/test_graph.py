@@ -120,7 +120,7 @@ def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tm
     from onnx import numpy_helper
 
     from ko_asr.export.parity import check_graph
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
     good = repository / tensors.ENCODER / "1" / file_names.GRAPH
     graph = onnx.load(str(good))
@@ -128,7 +128,7 @@ def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tm
     changed = numpy_helper.to_array(weight) * np.float32(1.01)
     weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
     onnx.save(graph, str(tmp_path / "changed.onnx"))
-    nemo = load_model(model)
+    nemo = load_exportable_model(model)
     assert all(figure.passed for figure in check_graph(nemo, good, 80, 6000))
     assert not all(figure.passed for figure in check_graph(nemo, tmp_path / "changed.onnx", 80, 6000))
 
