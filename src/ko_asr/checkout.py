@@ -2,8 +2,8 @@
 
 Where the checkout is on sys.path (``python -c``, notebooks, ``python -m pytest``) and the package is not
 installed (CPU builds of PyTorch), ``import triton`` finds the model repository as a namespace package, and
-NeMo cannot be imported: "module 'triton' has no attribute 'language'". `install` (`make setup` calls it) leaves
-a .pth file in the environment, by which every start of its Python looks for that package elsewhere only.
+NeMo cannot be imported: "module 'triton' has no attribute 'language'". `install`, which `make setup` calls,
+leaves a .pth file in the environment: from then on its Python looks for that package elsewhere only.
 """
 
 import os
