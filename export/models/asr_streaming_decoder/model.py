@@ -69,10 +69,8 @@ class TritonPythonModel:
 
     def _refuse(self, key: int, failed: Failure):
         self.streams.close(key)
-        error = pb_utils.TritonError(
-            failed.sentence, getattr(pb_utils.TritonError, TRITON_CODES[failed.code])
-        )
-        return pb_utils.InferenceResponse(error=error)
+        code = getattr(pb_utils.TritonError, TRITON_CODES[failed.code])
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(failed.sentence, code))
 
     def _results(self, request, key: int, flags: int) -> list:
         """The finals of this chunk, and the partial after them; never empty."""
