@@ -35,9 +35,9 @@ class OnlyTheFloor(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is out of reach in a model folder", name=name)
 
 folder = sys.argv[1]
+# As Triton's: TritonError, Tensor and the rest come after the import of model.py.
 stand_in = types.ModuleType("triton_python_backend_utils")
 stand_in.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, stand_in.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = 1, 2
-stand_in.TritonError = types.SimpleNamespace(INVALID_ARG=3, UNAVAILABLE=4)
 sys.modules["triton_python_backend_utils"] = stand_in
 sys.meta_path.insert(0, OnlyTheFloor())
 sys.path.insert(0, folder)

@@ -25,10 +25,8 @@ START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
 )
-TRITON_CODES = {
-    failure.INVALID: pb_utils.TritonError.INVALID_ARG,
-    failure.FULL: pb_utils.TritonError.UNAVAILABLE,
-}
+# Names of Triton's codes: TritonError itself is not there yet when Triton imports this module.
+TRITON_CODES = {failure.INVALID: "INVALID_ARG", failure.FULL: "UNAVAILABLE"}
 
 
 class Stream:
@@ -71,8 +69,8 @@ class TritonPythonModel:
 
     def _refuse(self, key: int, failed: Failure):
         self.streams.close(key)
-        error = pb_utils.TritonError(failed.sentence, TRITON_CODES[failed.code])
-        return pb_utils.InferenceResponse(error=error)
+        code = getattr(pb_utils.TritonError, TRITON_CODES[failed.code])
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(failed.sentence, code))
 
     def _results(self, request, key: int, flags: int) -> list:
         """The finals of this chunk, and the partial after them; never empty."""

@@ -1,5 +1,6 @@
 """The common part of greedy decoding and beam search: settings, and the results of an utterance."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class DecoderSettings:
     offset_ms: float = 0.0
 
 
-class CtcDecoder:
+class CtcDecoder(ABC):
     """One stream of frames on its way to results; subclasses hold the search. Not thread-safe.
 
     With end-point rules, what is final and where it ends depends on the frames alone, never on how they are
@@ -42,9 +43,9 @@ class CtcDecoder:
         self._shown = ""  # text of its last partial
         self._silence_reported = False  # by a final without speech, since the last token
 
+    @abstractmethod
     def _speech(self) -> tuple[int | None, int | None]:
         """First frame of the utterance's first token, and the frame after its last; None before speech."""
-        raise NotImplementedError
 
     def _due(self) -> Endpoint | None:
         """The next end-point if only silence follows; None without rules."""
