@@ -5,17 +5,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from ko_asr.data.manifest import write_manifest
-from ko_asr.training import profile
-from ko_asr.training.callbacks import Recorder, ReportValidation, samples_of
-from ko_asr.training.freezing import KeepFrozen, freeze
 from ko_asr.training.record import RunRecord
+
+pytestmark = pytest.mark.slow  # the callbacks' modules import Lightning
+MODULE = torch.nn.Identity()
 
 
 def trainer(step: int = 7, **more: Any) -> Any:
@@ -29,7 +28,9 @@ def trainer(step: int = 7, **more: Any) -> Any:
 
 @pytest.mark.parametrize(("use_cer", "rate"), [(True, "CER"), (False, "WER")])
 def test_a_validation_is_one_line(capsys: pytest.CaptureFixture, use_cer: bool, rate: str) -> None:
-    ReportValidation(use_cer).on_validation_end(trainer(), pl.LightningModule())
+    from ko_asr.training.callbacks import ReportValidation
+
+    ReportValidation(use_cer).on_validation_end(trainer(), MODULE)
     assert capsys.readouterr().out == f"epoch 2, step 7: validation {rate} 25.00%, loss 1.50\n"
 
 
@@ -52,6 +53,8 @@ class Listener(torch.nn.Module):
 
 
 def test_the_recorder_writes_a_row_and_the_samples_that_are_files(tmp_path: Path) -> None:
+    from ko_asr.training.callbacks import Recorder, samples_of
+
     soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     entry = {"audio_filepath": str(tmp_path / "a.wav"), "duration": 1.0, "text": "네."}
     write_manifest(tmp_path / "dev.jsonl", [entry, entry | {"audio_filepath": str(tmp_path / "shard")}])
@@ -81,6 +84,8 @@ class Part(torch.nn.Module):
 
 
 def test_frozen_layers_evaluate_in_every_step_while_the_encoder_draws_its_look_ahead() -> None:
+    from ko_asr.training.freezing import KeepFrozen, freeze
+
     model = Part()
     strategy = SimpleNamespace(strategy="last_layers", last_layers=1, train_head=True)
     assert freeze(model, strategy, head_is_new=False) == ["encoder.layers.1", "decoder"]
@@ -92,15 +97,17 @@ def test_frozen_layers_evaluate_in_every_step_while_the_encoder_draws_its_look_a
 
 
 def test_phases_are_timed_between_warming_up_and_tracing(tmp_path: Path) -> None:
-    timer, module = profile.PhaseTimer(tmp_path / "trace.json", 16_000), pl.LightningModule()
+    from ko_asr.training import profile
+
+    timer = profile.PhaseTimer(tmp_path / "trace.json", 16_000)
     batch = (None, torch.tensor([8_000, 16_000]))
-    timer.on_train_start(trainer(), module)
+    timer.on_train_start(trainer(), MODULE)
     for number in range(profile.WARM_UP + profile.TIMED + profile.TRACED):
-        timer.on_train_batch_start(trainer(), module, batch, number)
-        timer.on_before_backward(trainer(), module, torch.zeros(()))
-        timer.on_after_backward(trainer(), module)
-        timer.on_train_batch_end(trainer(), module, {}, batch, number)
-    timer.on_train_end(trainer(), module)
+        timer.on_train_batch_start(trainer(), MODULE, batch, number)
+        timer.on_before_backward(trainer(), MODULE, torch.zeros(()))
+        timer.on_after_backward(trainer(), MODULE)
+        timer.on_train_batch_end(trainer(), MODULE, {}, batch, number)
+    timer.on_train_end(trainer(), MODULE)
     assert {phase: len(times) for phase, times in timer.seconds.items()} == dict.fromkeys(
         profile.PHASES, profile.TIMED
     )
@@ -111,14 +118,14 @@ def test_phases_are_timed_between_warming_up_and_tracing(tmp_path: Path) -> None
 def test_overfitting_stops_at_the_first_validation_without_an_error() -> None:
     from ko_asr.training.overfit import Overfitted, StopWhenLearnt
 
-    watch, module, after = StopWhenLearnt(), pl.LightningModule(), trainer(1)
+    watch, after = StopWhenLearnt(), trainer(1)
     for step, loss in ((1, 9.0), (2, 4.0), (3, 0.5)):
         after.global_step = step
-        watch.on_train_batch_end(after, module, {"loss": torch.tensor(loss)}, None, step)
-    watch.on_validation_end(after, module)
+        watch.on_train_batch_end(after, MODULE, {"loss": torch.tensor(loss)}, None, step)
+    watch.on_validation_end(after, MODULE)
     assert watch.found == Overfitted(3, 9.0, 0.5) and not after.should_stop
     after.callback_metrics["val_wer"] = torch.tensor(0.0)
-    watch.on_validation_end(after, module)
+    watch.on_validation_end(after, MODULE)
     assert after.should_stop
 
 
@@ -127,11 +134,11 @@ def test_debug_finds_a_validation_that_is_no_number_and_notes_what_is_saved() ->
 
     from ko_asr.training.debug import DebugChecks, fingerprints
 
-    watch, module, after = DebugChecks(OmegaConf.create()), pl.LightningModule(), trainer(3)
+    watch, after = DebugChecks(OmegaConf.create()), trainer(3)
     state = {"weight": torch.arange(3.0)}
-    watch.on_save_checkpoint(after, module, {"state_dict": state})
-    watch.on_validation_end(after, module)
+    watch.on_save_checkpoint(after, MODULE, {"state_dict": state})
+    watch.on_validation_end(after, MODULE)
     after.callback_metrics["val_loss"] = torch.tensor(float("nan"))
-    watch.on_validation_end(after, module)
+    watch.on_validation_end(after, MODULE)
     assert [check.ok for check in watch.checks] == [True, False]
     assert watch.saved == [fingerprints(state)] == [{"weight": 8.0}]

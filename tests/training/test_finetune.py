@@ -142,6 +142,7 @@ def test_adapters_alone_and_back_in_their_model(demo, tmp_path) -> None:
         assert expected in said and not (tmp_path / "x.nemo").exists()
 
 
+@pytest.mark.slow
 def test_frozen_modules_are_in_evaluation_mode_and_the_rest_learns() -> None:
     import torch
     from torch.nn import BatchNorm1d, Dropout, Linear, Sequential
