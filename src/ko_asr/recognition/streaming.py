@@ -185,15 +185,16 @@ class StreamingRecognizer:
         if backend == "onnx":
             import tempfile
 
-            from ko_asr.export.streaming.graph import export_streaming
+            from ko_asr.export.streaming.folder import export_look_ahead
 
             with tempfile.TemporaryDirectory() as folder:
-                export_streaming(path, folder, look_ahead)
+                export_look_ahead(path, folder, look_ahead)
                 return cls._load_folder(Path(folder), None, backend, threads, options)
-        from ko_asr.export.streaming.graph import restored, streaming_graph
+        from ko_asr.export.streaming.graph import streaming_graph
         from ko_asr.models.front_end import log_mel_of
+        from ko_asr.models.nemo_file import load_model
 
-        model = restored(path)
+        model = load_model(path)
         graph, contract = streaming_graph(model, path, look_ahead)
         return cls(TorchBackend(graph, contract, threads), log_mel_of(model), **options)
 

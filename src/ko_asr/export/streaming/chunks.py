@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.export.session import open_session
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import FEATURES, LENGTH, STATE_INPUTS, STATE_OUTPUTS
 
@@ -26,7 +27,7 @@ def windows(
     before the audio's end, int64 [B, 1].
     """
     lengths = np.array([clip.shape[1] for clip in clips])
-    chunks = -(-max(frames_of_clips(contract, clips)) // contract.chunk)
+    chunks = -(-max(frame_counts(contract, clips)) // contract.chunk)
     width = contract.shift_frames * chunks + contract.window_frames
     audio = np.zeros((len(clips), contract.mels, contract.context_frames + width), np.float32)
     for row, clip in zip(audio, clips, strict=True):
@@ -37,7 +38,7 @@ def windows(
         yield window, left[:, None].astype(np.int64)
 
 
-def frames_of_clips(contract: StreamingContract, clips: Sequence[np.ndarray]) -> list[int]:
+def frame_counts(contract: StreamingContract, clips: Sequence[np.ndarray]) -> list[int]:
     """Encoder frames that each of the log-mel ``clips`` gives."""
     return [contract.frames_of_samples(clip.shape[1] * contract.hop) for clip in clips]
 
@@ -45,7 +46,7 @@ def frames_of_clips(contract: StreamingContract, clips: Sequence[np.ndarray]) ->
 def walk(
     run: Runner, contract: StreamingContract, clips: Sequence[np.ndarray]
 ) -> Iterator[tuple[Tensors, Mapping[str, np.ndarray]]]:
-    """Stream ``clips`` [mels, T] in one batch: what goes into each chunk, and what comes out of it.
+    """Stream ``clips`` [mels, T] in one batch: the feed of each chunk and its outputs.
 
     One chunk at a time, so memory does not grow with the audio's length.
     """
@@ -58,12 +59,7 @@ def walk(
 
 
 def onnx_runner(graph: Path | bytes, outputs: Sequence[str], threads: int = 1) -> Runner:
-    """A streaming graph on ONNX Runtime's CPU provider that gives ``outputs`` and its states."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    source = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    """Open a streaming graph on ONNX Runtime's CPU provider that gives ``outputs`` and its states."""
+    session = open_session(graph, threads)
     wanted = [*outputs, *STATE_OUTPUTS]
     return lambda feed: dict(zip(wanted, session.run(wanted, feed), strict=True))
