@@ -283,7 +283,7 @@ def measure_offline(check: Check, path: Path, folder: Path) -> None:
 def measure_streaming(check: Check, path: Path, folder: Path) -> None:
     """Each look-ahead of the model that was asked for, in fp32 and fp16."""
     from ko_asr.export.streaming.graph import StreamingCTC, export_graph, streaming_graph
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
     model = load_exportable_model(path)
     for look_ahead in check.options.look_aheads:

@@ -43,14 +43,14 @@ Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], comput
 def prepare(folder: Path, size: str) -> None:
     """Random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
     from ko_asr.export.streaming.folder import export_look_ahead
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
     nemo = folder / "random.nemo"
     make = [sys.executable, str(ROOT / "random_model.py"), "--streaming", "--size", size, "--out", str(nemo)]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for look_ahead in LOOK_AHEADS:
         export_look_ahead(nemo, folder / str(look_ahead), look_ahead)
-        export_as_nemo_does(load_model(nemo), folder / str(look_ahead), look_ahead)
+        export_as_nemo_does(load_exportable_model(nemo), folder / str(look_ahead), look_ahead)
 
 
 def export_as_nemo_does(model: Any, folder: Path, look_ahead: int) -> None:

@@ -84,12 +84,12 @@ def main() -> None:
     check_nemo_file(path)
     print(f"exporting {shown(path)}" + ("" if options.model else f" (the newest under {EXPERIMENTS.name}/)"))
     from ko_asr.export.streaming.publish import is_cache_aware
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
     from ko_asr.serving.staging import staging
 
     started = time.monotonic()
     with staging(options.repository):  # a folder that cannot be written is found before the model is read
-        model = load_model(path)
+        model = load_exportable_model(path)
     names = (export_streams if is_cache_aware(model) else export_offline)(model, path, options)
     print(f"wrote {shown(options.repository)}/{names} in {time.monotonic() - started:.0f} s")
     build_plan(options)

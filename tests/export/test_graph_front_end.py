@@ -215,14 +215,14 @@ def test_the_gate_refuses_a_graph_that_differs(
     from ko_asr.export.log_mel import export_offline_log_mel, export_streaming_log_mel
     from ko_asr.export.offline.parity import check_log_mel_graph
     from ko_asr.export.streaming.parity import check_streaming_log_mel
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
     from ko_asr.runtime.log_mel import LogMel
 
     log_mel = LogMel.load(demo.repository / tensors.PREPROCESSOR / "1" / file_names.LOG_MEL)
     path = tmp_path / file_names.LOG_MEL_GRAPH
     if kind == "offline":
         export_offline_log_mel(replace(log_mel, preemphasis=0.96), path)
-        figures = check_log_mel_graph(load_model(demo.model), log_mel.hop, path)
+        figures = check_log_mel_graph(load_exportable_model(demo.model), log_mel.hop, path)
     else:
         log_mel = replace(log_mel, normalize="NA")
         contract = StreamingContract.load(graph_repository / tensors.STREAM_ENCODER / "1")

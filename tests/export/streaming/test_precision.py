@@ -25,7 +25,7 @@ from ko_asr.evaluation.metrics import score
 from ko_asr.export.options import ExportOptions
 from ko_asr.export.precision import LIMITS, GateUtterance, Limits, read_utterances, refusal
 from ko_asr.export.streaming.backend import OnnxBackend, TorchBackend, front_end_of
-from ko_asr.export.streaming.chunks import frame_counts, onnx_runner
+from ko_asr.export.streaming.chunks import frames_of_clips, onnx_runner
 from ko_asr.export.streaming.plan import streaming_difference, streaming_profile
 from ko_asr.export.streaming.precision import StreamedGraph, calibration_feeds, compare_streams
 from ko_asr.recognition.streaming import StreamingRecognizer
@@ -155,7 +155,7 @@ def test_calibration_streams_lazily_with_the_states_of_the_audio(exports: Export
     feeds = calibration_feeds(exports["fp32"] / file_names.GRAPH, contract, speech[:2])
     assert isinstance(feeds, Iterator)
     found = list(feeds)
-    chunks = -(-max(frame_counts(contract, [item.features for item in speech[:2]])) // contract.chunk)
+    chunks = -(-max(frames_of_clips(contract, [item.features for item in speech[:2]])) // contract.chunk)
     assert len(found) == chunks and not found[0][tensors.CACHE_LAST_CHANNEL].any()
     for index, feed in enumerate(found):
         assert feed["features"].shape == (2, contract.mels, contract.window_frames)

@@ -27,7 +27,7 @@ def windows(
     before the audio's end, int64 [B, 1].
     """
     lengths = np.array([clip.shape[1] for clip in clips])
-    chunks = -(-max(frame_counts(contract, clips)) // contract.chunk)
+    chunks = -(-max(frames_of_clips(contract, clips)) // contract.chunk)
     width = contract.shift_frames * chunks + contract.window_frames
     audio = np.zeros((len(clips), contract.mels, contract.context_frames + width), np.float32)
     for row, clip in zip(audio, clips, strict=True):
@@ -38,7 +38,7 @@ def windows(
         yield window, left[:, None].astype(np.int64)
 
 
-def frame_counts(contract: StreamingContract, clips: Sequence[np.ndarray]) -> list[int]:
+def frames_of_clips(contract: StreamingContract, clips: Sequence[np.ndarray]) -> list[int]:
     """Encoder frames that each of the log-mel ``clips`` gives."""
     return [contract.frames_of_samples(clip.shape[1] * contract.hop) for clip in clips]
 

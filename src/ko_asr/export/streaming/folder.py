@@ -63,9 +63,9 @@ def restored(model: Any) -> Any:
     """The model itself, or the one at this path; UserError when it is none that we export."""
     if not isinstance(model, str | os.PathLike):
         return model
-    from ko_asr.models.nemo_file import load_model
+    from ko_asr.models.nemo_file import load_exportable_model
 
-    return load_model(Path(model))
+    return load_exportable_model(Path(model))
 
 
 def _checked(

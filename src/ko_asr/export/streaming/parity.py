@@ -15,7 +15,7 @@ from ko_asr.export.figures import Figure
 from ko_asr.export.parity import LIMIT, furthest, noise
 from ko_asr.export.session import open_session
 from ko_asr.export.streaming.backend import Backend, OnnxBackend
-from ko_asr.export.streaming.chunks import frame_counts, windows
+from ko_asr.export.streaming.chunks import frames_of_clips, windows
 from ko_asr.runtime import tensors
 from ko_asr.runtime.log_mel import LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
@@ -63,7 +63,7 @@ def stream_features(backend: Backend, clips: Sequence[np.ndarray]) -> list[np.nd
         log_probs, state = backend.log_probs(window, length, state)
         parts.append(log_probs)
     joined = np.concatenate(parts, axis=1)
-    counts = frame_counts(backend.contract, clips)
+    counts = frames_of_clips(backend.contract, clips)
     return [row[:count] for row, count in zip(joined, counts, strict=True)]
 
 
@@ -86,7 +86,7 @@ def check_streaming_log_mel(log_mel: LogMel, contract: StreamingContract, path: 
 
 
 def _window_count(contract: StreamingContract, clip: np.ndarray) -> int:
-    return max(1, -(-contract.encoder_frames(len(clip)) // contract.chunk))
+    return max(1, -(-contract.frames_of_samples(len(clip)) // contract.chunk))
 
 
 def _numpy_windows(

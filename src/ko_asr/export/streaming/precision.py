@@ -28,7 +28,7 @@ from ko_asr.export.precision import (
     worst_of,
     worst_share,
 )
-from ko_asr.export.streaming.chunks import Tensors, frame_counts, onnx_runner, walk
+from ko_asr.export.streaming.chunks import Tensors, frames_of_clips, onnx_runner, walk
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import ENCODED_LENGTH, LOG_PROBS, TOKEN_IDS
 
@@ -64,13 +64,13 @@ class StreamedGraph:
         log_probs, ids, counts = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return [
             _Answer(log_probs[row, :count], ids[row, :count], int(counts[row].sum()))
-            for row, count in enumerate(frame_counts(self.contract, clips))
+            for row, count in enumerate(frames_of_clips(self.contract, clips))
         ]
 
     def layer_outputs(self, item: GateUtterance) -> dict[str, np.ndarray]:
         """Outputs [frames, d_model] float64 of each encoder layer for one stream."""
         model, layers = with_layer_outputs(self.path, _LAYER_END)
-        (frames,) = frame_counts(self.contract, [item.features])
+        (frames,) = frames_of_clips(self.contract, [item.features])
         run = onnx_runner(model, list(layers))
         chunks = [
             [answer[output] for output in layers] for _, answer in walk(run, self.contract, [item.features])
