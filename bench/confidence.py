@@ -146,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     from ko_asr.models.frame_model import FrameModel
 
-    model = FrameModel.load(args.model)
+    model = FrameModel.load(args.model, "cpu")
     model.top = model.blank_id + 1
     measures, right = observe(model, args.manifest)
     if right.all() or not right.any():

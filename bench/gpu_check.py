@@ -30,8 +30,9 @@ import numpy as np
 from random_model import write_model
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.export import tensorrt as plan
-from ko_asr.export.streaming import plan as streaming_plan
+from ko_asr.export.offline.plan import offline_difference, offline_profile
+from ko_asr.export.streaming.plan import streaming_difference, streaming_profile
+from ko_asr.export.tensorrt import PlanRunner, build_plan, load_tensorrt
 from ko_asr.files import atomic_write
 from ko_asr.models.device import check_usable
 from ko_asr.provenance import provenance
@@ -188,7 +189,7 @@ def resident_session(session: Any, device: str, inputs: Tensors) -> Callable[[],
 
 
 def resident_plan(
-    runner: plan.Runner, memory: contextlib.ExitStack, inputs: Tensors
+    runner: PlanRunner, memory: contextlib.ExitStack, inputs: Tensors
 ) -> Callable[[], list[np.ndarray]]:
     """A call that computes the next chunk of a plan; states stay on the GPU until ``memory`` is closed."""
     context = runner.context
@@ -262,11 +263,11 @@ def measure_offline(check: Check, path: Path, folder: Path) -> None:
         if importlib.util.find_spec("tensorrt") is None:
             check.note(f"TensorRT {kind}", "not installed")
         else:
-            trt = plan.load_tensorrt()
-            shapes = plan.profile(mels, [32, round(100 * check.options.seconds)], largest)
-            runner = plan.Runner(trt, plan.build_plan(trt, graph, shapes))
+            trt = load_tensorrt()
+            shapes = offline_profile(mels, [32, round(100 * check.options.seconds)], largest)
+            runner = PlanRunner(trt, build_plan(trt, graph, shapes))
             check.note(f"TensorRT {kind}", check.offline(runner, mels))
-            difference = plan.largest_difference(runner, graph, shapes)
+            difference = offline_difference(runner, graph, shapes)
             check.note(f"TensorRT {kind}, against ONNX Runtime", difference)
         session = onnxruntime_session(graph, check.device)
         check.note(
@@ -281,8 +282,7 @@ def measure_offline(check: Check, path: Path, folder: Path) -> None:
 
 def measure_streaming(check: Check, path: Path, folder: Path) -> None:
     """Each look-ahead of the model that was asked for, in fp32 and fp16."""
-    from ko_asr.export.streaming.encoder import StreamingCTC
-    from ko_asr.export.streaming.graph import export_graph, streaming_graph
+    from ko_asr.export.streaming.graph import StreamingCTC, export_graph, streaming_graph
     from ko_asr.models.nemo_file import load_exportable_model
 
     model = load_exportable_model(path)
@@ -312,12 +312,12 @@ def measure_streaming(check: Check, path: Path, folder: Path) -> None:
 
 
 def streams_of_a_plan(check: Check, kind: str, graph: Path, contract: StreamingContract) -> None:
-    trt = plan.load_tensorrt()
-    runner = plan.Runner(trt, plan.build_plan(trt, graph, streaming_plan.profile(contract)))
+    trt = load_tensorrt()
+    runner = PlanRunner(trt, build_plan(trt, graph, streaming_profile(contract)))
     with contextlib.ExitStack() as memory:
         rows = check.streaming(lambda inputs: resident_plan(runner, memory, inputs), contract)
     check.note(f"streams, TensorRT {kind}", rows)
-    difference = streaming_plan.largest_difference(runner, graph, contract)
+    difference = streaming_difference(runner, graph, contract)
     check.note(f"streams, TensorRT {kind}, against ONNX Runtime", difference)
 
 

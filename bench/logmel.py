@@ -67,10 +67,10 @@ def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.nd
     """The front end as a graph: samples [n] to features [mels, frames], through one thread."""
     import onnxruntime
 
-    from ko_asr.export.log_mel import export_offline
+    from ko_asr.export.log_mel import export_offline_log_mel
     from ko_asr.runtime import tensors
 
-    export_offline(log_mel, path)
+    export_offline_log_mel(log_mel, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

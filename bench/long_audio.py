@@ -184,7 +184,7 @@ def main() -> None:
     from ko_asr.models.frame_model import FrameModel
 
     spoken = utterances(args.manifest, args.utterances)
-    model = FrameModel.load(args.model)
+    model = FrameModel.load(args.model, "cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speed.wav"
         write_long(path, spoken, args.seconds)

@@ -189,7 +189,7 @@ def peer_graphs(model: Path, graph: Path, folder: Path) -> dict[str, Path]:
     """NeMo's own export with what sherpa-onnx reads from it, and our int8 graph for the CPU."""
     import onnx
 
-    from ko_asr.export.precision import quantize_for_cpu
+    from ko_asr.export.quantize import quantize_for_cpu
     from ko_asr.models.nemo_file import restore_model
 
     restored, theirs, int8 = restore_model(model), folder / "nemo.onnx", folder / "int8.onnx"

@@ -42,14 +42,14 @@ Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], comput
 
 def prepare(folder: Path, size: str) -> None:
     """Random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
-    from ko_asr.export.streaming.graph import export_streaming
+    from ko_asr.export.streaming.folder import export_look_ahead
     from ko_asr.models.nemo_file import load_exportable_model
 
     nemo = folder / "random.nemo"
     make = [sys.executable, str(ROOT / "random_model.py"), "--streaming", "--size", size, "--out", str(nemo)]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for look_ahead in LOOK_AHEADS:
-        export_streaming(nemo, folder / str(look_ahead), look_ahead)
+        export_look_ahead(nemo, folder / str(look_ahead), look_ahead)
         export_as_nemo_does(load_exportable_model(nemo), folder / str(look_ahead), look_ahead)
 
 
@@ -110,11 +110,12 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
     from ko_asr.client.protocol import StreamProtocol
     from ko_asr.client.streaming import Connection, StreamingClient, answer_outputs, request_arguments
     from ko_asr.serving.server import TritonServer
-    from ko_asr.serving.streaming import StreamServing, build
+    from ko_asr.serving.streaming import StreamServing, write_stream_models
 
     repository = folder / f"triton_{look_ahead}"
     templates = ROOT.parent / "export" / "models"
-    build(repository, folder / str(look_ahead), look_ahead, StreamServing(max_streams=streams), templates)
+    serving = StreamServing(max_streams=streams)
+    write_stream_models(repository, folder / str(look_ahead), look_ahead, serving, templates)
     server = TritonServer(repository, ROOT.parent / ".server").__enter__()  # it dies with this process
     with StreamingClient(server.url) as asking:
         sizes = asking.sizes()

@@ -25,19 +25,15 @@ if importlib.util.find_spec("ko_asr") is None:
     sys.path.append(str(ROOT / "src"))
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.export import tensorrt as plan
-from ko_asr.export.streaming import plan as streaming_plan
-from ko_asr.runtime import (
-    file_names,
-    tensors,
-)
+from ko_asr.export.offline.plan import offline_difference, offline_profile
+from ko_asr.export.streaming.plan import streaming_difference, streaming_profile
+from ko_asr.export.tensorrt import PlanRunner, Shapes, build_plan, load_tensorrt
+from ko_asr.provenance import sha256
+from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.driver import compute_capability, gpu_name
 from ko_asr.runtime.plan_record import PlanRecord, check_plan, save_plan
 from ko_asr.runtime.stream_contract import StreamingContract
-from ko_asr.runtime.tensors import ENCODER
-
-GRAPH = file_names.GRAPH  # of offline encoders as well
 
 # Of the best tokens' log-probabilities; a GPU sums in another order, in TF32 or half precision.
 LIMITS = {"fp32": 0.05, "fp16": 0.2, "int8": 0.5}
@@ -55,26 +51,26 @@ class Encoder:
         """Its model's name in the repository."""
         return self.folder.parent.name
 
-    def shapes(self) -> plan.Shapes:
-        """What its plan must take: see `plan.profile` and `streaming_plan.profile`."""
+    def shapes(self) -> Shapes:
+        """The least, usual and largest shape of each input of its plan."""
         contract = self.contract
         if isinstance(contract, StreamingContract):
-            return streaming_plan.profile(contract)
-        return plan.profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
+            return streaming_profile(contract)
+        return offline_profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
 
-    def difference(self, runner: plan.Runner) -> float:
-        """Of the plan from the graph beside it on ONNX Runtime, in log-probabilities."""
-        graph = self.folder / GRAPH
+    def difference(self, runner: PlanRunner) -> float:
+        """Largest difference of log-probabilities between a plan and ONNX Runtime on the graph."""
+        graph = self.folder / file_names.GRAPH
         if isinstance(self.contract, StreamingContract):
-            return streaming_plan.largest_difference(runner, graph, self.contract)
-        return plan.largest_difference(runner, graph, self.shapes())
+            return streaming_difference(runner, graph, self.contract)
+        return offline_difference(runner, graph, self.shapes())
 
 
 def encoders(repository: Path) -> list[Encoder]:
-    """Every encoder that ``repository`` holds, offline and streaming. UserError if it is none."""
+    """Every encoder that ``repository`` holds, offline and streaming. UserError where there is no folder."""
     if not repository.is_dir():
         raise UserError(f"no model repository at {repository}: fill it with python export/to_triton.py")
-    folder = repository / ENCODER / "1"
+    folder = repository / tensors.ENCODER / "1"
     found = [Encoder(folder, Contract.load(folder))] if folder.is_dir() else []
     for folder in sorted(repository.glob(f"{tensors.STREAM_ENCODER}*/1")):
         look_ahead = folder.parent.name.removeprefix(tensors.STREAM_ENCODER)
@@ -84,7 +80,7 @@ def encoders(repository: Path) -> list[Encoder]:
 
 
 def unplanned(found: list[Encoder]) -> str | None:
-    """Why a repository with these encoders takes no plan at all; None when one takes one."""
+    """Say why a repository with these encoders takes no plan at all; None when one takes one."""
     if not found:
         return "it holds no encoder"
     if all(encoder.contract.target != "tensorrt" for encoder in found):
@@ -93,7 +89,7 @@ def unplanned(found: list[Encoder]) -> str | None:
 
 
 def fits(encoder: Encoder) -> bool:
-    """Whether its plan can serve on this machine."""
+    """True when the plan of ``encoder`` can serve on this machine."""
     try:
         check_plan(encoder.folder, encoder.contract.onnx_sha256)
     except UserError:
@@ -101,12 +97,12 @@ def fits(encoder: Encoder) -> bool:
     return True
 
 
-def build(encoder: Encoder, limit: float | None = None) -> PlanRecord:
-    """Build, compare and publish the plan of one exported encoder."""
-    folder, contract, graph = encoder.folder, encoder.contract, encoder.folder / GRAPH
-    if not graph.is_file() or plan.sha256(graph) != contract.onnx_sha256:
+def plan_encoder(encoder: Encoder, limit: float | None = None) -> PlanRecord:
+    """Build, compare and publish the plan of one exported encoder. UserError when it is not good enough."""
+    contract, graph = encoder.contract, encoder.folder / file_names.GRAPH
+    if not graph.is_file() or sha256(graph) != contract.onnx_sha256:
         raise UserError(f"{graph} is not the graph of its contract: export the model again")
-    trt = plan.load_tensorrt()
+    trt = load_tensorrt()
     gpu, capability = gpu_name(), compute_capability()
     if gpu is None or capability is None:
         raise UserError("no NVIDIA GPU answers here: build the plan on the machine that will serve it")
@@ -114,8 +110,8 @@ def build(encoder: Encoder, limit: float | None = None) -> PlanRecord:
     shapes = encoder.shapes()
     print(f"{encoder.name}: building for TensorRT {version} on {gpu}: {shapes} (minutes)")
     started = time.monotonic()
-    serialized = plan.build_plan(trt, graph, shapes)
-    difference = encoder.difference(plan.Runner(trt, serialized))
+    serialized = build_plan(trt, graph, shapes)
+    difference = encoder.difference(PlanRunner(trt, serialized))
     limit = LIMITS[contract.precision] if limit is None else limit
     seconds = time.monotonic() - started
     print(f"built in {seconds:.0f} s; against ONNX Runtime {difference:.1e} (limit {limit:g})")
@@ -123,7 +119,7 @@ def build(encoder: Encoder, limit: float | None = None) -> PlanRecord:
         far = f"differs from the graph by {difference:.2g}, over {limit:g}"
         raise UserError(f"the plan of {encoder.name} {far}: not written")
     record = PlanRecord(contract.onnx_sha256, version, gpu, capability, difference)
-    save_plan(folder, serialized, record)
+    save_plan(encoder.folder, serialized, record)
     return record
 
 
@@ -147,7 +143,7 @@ def main() -> None:
         elif options.if_needed and fits(encoder):
             print(f"{encoder.name}: its plan fits this machine, no plan is needed")
         else:
-            build(encoder, options.limit)
+            plan_encoder(encoder, options.limit)
             print(f"wrote {encoder.folder / file_names.PLAN} and {file_names.PLAN_RECORD}")
     print(f"next: tritonserver --model-repository {options.repository}")
 

@@ -1,4 +1,4 @@
-"""Whether a Triton server answers: one inference of every ensemble that takes audio, over HTTP.
+"""Ask a Triton server for one inference of every ensemble that takes audio, over HTTP.
 
     python3 export/healthcheck.py --url 127.0.0.1:8000
 
@@ -66,7 +66,7 @@ class Server:
         return answer
 
     def ensembles(self) -> dict[str, bool]:
-        """Name -> whether it takes streams, of each loaded ensemble whose only required input is audio."""
+        """Name -> True for streams, of each loaded ensemble whose only required input is audio."""
         loaded = [
             m["name"] for m in self.get("POST", "/v2/repository/index", {}) if m.get("state") == "READY"
         ]
@@ -80,7 +80,7 @@ class Server:
         return found
 
     def infer(self, name: str, stream: bool) -> None:
-        """One inference of silence; of a stream that begins and ends with it. ModelFailed when it fails."""
+        """Ask for silence, or for a stream that begins and ends with it. ModelFailed when the model fails."""
         samples = [] if stream else SILENCE
         body: dict[str, Any] = {
             "inputs": [{"name": AUDIO, "datatype": "FP32", "shape": [1, len(samples)], "data": samples}]
@@ -93,8 +93,8 @@ class Server:
             reason = answer.get("error") if isinstance(answer, dict) else answer
             raise ModelFailed(f"{name} answers {status}: {' '.join(str(reason).split())}")
 
-    def check(self) -> list[str]:
-        """Names of the ensembles, all of which answered. NotReady, ModelFailed."""
+    def answering(self) -> list[str]:
+        """Ask every ensemble, and return their names. NotReady or ModelFailed when one does not answer."""
         self.get("GET", "/v2/health/ready")
         found = self.ensembles()
         for name, stream in found.items():
@@ -102,13 +102,13 @@ class Server:
         return sorted(found)
 
 
-def confirmed_check(url: str, timeout: float) -> list[str]:
-    """`Server.check`, asked once more after a failure: one error may be one request's bad luck."""
+def ask_twice(url: str, timeout: float) -> list[str]:
+    """Ask once more after a failure, because one error may be one request's bad luck."""
     server = Server(url, time.monotonic() + timeout)
     with contextlib.suppress(ModelFailed):
-        return server.check()
+        return server.answering()
     time.sleep(CONFIRM)
-    return server.check()
+    return server.answering()
 
 
 def main() -> int:
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--stop", type=int, metavar="PID", help="end this process when a model is dead")
     options = parser.parse_args()
     try:
-        names = confirmed_check(options.url, options.timeout)
+        names = ask_twice(options.url, options.timeout)
     except NotReady as error:
         print(f"{options.url} is not ready: {error}")
         return 1

@@ -121,7 +121,7 @@ def install_backends(server: Path, folder: Path) -> None:
 
 
 def fingerprint() -> dict[str, str]:
-    """What the installation depends on: a difference means it must be made again."""
+    """The facts that an installation depends on: where one differs, it must be made again."""
     sources = sorted(path for path in BACKENDS.rglob("*.py"))
     return {
         "python": sys.version,
@@ -131,6 +131,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def up_to_date(folder: Path) -> bool:
+    """True when the installation in ``folder`` is whole and was made from the same facts."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -139,6 +140,7 @@ def up_to_date(folder: Path) -> bool:
 
 
 def install(folder: Path) -> None:
+    """Install the server into ``folder``; its record is written last."""
     (folder / RECORD).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     library = shared_python(folder)

@@ -80,7 +80,7 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
         from ko_asr.models.frame_model import FrameModel
         from ko_asr.recognition.buffered import BufferedRecognizer
 
-        model = FrameModel.load(path, top=how.top)
+        model = FrameModel.load(path, "cpu", top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
         vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
     decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules))

@@ -132,8 +132,9 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
         for file in seconds:
             try:
                 transcript = transcribe_file(
-                    model, file, args.longest, batch_seconds, args.offset_ms, bar.update, how
-                )
+                    model, file, longest=args.longest, batch_seconds=batch_seconds,
+                    offset_ms=args.offset_ms, on_progress=bar.update, search=how,
+                )  # fmt: skip
                 write(FORMATS[args.out](transcript), todo[file])
                 done += transcript.duration
             except (UserError, OSError) as error:

@@ -18,9 +18,10 @@ from ko_asr.recognition.streaming import StreamingRecognizer
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.stream_contract import StreamingContract
-from ko_asr.serving import offline as files
+from ko_asr.serving.offline import retire_models
 from ko_asr.serving.server import TritonServer, is_alive
 from ko_asr.serving.staging import publish
+from ko_asr.serving.streaming import retire_streams
 
 Clips = list[np.ndarray]
 
@@ -192,8 +193,6 @@ def test_a_log_mel_graph_of_another_export_is_refused(demo, graph_repository: Pa
 def test_a_numpy_export_takes_the_graphs_away(
     demo, graph_repository: Path, streaming_repository: Path, tmp_path: Path
 ) -> None:
-    from ko_asr.serving import streaming as streams
-
     repository, stage = tmp_path / "triton", tmp_path / "stage"
     shutil.copytree(graph_repository, repository)
     shutil.copytree(demo.repository, stage, ignore=shutil.ignore_patterns("__pycache__"))
@@ -201,8 +200,8 @@ def test_a_numpy_export_takes_the_graphs_away(
     contract = Contract.load(stage / tensors.ENCODER / "1")
     written = [folder.name for folder in streaming_repository.iterdir()]
     publish(stage, repository, [*contract.models, *written])
-    files.remove_others(stage, repository, contract)
-    streams.remove_others(stage, repository, written)
+    retire_models(stage, repository, contract)
+    retire_streams(stage, repository, written)
     assert sorted(p.name for p in repository.iterdir()) == sorted([*contract.models, *written])
 
 
@@ -213,19 +212,20 @@ def test_the_gate_refuses_a_graph_that_differs(
     """Another pre-emphasis: too little to be heard, more than the limit."""
     from dataclasses import replace
 
-    from ko_asr.export import log_mel as logmel_graph
-    from ko_asr.export import parity
+    from ko_asr.export.log_mel import export_offline_log_mel, export_streaming_log_mel
+    from ko_asr.export.offline.parity import check_log_mel_graph
+    from ko_asr.export.streaming.parity import check_streaming_log_mel
     from ko_asr.models.nemo_file import load_exportable_model
     from ko_asr.runtime.log_mel import LogMel
 
     log_mel = LogMel.load(demo.repository / tensors.PREPROCESSOR / "1" / file_names.LOG_MEL)
     path = tmp_path / file_names.LOG_MEL_GRAPH
     if kind == "offline":
-        logmel_graph.export_offline(replace(log_mel, preemphasis=0.96), path)
-        figures = parity.check_log_mel_graph(load_exportable_model(demo.model), log_mel.hop, path)
+        export_offline_log_mel(replace(log_mel, preemphasis=0.96), path)
+        figures = check_log_mel_graph(load_exportable_model(demo.model), log_mel.hop, path)
     else:
         log_mel = replace(log_mel, normalize="NA")
         contract = StreamingContract.load(graph_repository / tensors.STREAM_ENCODER / "1")
-        logmel_graph.export_streaming(replace(log_mel, preemphasis=0.96), contract, path)
-        figures = parity.check_streaming_log_mel(log_mel, contract, path)
+        export_streaming_log_mel(replace(log_mel, preemphasis=0.96), contract, path)
+        figures = check_streaming_log_mel(log_mel, contract, path)
     assert not all(figure.passed for figure in figures)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from ko_asr.errors import UserError
-from ko_asr.export import tensorrt as plan
+from ko_asr.export.offline.plan import offline_profile
 from ko_asr.runtime import file_names, plan_record, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.plan_record import PlanRecord, check_plan, save_plan
@@ -38,9 +38,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {source!r})
 import tensorrt_rtx
-from ko_asr.export import tensorrt
-shapes = {shapes!r} or tensorrt.profile(80, [32, 96], 2)
-print(len(tensorrt.build_plan(tensorrt_rtx, Path(sys.argv[1]), shapes, 1 << 30)))
+from ko_asr.export.offline.plan import offline_profile
+from ko_asr.export.tensorrt import build_plan
+shapes = {shapes!r} or offline_profile(80, [32, 96], 2)
+print(len(build_plan(tensorrt_rtx, Path(sys.argv[1]), shapes, 1 << 30)))
 """
 
 
@@ -62,12 +63,14 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(demo, kind: str, tmp_pa
 
         export_encoder(load_exportable_model(demo.model), graph := tmp_path / "fp16.onnx", 6000, half=True)
     if kind == "int8":
-        from ko_asr.export.precision import quantize_for_tensorrt, read_utterances
+        from ko_asr.export.offline.precision import calibration_feeds
+        from ko_asr.export.precision import read_utterances
+        from ko_asr.export.quantize import quantize_for_tensorrt
         from ko_asr.runtime.log_mel import LogMel
 
         log_mel = LogMel.load(demo.repository / tensors.PREPROCESSOR / "1" / file_names.LOG_MEL)
         speech = read_utterances(demo.manifests["dev"], log_mel, 16_000, 4, 6000)
-        quantize_for_tensorrt(graph, graph := tmp_path / "int8.onnx", speech)
+        quantize_for_tensorrt(graph, graph := tmp_path / "int8.onnx", calibration_feeds(speech))
     assert built_by_rtx(graph) > 100_000
 
 
@@ -93,6 +96,7 @@ def tensorrt_names() -> set[str]:
     """Dotted names that are taken from the module called ``trt``, methods on objects included."""
     files = (
         "src/ko_asr/export/tensorrt.py",
+        "src/ko_asr/export/offline/plan.py",
         "src/ko_asr/export/streaming/plan.py",
         "export/build_plan.py",
         "bench/gpu_check.py",
@@ -181,7 +185,7 @@ def test_api_of_the_real_bindings(bindings: Path, version: str, tmp_path: Path) 
 
 def test_the_profile_covers_what_the_contract_lets_in(demo) -> None:
     contract = Contract.load(demo.repository / tensors.ENCODER / "1")
-    shapes = plan.profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
+    shapes = offline_profile(contract.mels, contract.bucket_frames, contract.max_batch_size)
     least, usual, largest = shapes["features"]
     assert least == [1, 80, min(contract.bucket_frames)]
     assert largest == [contract.max_batch_size, 80, max(contract.bucket_frames)]

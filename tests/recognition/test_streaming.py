@@ -32,10 +32,10 @@ def nemo(streaming_model: Path):
 
 @pytest.fixture(scope="module")
 def exported(streaming_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ko_asr.export.streaming.graph import export_streaming
+    from ko_asr.export.streaming.folder import export_look_ahead
 
     folder = tmp_path_factory.mktemp("streaming")
-    export_streaming(streaming_model, folder, EXPORTED)
+    export_look_ahead(streaming_model, folder, EXPORTED)
     return folder
 
 

@@ -88,15 +88,15 @@ def session(normalize: str, look_ahead: int | None = None):
     """The offline graph, or the streaming one of a look-ahead, on ONNX Runtime."""
     import onnxruntime
 
-    from ko_asr.export import log_mel as logmel_graph
+    from ko_asr.export.log_mel import export_offline_log_mel, export_streaming_log_mel
 
     front = whole_bands(normalize)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "logmel.onnx"
         if look_ahead is None:
-            logmel_graph.export_offline(front, path)
+            export_offline_log_mel(front, path)
         else:
-            logmel_graph.export_streaming(front, streaming_contract(look_ahead), path)
+            export_streaming_log_mel(front, streaming_contract(look_ahead), path)
         return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
 

@@ -114,7 +114,7 @@ numpy.savez(sys.argv[3], version=onnxruntime.__version__, **named)
 @pytest.mark.skipif(not RTX.exists(), reason="the container's ONNX Runtime is not installed: make setup-rtx")
 def test_the_containers_onnx_runtime_computes_the_same(graph_repository: Path, tmp_path: Path) -> None:
     """Every exported graph in the release that Triton's native backend carries."""
-    from ko_asr.export.precision import quantize_for_cpu
+    from ko_asr.export.quantize import quantize_for_cpu
 
     quantize_for_cpu(graph_repository / tensors.ENCODER / "1" / file_names.GRAPH, tmp_path / "int8.onnx")
     contract = Contract.load(graph_repository / tensors.ENCODER / "1")

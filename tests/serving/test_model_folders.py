@@ -58,7 +58,7 @@ print(json.dumps(loaded))
 def build_offline(stage: Path, front_end: str) -> list[str]:
     sizes = {"min_samples": 400, "max_samples": 160_000, "bucket_frames": [1000], "max_batch_size": 8}
     contract = Contract(**COMMON, **sizes, front_end=front_end)
-    offline.build(stage, contract, offline.Serving(), TEMPLATES, {})
+    offline.write_models(stage, contract, offline.Serving(), TEMPLATES, {})
     return [tensors.PREPROCESSOR, tensors.DECODER]
 
 
@@ -70,7 +70,7 @@ def build_streaming(stage: Path, front_end: str) -> list[str]:
     (exported / file_names.STREAM_CONTRACT).write_text(contract.dump(), encoding="utf-8")
     for name in (file_names.GRAPH, file_names.LOG_MEL, file_names.LOG_MEL_GRAPH):
         (exported / name).touch()
-    streaming.build(stage, exported, 6, streaming.StreamServing(), TEMPLATES)
+    streaming.write_stream_models(stage, exported, 6, streaming.StreamServing(), TEMPLATES)
     return [f"{tensors.STREAM_PREPROCESSOR}_1", f"{tensors.STREAM_DECODER}_1"]
 
 

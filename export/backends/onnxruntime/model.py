@@ -76,7 +76,7 @@ class Sequences:
             self._states.popitem(last=False)
 
     def knows(self, request) -> bool:
-        """Whether there is a state for ``request``, or it begins one."""
+        """True when there is a state for ``request``, or it begins one."""
         return bool(request.flags() & START) or request.correlation_id() in self._states
 
     def before(self, requests: list) -> dict[str, np.ndarray]:
@@ -92,7 +92,7 @@ class Sequences:
         return dict(zip(self._inputs, rows, strict=True))
 
     def places(self, rows: int) -> dict[str, np.ndarray]:
-        """Where the graph shall write the state after a batch of ``rows``, by output name."""
+        """Places for the state that the graph writes after a batch of ``rows``, by output name."""
         return dict(zip(self.outputs, (batch[:rows] for batch in self._after), strict=True))
 
     def keep(self, requests: list) -> None:

@@ -21,7 +21,6 @@ from ko_asr.runtime import tensors
 from ko_asr.runtime.log_mel import STD_GUARD, LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.stream_log_mel import check_streamable
-from ko_asr.runtime.tensors import BEFORE
 
 _OUTPUTS = (tensors.FEATURES, tensors.LENGTH)
 
@@ -135,11 +134,11 @@ class StreamingLogMelGraph(nn.Module):
         # As many as whole hops after the centre of the window's first frame; never negative.
         length = torch.div(torch.clamp(samples - self.lead, min=0), self.hop, rounding_mode="trunc")
         frame = torch.arange(self.frames, device=audio.device)[None, :]
-        heard = ((frame >= before) & (frame < length))[:, :, None]
-        return _where(heard, features).transpose(1, 2), length
+        inside = ((frame >= before) & (frame < length))[:, :, None]
+        return _where(inside, features).transpose(1, 2), length
 
 
-def export_offline(log_mel: LogMel, path: Path) -> None:
+def export_offline_log_mel(log_mel: LogMel, path: Path) -> None:
     """Write the offline graph. Axes: ``batch``, ``padded_samples`` in, ``frames`` out."""
     example = torch.zeros(2, 100 * log_mel.hop), torch.tensor([[16_000], [9_000]])
     axes = {
@@ -150,9 +149,9 @@ def export_offline(log_mel: LogMel, path: Path) -> None:
     to_onnx(OfflineLogMel(log_mel), example, path, inputs, _OUTPUTS, axes)
 
 
-def export_streaming(log_mel: LogMel, contract: StreamingContract, path: Path) -> None:
+def export_streaming_log_mel(log_mel: LogMel, contract: StreamingContract, path: Path) -> None:
     """Write the streaming graph of ``contract``'s windows; only the batch is a dynamic axis."""
     size = contract.window_audio
     example = torch.zeros(2, size), torch.tensor([[14], [0]]), torch.tensor([[size], [size - 1]])
-    inputs = (tensors.PADDED_AUDIO, BEFORE, tensors.SAMPLES)
+    inputs = (tensors.PADDED_AUDIO, tensors.BEFORE, tensors.SAMPLES)
     to_onnx(StreamingLogMelGraph(log_mel, contract), example, path, inputs, _OUTPUTS)

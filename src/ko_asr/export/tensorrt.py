@@ -1,16 +1,16 @@
-"""A TensorRT plan of the encoder: built from the ONNX graph beside it, compared with it, and never stale.
+"""TensorRT plans of encoders: built from the ONNX graph beside them, and run to be compared with it.
 
 One path for TensorRT 10.13 to 11: the network is strongly typed, so the precision is the graph's and the
 builder has no precision flags, calibrators or layer types to set (TensorRT 11 has none left). A plan loads
 only in the TensorRT version and on the kind of GPU that it was built with, so it is built where it serves,
 and a record beside it says with what.
 
-Needs numpy; ``tensorrt`` only to build, and ``onnxruntime`` only to compare. `check_plan` runs in the server.
+The shapes and the comparisons are in `ko_asr.export.offline.plan` and `ko_asr.export.streaming.plan`;
+`ko_asr.runtime.plan_record` checks a plan in the server. Needs numpy, and ``tensorrt`` to build.
 """
 
 import contextlib
 import ctypes
-import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,23 +24,8 @@ from ko_asr.runtime.plan_record import REBUILD
 
 WORKSPACE = 4 << 30  # bytes the builder may try tactics with
 
+_TO_DEVICE, _FROM_DEVICE = 1, 2  # of cudaMemcpyKind
 Shapes = Mapping[str, Sequence[Sequence[int]]]  # input -> least, usual and largest shape
-
-
-def profile(mels: int, buckets: Sequence[int], max_batch_size: int) -> dict[str, list[list[int]]]:
-    """The one optimisation profile: every length and batch that the contract lets in, its middle as usual."""
-    batches, frames = (
-        (1, max(1, max_batch_size // 2), max_batch_size),
-        (
-            min(buckets),
-            min(buckets, key=lambda size: abs(size - 512)),
-            max(buckets),
-        ),
-    )
-    return {
-        "features": [[batch, mels, length] for batch, length in zip(batches, frames, strict=True)],
-        "length": [[batch, 1] for batch in batches],
-    }
 
 
 def load_tensorrt() -> ModuleType:
@@ -80,7 +65,7 @@ def build_plan(trt: ModuleType, graph: Path, shapes: Shapes, workspace: int = WO
     return bytes(serialized)
 
 
-class Runner:
+class PlanRunner:
     """A plan on the GPU, for comparisons: numpy in, numpy out, one batch at a time."""
 
     def __init__(self, trt: ModuleType, serialized: bytes) -> None:
@@ -92,26 +77,29 @@ class Runner:
         self.context = self.engine.create_execution_context()
 
     def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name."""
+        """Outputs by name. UserError when the plan's profile does not hold the inputs."""
         with contextlib.ExitStack() as stack:
             for name, value in feed.items():
                 if not self.context.set_input_shape(name, value.shape):
                     raise UserError(f"the plan's profile does not hold {name} {value.shape}")
                 pointer = stack.enter_context(self.memory(value.nbytes))
-                self.copy(pointer, value.ctypes.data, value.nbytes, 1)
+                self.copy(pointer, value.ctypes.data, value.nbytes, _TO_DEVICE)
                 self.context.set_tensor_address(name, pointer)
             outputs: dict[str, tuple[np.ndarray, int]] = {}
-            for index in range(self.engine.num_io_tensors):
-                name = self.engine.get_tensor_name(index)
-                if self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.OUTPUT:
-                    shape = tuple(self.context.get_tensor_shape(name))
-                    value = np.empty(shape, self.trt.nptype(self.engine.get_tensor_dtype(name)))
-                    outputs[name] = value, stack.enter_context(self.memory(value.nbytes))
-                    self.context.set_tensor_address(name, outputs[name][1])
+            for name in self.output_names():
+                shape = tuple(self.context.get_tensor_shape(name))
+                value = np.empty(shape, self.trt.nptype(self.engine.get_tensor_dtype(name)))
+                outputs[name] = value, stack.enter_context(self.memory(value.nbytes))
+                self.context.set_tensor_address(name, outputs[name][1])
             self.execute()
             for value, pointer in outputs.values():
-                self.copy(value.ctypes.data, pointer, value.nbytes, 2)
+                self.copy(value.ctypes.data, pointer, value.nbytes, _FROM_DEVICE)
         return {name: value for name, (value, _) in outputs.items()}
+
+    def output_names(self) -> list[str]:
+        """Names of the plan's outputs, in its own order."""
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        return [name for name in names if self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.OUTPUT]
 
     def execute(self) -> None:
         """Run the plan on the addresses set in ``context``, and wait. UserError when it fails."""
@@ -130,7 +118,7 @@ class Runner:
             self.cuda.cudaFree(pointer)
 
     def copy(self, target: int, source: int, size: int, kind: int) -> None:
-        """``kind`` is cudaMemcpyKind: 1 to the device, 2 from it."""
+        """Copy ``size`` bytes; ``kind`` is cudaMemcpyKind, 1 to the device and 2 from it."""
         _cuda_ok(
             self.cuda.cudaMemcpy(
                 ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size), ctypes.c_int(kind)
@@ -148,37 +136,3 @@ def _cuda_runtime() -> Any:
 def _cuda_ok(status: int) -> None:
     if status:
         raise UserError(f"CUDA answered error {status}: is the GPU free and its driver running (nvidia-smi)?")
-
-
-def largest_difference(runner: Runner, graph: Path, shapes: Shapes) -> float:
-    """Plan against ONNX Runtime: largest difference of the best tokens' log-probabilities, over the least,
-    usual and largest shape and an odd, padded mixture; infinite when lengths or finiteness differ."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    generator = np.random.default_rng(0)
-    worst = 0.0
-    odd = [shapes["features"][1][0], shapes["features"][1][1], shapes["features"][1][2] - 1]
-    for batch, mels, frames in [*shapes["features"], odd]:
-        features = generator.standard_normal((batch, mels, frames)).astype(np.float32)
-        lengths = np.maximum(9, frames - 37 * np.arange(batch))[:, None].astype(np.int64)
-        lengths = np.minimum(lengths, frames)
-        feed: dict[str, np.ndarray] = {"features": features, "length": lengths}
-        outputs = ["token_log_probs", "encoded_length", "log_probs", "token_ids"]
-        best, counts, _, ids = session.run(outputs, feed)
-        got = runner(feed)
-        if not np.array_equal(got["encoded_length"], counts):
-            return float("inf")
-        for row, count in enumerate(counts[:, 0]):
-            chosen = np.take_along_axis(got["log_probs"][row], ids[row, :, None].astype(np.int64), 1)[
-                :count, 0
-            ]
-            difference = float(np.abs(chosen - best[row, :count]).max())
-            worst = max(worst, difference if np.isfinite(difference) else float("inf"))
-    return worst
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

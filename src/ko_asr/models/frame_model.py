@@ -8,6 +8,7 @@ import numpy as np
 
 from ko_asr.audio.corpus_audio import MIN_SECONDS
 from ko_asr.errors import UserError
+from ko_asr.models.device import device_of
 from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.nemo_file import restore_model
 from ko_asr.runtime.ctc import Vocabulary
@@ -47,13 +48,14 @@ class FrameModel:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "cpu", att_context: str | None = None, top: int = 1
+        cls, path: str | Path, device: str = "auto", att_context: str | None = None, top: int = 1
     ) -> "FrameModel":
         """Restore a .nemo; UserError when it is not whole or no CTC model with a SentencePiece tokenizer.
 
+        ``device`` is auto (a GPU if there is one), cpu, cuda or cuda:N, as `device_of` takes it.
         ``att_context`` ("left,right" in frames) chooses the look-ahead of a cache-aware model.
         """
-        model = restore_model(path, device)
+        model = restore_model(path, device_of(device, 'device="cpu"'))
         if type(model).__name__ != "EncDecCTCModelBPE":
             raise UserError(f"{path} is a {type(model).__name__}: give an EncDecCTCModelBPE")
         if att_context:

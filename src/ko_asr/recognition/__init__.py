@@ -1,1 +1,1 @@
-"""The same models heard in this process: files of any length, live audio, subtitles."""
+"""The models run in this process: files of any length, live audio, subtitles."""

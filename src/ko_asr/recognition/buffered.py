@@ -121,7 +121,7 @@ class FrameLine:
 
 
 class BufferedRecognizer:
-    """Live recognition with a full-context model: what `streaming` does exactly, here with windows.
+    """Live recognition with a full-context model: `streaming` is exact, these windows are not.
 
     Latency is ``chunk + right`` seconds of audio and one forward pass over ``left + chunk + right``.
     """

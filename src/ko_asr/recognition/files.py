@@ -24,7 +24,7 @@ _BATCHES_AHEAD = 4  # batches' worth of windows that are sorted by length, so th
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a file holds: finals in order, ``duration`` in seconds."""
+    """The transcript of a file: finals in order, ``duration`` in seconds."""
 
     file: str
     duration: float
@@ -44,22 +44,27 @@ class Transcript:
 def transcribe_file(
     model: FrameModel,
     path: str | Path,
+    *,
     longest: float = 20.0,
     batch_seconds: float = 30.0,
     offset_ms: float = 0.0,
     on_progress: Callable[[float], object] = lambda seconds: None,
     search: Search = GREEDY,
 ) -> Transcript:
-    """Transcribe one file. ``longest`` is that of a window and ``batch_seconds`` that of a padded batch.
+    """Transcribe one file, of any length and any format that `AudioStream` reads. UserError as there.
 
-    ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
-    ``on_progress`` is told the seconds of audio that each step has done. UserError as `AudioStream`.
+    ``longest`` is that of a window and ``batch_seconds`` that of a padded batch, in seconds; ``offset_ms`` is
+    added to every time. ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
+    ``on_progress`` is called with the seconds of audio that each step has done.
+
+        model = FrameModel.load("model.nemo")
+        print(transcribe_file(model, "speech.wav").text)
     """
     settings = DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
     decoder = search.decoder(settings)
     line, results, done = FrameLine(model.blank_id), [], 0.0
     with AudioStream(path, model.sample_rate) as audio:
-        windows = _windows(audio, Segmenter(model.frame_samples, model.sample_rate, longest))
+        windows = _windows(audio, Segmenter(model.frame_samples, model.sample_rate, longest=longest))
         for window, frames in recognize(model, windows, batch_seconds):
             results += decoder.accept(*line.add(window, frames))
             if window.pause:  # no word goes on behind it

@@ -1,4 +1,4 @@
-"""How long a listener of live results waits, measured on the wall clock.
+"""Latencies of live results: the wait of a listener, measured on the wall clock.
 
 First partial: from the start of an utterance's first word until its first result is there. Final: from the
 end of its last word until the final is there, which contains the silence that an end-point asks for. Chunk
@@ -21,12 +21,12 @@ class CountingDecoder:
         self.chunks = 0
 
     def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
-        """As the decoder's own."""
+        """Count a chunk and pass it on."""
         self.chunks += 1
         return self.decoder.accept(ids, log_probs)
 
     def finish(self) -> list[Result]:
-        """As the decoder's own."""
+        """Pass the end of the audio on."""
         return self.decoder.finish()
 
 
@@ -40,11 +40,11 @@ class LatencyMeter:
         self._shown = -1  # the last utterance of which a result was seen
 
     def computed(self, seconds: float, chunks: int) -> None:
-        """``chunks`` chunks were computed in ``seconds`` together."""
+        """Note that ``chunks`` chunks were computed in ``seconds`` together."""
         self.compute += [seconds / chunks] * chunks
 
     def see(self, results: Sequence[Result], now: float) -> None:
-        """Results that are there at ``now``."""
+        """Note results that are there at ``now``."""
         for result in results:
             if result.words and result.utterance > self._shown:
                 self._shown = result.utterance

@@ -16,7 +16,7 @@ from ko_asr.text.language_model import LanguageModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `Search.of` reads."""
+    """Add the options that `Search.of` reads."""
     group = parser.add_argument_group("beam search, where one of --lm and --keyword is given")
     group.add_argument(
         "--lm", type=Path, metavar="DIR", help="a language model that recipes/train_lm.py wrote"
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """The search of one run. UserError for keywords that are none."""
+    """The search of one run. UserError for invalid keywords."""
 
     keywords: Sequence[Keyword] = ()
     language_model: Path | None = None
@@ -43,7 +43,7 @@ class Search:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Search":
-        """From a command line with `add_arguments`."""
+        """Make the search of a command line with `add_arguments`. UserError for invalid keywords."""
         return cls(parse_keywords(args.keyword), args.lm, args.alpha, args.beta)
 
     @property

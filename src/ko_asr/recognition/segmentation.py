@@ -3,7 +3,7 @@
 By energy and not by the model's own blanks: energy is known before the model runs, so windows can be batched,
 and it costs nothing beside the model. Energy needs no true threshold here, because nothing is thrown away
 but clear silence: a window ends in a pause, or else at the quietest place of its second half, and where that
-is no pause both neighbours hear `context` seconds across the cut and are joined frame by frame.
+is no pause both neighbours get `context` seconds across the cut and are joined frame by frame.
 """
 
 import numpy as np
@@ -23,6 +23,7 @@ class Segmenter:
         self,
         frame_samples: int,
         sample_rate: int = 16_000,
+        *,
         longest: float = 20.0,
         pause: float = 0.6,
         before: float = 0.2,
@@ -99,7 +100,7 @@ class Segmenter:
         return [self._window(self._begin + end, pause)]
 
     def _cut(self, levels: np.ndarray, silent: np.ndarray, threshold: float) -> tuple[int, bool]:
-        """The frame to cut at, and whether it is in a pause."""
+        """The frame to cut at, and True where it is in a pause."""
         edges = np.flatnonzero(np.diff(np.r_[False, silent, False].astype(np.int8)))
         for begin, end in edges.reshape(-1, 2):
             if begin > 0 and end - begin >= self._pause and begin + self._after <= self._longest:

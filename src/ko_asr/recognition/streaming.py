@@ -7,12 +7,13 @@
                 print(result.text)
         results = session.flush()
 
-What is heard equals the full forward pass of the same model on the whole audio, whatever the packets. Many
+The frames equal the full forward pass of the same model on the whole audio, whatever the packets. Many
 sessions: `Session.feed` and `Session.end` take audio without computing, `StreamingRecognizer.step` computes
 one chunk of as many sessions as are ready. An exported folder needs neither torch nor NeMo. A recognizer and
 its sessions belong to one thread.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class FrameRecorder:
         return []
 
     def finish(self) -> list[Result]:
-        """Nothing more comes."""
+        """End the frames; there is nothing to return."""
         return []
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ class Session:
 
     @property
     def closed(self) -> bool:
-        """Whether no more audio is taken."""
+        """True when no more audio is taken."""
         return bool(self._closed)
 
     def feed(self, samples: np.ndarray) -> None:
@@ -98,18 +99,18 @@ class Session:
         self.last_active = self._recognizer.clock()
 
     def end(self) -> None:
-        """The audio is over; the rest becomes ready. Once is enough. UserError after `close`."""
+        """End the audio, so that the rest becomes ready. Once is enough. UserError after `close`."""
         if self._closed:
             self._check_open()
         self.windows.end()
 
     def push(self, samples: np.ndarray) -> list[Result]:
-        """`feed`, and the results that follow from it."""
+        """Take samples as `feed` does, and return the results that follow from them."""
         self.feed(samples)
         return self._recognizer.run(self)
 
     def flush(self) -> list[Result]:
-        """`end`, and the last results. Afterwards the session is closed."""
+        """End the audio and return the last results. Afterwards the session is closed."""
         self.end()
         results = self._recognizer.run(self)
         self.close()
@@ -127,7 +128,7 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether a chunk, or the end of the stream, can be computed."""
+        """True when a chunk, or the end of the stream, can be computed."""
         if self._closed or self._finished:
             return False
         return self.windows.ended or self.windows.ready
@@ -171,7 +172,7 @@ class StreamingRecognizer:
         threads: int = 1,
         **options: Any,
     ) -> "StreamingRecognizer":
-        """An exported folder (ONNX Runtime) or a .nemo (torch, or exported on the way with ``onnx``).
+        """Load an exported folder (ONNX Runtime) or a .nemo (torch, or exported on the way with ``onnx``).
 
         ``look_ahead`` is in encoder frames, one of those the model was trained with; without it the model's
         first, or the exported one. ``options`` go to the constructor. UserError for everything that the user
@@ -183,19 +184,25 @@ class StreamingRecognizer:
         if path.is_dir():
             return cls._load_folder(path, look_ahead, backend, threads, options)
         if backend == "onnx":
-            import tempfile
-
-            from ko_asr.export.streaming.graph import export_streaming
-
-            with tempfile.TemporaryDirectory() as folder:
-                export_streaming(path, folder, look_ahead)
-                return cls._load_folder(Path(folder), None, backend, threads, options)
-        from ko_asr.export.streaming.graph import restored, streaming_graph
+            return cls._load_exported(path, look_ahead, threads, options)
+        from ko_asr.export.streaming.graph import streaming_graph
         from ko_asr.models.front_end import log_mel_of
+        from ko_asr.models.nemo_file import load_exportable_model
 
-        model = restored(path)
+        model = load_exportable_model(path)
         graph, contract = streaming_graph(model, path, look_ahead)
         return cls(TorchBackend(graph, contract, threads), log_mel_of(model), **options)
+
+    @classmethod
+    def _load_exported(
+        cls, nemo: Path, look_ahead: int | None, threads: int, options: dict[str, Any]
+    ) -> "StreamingRecognizer":
+        """Export a .nemo into a folder that is needed no longer than to load it."""
+        from ko_asr.export.streaming.folder import export_look_ahead
+
+        with tempfile.TemporaryDirectory() as folder:
+            export_look_ahead(nemo, folder, look_ahead)
+            return cls._load_folder(Path(folder), None, "onnx", threads, options)
 
     @classmethod
     def _load_folder(
@@ -220,7 +227,7 @@ class StreamingRecognizer:
         sample_rate: int | None = None,
         offset_ms: float = 0.0,
     ) -> Session:
-        """A new stream. Without ``decoder`` a greedy one, with these end-point rules (None: one utterance).
+        """Begin a stream. Without ``decoder`` a greedy one, with these end-point rules (None: one utterance).
 
         UserError when the audio has another rate than the model.
         """

@@ -1,19 +1,25 @@
 """Pieces of Triton's model configurations that both ensembles use."""
 
+from pathlib import Path
+
+from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr.runtime import tensors
 
 
 def tensor(name: str, kind: str, dims: list[int], **options: bool) -> dict:
+    """An input or output of type ``kind`` (FP32, INT64, STRING ...), ``dims`` without the batch."""
     return {"name": name, "data_type": getattr(pb, f"TYPE_{kind}"), "dims": dims, **options}
 
 
 def instance_group(count: int) -> list[pb.ModelInstanceGroup]:
+    """``count`` instances, on the GPU where the backend can use one."""
     return [pb.ModelInstanceGroup(count=count, kind=pb.ModelInstanceGroup.KIND_AUTO)]
 
 
 def warmup(name: str, batch: int, inputs: dict[str, tuple[str, list[int]]]) -> pb.ModelWarmup:
+    """A request of zeros that a model answers before it is ready; ``inputs`` maps names to kind and dims."""
     request = pb.ModelWarmup(name=name, batch_size=batch)
     for key, (kind, dims) in inputs.items():
         entry = request.inputs[key]
@@ -23,6 +29,7 @@ def warmup(name: str, batch: int, inputs: dict[str, tuple[str, list[int]]]) -> p
 
 
 def padded_audio() -> list[dict]:
+    """The samples that a log-mel graph takes, and how many of each row are valid."""
     return [tensor(tensors.PADDED_AUDIO, "FP32", [-1]), tensor(tensors.SAMPLES, "INT64", [1])]
 
 
@@ -47,3 +54,9 @@ def ensemble_step(model: str, inputs: list[str], outputs: list[str]) -> pb.Model
         input_map={name: name for name in inputs},
         output_map={name: name for name in outputs},
     )
+
+
+def write_config(folder: Path, config: pb.ModelConfig) -> None:
+    """Write config.pbtxt into ``folder``, printed by protobuf: no key can be misspelt."""
+    text = text_format.MessageToString(config, as_utf8=True)
+    (folder / "config.pbtxt").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A Triton model repository, generated from a contract and swapped in whole, model by model.
+"""The offline ensemble of a Triton model repository, generated from a contract.
 
 Configurations are Triton's own protobuf message, printed by protobuf's text format, so no placeholder can
 survive and no key can be misspelt. They hold for NVIDIA's container and for the server from PyPI alike.
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr.runtime import file_names, tensors
@@ -22,6 +21,7 @@ from ko_asr.serving.model_config import (
     padded_audio,
     tensor,
     warmup,
+    write_config,
 )
 from ko_asr.serving.staging import VERSION, copy_python_model
 
@@ -30,7 +30,7 @@ _PYTHON_MODELS = (tensors.PREPROCESSOR, tensors.DECODER)
 
 @dataclass(frozen=True)
 class Serving:
-    """How many copies of each step run, and with how many threads."""
+    """The copies of each step that run, and their threads."""
 
     instances: int = 2  # encoder sessions; two with one thread each beat one with two on a CPU
     threads: int = 1  # ONNX Runtime threads of an encoder session
@@ -142,19 +142,11 @@ def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 
 
 def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """What a client sees: audio (+ sample_rate) -> text, confidence, words."""
+    """The client's side: audio (+ sample_rate) -> text, confidence, words."""
     frame_tensors = [tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH]
-    features, given = [tensors.FEATURES, tensors.LENGTH], [tensors.AUDIO, tensors.RATE]
-    padded = [tensors.PADDED_AUDIO, tensors.SAMPLES]
-    if contract.front_end == "graph":
-        front = [
-            ensemble_step(tensors.PREPROCESSOR, given, padded),
-            ensemble_step(tensors.LOG_MEL, padded, features),
-        ]
-    else:
-        front = [ensemble_step(tensors.PREPROCESSOR, given, features)]
+    features = [tensors.FEATURES, tensors.LENGTH]
     steps = [
-        *front,
+        *_front_end_steps(contract, features),
         ensemble_step(tensors.ENCODER, features, frame_tensors),
         ensemble_step(tensors.DECODER, frame_tensors, [tensors.TEXT, tensors.CONFIDENCE, tensors.WORDS]),
     ]
@@ -168,6 +160,16 @@ def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
     )
 
 
+def _front_end_steps(contract: Contract, features: list[str]) -> list[pb.ModelEnsembling.Step]:
+    given, padded = [tensors.AUDIO, tensors.RATE], [tensors.PADDED_AUDIO, tensors.SAMPLES]
+    if contract.front_end != "graph":
+        return [ensemble_step(tensors.PREPROCESSOR, given, features)]
+    return [
+        ensemble_step(tensors.PREPROCESSOR, given, padded),
+        ensemble_step(tensors.LOG_MEL, padded, features),
+    ]
+
+
 CONFIGS: dict[str, Callable[[Contract, Serving], pb.ModelConfig]] = {
     tensors.PREPROCESSOR: preprocessor_config,
     tensors.LOG_MEL: log_mel_config,
@@ -177,8 +179,10 @@ CONFIGS: dict[str, Callable[[Contract, Serving], pb.ModelConfig]] = {
 }
 
 
-def build(stage: Path, contract: Contract, serving: Serving, templates: Path, files: dict[str, Path]) -> None:
-    """Write complete model folders into ``stage``.
+def write_models(
+    stage: Path, contract: Contract, serving: Serving, templates: Path, files: dict[str, Path]
+) -> None:
+    """Write the model folders of ``contract``'s ensemble into ``stage``.
 
     ``templates`` holds ``<model>/model.py`` of the Python models; ``files`` maps "<model>/<file name>" to
     what export made (the graph, the log-mel arrays).
@@ -186,8 +190,7 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
     for model in contract.models:
         version = stage / model / VERSION
         version.mkdir(parents=True)
-        text = text_format.MessageToString(CONFIGS[model](contract, serving), as_utf8=True)
-        (stage / model / "config.pbtxt").write_text(text, encoding="utf-8")
+        write_config(stage / model, CONFIGS[model](contract, serving))
         (version / file_names.CONTRACT).write_text(contract.dump(), encoding="utf-8")
         if model in _PYTHON_MODELS:
             copy_python_model(version, templates / model / "model.py")
@@ -196,7 +199,7 @@ def build(stage: Path, contract: Contract, serving: Serving, templates: Path, fi
         shutil.move(source, stage / model / VERSION / file_name)
 
 
-def remove_others(stage: Path, repository: Path, contract: Contract) -> None:
+def retire_models(stage: Path, repository: Path, contract: Contract) -> None:
     """Take away the offline models of an earlier export that ``contract``'s ensemble does not use."""
     for model in CONFIGS:
         if model not in contract.models and (repository / model).exists():

@@ -53,7 +53,7 @@ REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the pieces of one server installation are (absolute paths)."""
+    """The places of one server installation's pieces (absolute paths)."""
 
     binary: str
     backends: str
@@ -165,7 +165,7 @@ def check_path(path: Path, remedy: str) -> None:
 
 
 def _chosen_by_user(arguments: Sequence[str]) -> bool:
-    """Whether Triton may load a part of the repository, or complete configurations itself."""
+    """True where Triton may load a part of the repository, or complete configurations itself."""
     return any(option_values(arguments, name) for name in ("--model-control-mode", "--strict-model-config"))
 
 
@@ -308,7 +308,7 @@ def served_ensembles(repository: str | Path) -> list[str]:
 
 
 def is_alive(url: str, repository: str | Path | None = None) -> bool:
-    """Whether every ensemble of ``repository`` answers an inference at ``url``.
+    """True when every ensemble of ``repository`` answers an inference at ``url``.
 
     A streaming ensemble is asked for a stream without audio. Without ``repository`` it is ``asr`` that must
     answer; a repository without ensembles must be ready.

@@ -47,7 +47,7 @@ def _staging_place(repository: Path) -> Path:
 
 
 def copy_python_model(version: Path, template: Path) -> None:
-    """Copy the ``template`` and what it imports of ko_asr: a server needs no checkout of this project."""
+    """Copy ``template`` and what it imports of ko_asr: a server needs no checkout of this project."""
     library = Path(ko_asr.__file__).parent
     shutil.copyfile(template, version / "model.py")
     (version / "ko_asr").mkdir()

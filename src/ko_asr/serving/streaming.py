@@ -10,21 +10,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.stream_contract import StreamingContract
-from ko_asr.serving.model_config import ensemble_step, graph_front_end, instance_group, padded_audio, tensor
+from ko_asr.serving.model_config import (
+    ensemble_step,
+    graph_front_end,
+    instance_group,
+    padded_audio,
+    tensor,
+    write_config,
+)
 from ko_asr.serving.staging import VERSION, copy_python_model
 
 _STEPS = (tensors.STREAM_PREPROCESSOR, tensors.STREAM_LOG_MEL, tensors.STREAM_ENCODER, tensors.STREAM_DECODER)
 
+# Of the contract: a client reads from the ensemble's parameters how much audio a request brings.
+_CLIENT_PARAMETERS = ("sample_rate", "first_samples", "shift_samples", "end_samples")
+
 
 @dataclass(frozen=True)
 class StreamServing:
-    """How many streams are served, with how many encoder sessions, and what a stream is given by default."""
+    """Streams that are served, encoder sessions for them, and what a stream is given by default."""
 
     max_streams: int = 128  # further ones are refused
     idle_seconds: float = 30.0  # a stream that sends nothing for so long is over
@@ -239,33 +248,30 @@ def decoder_config(
 def ensemble_config(
     contract: StreamingContract, serving: StreamServing, name: str, steps: dict[str, str]
 ) -> pb.ModelConfig:
-    """What a client sees: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable.
+    """The client's side: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable.
 
     Its parameters tell a client, which has no contract, how much audio a request brings.
     """
     window, tokens = [tensors.FEATURES, tensors.LENGTH], [tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS]
     passed_on, results = [tensors.STREAM, tensors.FAILURE], [output["name"] for output in _results()]
-    inputs = [
-        tensor(tensors.AUDIO, "FP32", [-1]),
-        tensor(tensors.RATE, "INT32", [1], optional=True),
-        tensor(tensors.OPTIONS, "STRING", [1], optional=True),
+    order = [
+        *_front_end_steps(contract, steps, passed_on),
+        ensemble_step(steps[tensors.STREAM_ENCODER], window, tokens),
+        ensemble_step(steps[tensors.STREAM_DECODER], [*tokens, *passed_on, tensors.OPTIONS], results),
     ]
     config = pb.ModelConfig(
         name=name,
         platform="ensemble",
         max_batch_size=serving.max_batch_size,
-        input=inputs,
+        input=[
+            tensor(tensors.AUDIO, "FP32", [-1]),
+            tensor(tensors.RATE, "INT32", [1], optional=True),
+            tensor(tensors.OPTIONS, "STRING", [1], optional=True),
+        ],
         output=_results(),
-        ensemble_scheduling=pb.ModelEnsembling(
-            step=[
-                *_front_end_steps(contract, steps, passed_on),
-                ensemble_step(steps[tensors.STREAM_ENCODER], window, tokens),
-                ensemble_step(steps[tensors.STREAM_DECODER], [*tokens, *passed_on, tensors.OPTIONS], results),
-            ]
-        ),
+        ensemble_scheduling=pb.ModelEnsembling(step=order),
     )
-    told = ("sample_rate", "first_samples", "shift_samples", "end_samples")
-    values = {key: getattr(contract, key) for key in told}
+    values = {key: getattr(contract, key) for key in _CLIENT_PARAMETERS}
     return _parameters(config, {**values, "max_streams": serving.max_streams})
 
 
@@ -282,50 +288,63 @@ def _front_end_steps(
     ]
 
 
-def build(stage: Path, exported: Path, default: int, serving: StreamServing, templates: Path) -> list[str]:
-    """Write the model folders of one look-ahead, ``exported`` by `export_streaming`, into ``stage``.
+def write_stream_models(
+    stage: Path, exported: Path, default: int, serving: StreamServing, templates: Path
+) -> list[str]:
+    """Write the model folders of one look-ahead into ``stage``; their names, the ensemble last.
 
-    Returns their names, the ensemble last. ``templates`` holds ``<step>/model.py``.
+    ``exported`` is a folder of `export_look_ahead`; ``templates`` holds ``<step>/model.py``.
     """
     contract = StreamingContract.load(exported)
-    graph = contract.front_end == "graph"
-    steps = {
-        step: model_name(step, contract, default)
-        for step in _STEPS
-        if graph or step != tensors.STREAM_LOG_MEL
-    }
+    steps = _step_names(contract, default)
     ensemble = model_name(tensors.STREAM_ENSEMBLE, contract, default)
-    configs = {
-        steps[tensors.STREAM_PREPROCESSOR]: preprocessor_config(
-            contract, serving, steps[tensors.STREAM_PREPROCESSOR]
-        ),
-        steps[tensors.STREAM_ENCODER]: encoder_config(contract, serving, steps[tensors.STREAM_ENCODER]),
-        steps[tensors.STREAM_DECODER]: decoder_config(contract, serving, steps),
-        ensemble: ensemble_config(contract, serving, ensemble, steps),
-    }
-    if graph:
-        configs = {
-            steps[tensors.STREAM_LOG_MEL]: log_mel_config(contract, serving, steps[tensors.STREAM_LOG_MEL])
-        } | configs
+    configs = _configs(contract, serving, steps)
+    configs[ensemble] = ensemble_config(contract, serving, ensemble, steps)
     for name, config in configs.items():
         version = stage / name / VERSION
         version.mkdir(parents=True)
-        text = text_format.MessageToString(config, as_utf8=True)
-        (stage / name / "config.pbtxt").write_text(text, encoding="utf-8")
+        write_config(stage / name, config)
         shutil.copyfile(exported / file_names.STREAM_CONTRACT, version / file_names.STREAM_CONTRACT)
     for step in (tensors.STREAM_PREPROCESSOR, tensors.STREAM_DECODER):
         copy_python_model(stage / steps[step] / VERSION, templates / step / "model.py")
-    front = (
-        (tensors.STREAM_LOG_MEL, file_names.LOG_MEL_GRAPH)
-        if graph
-        else (tensors.STREAM_PREPROCESSOR, file_names.LOG_MEL)
-    )
-    for step, file in (front, (tensors.STREAM_ENCODER, file_names.GRAPH)):
+    for step, file in _copied_files(contract):
         shutil.copyfile(exported / file, stage / steps[step] / VERSION / file)
     return list(configs)
 
 
-def remove_others(stage: Path, repository: Path, written: Sequence[str]) -> None:
+def _step_names(contract: StreamingContract, default: int) -> dict[str, str]:
+    """The steps that this look-ahead has, each with the name of its model."""
+    graph = contract.front_end == "graph"
+    steps = (step for step in _STEPS if graph or step != tensors.STREAM_LOG_MEL)
+    return {step: model_name(step, contract, default) for step in steps}
+
+
+def _configs(
+    contract: StreamingContract, serving: StreamServing, steps: dict[str, str]
+) -> dict[str, pb.ModelConfig]:
+    """The configuration of each step's model by its name, in the order in which they are swapped in."""
+    preprocessor, encoder = steps[tensors.STREAM_PREPROCESSOR], steps[tensors.STREAM_ENCODER]
+    log_mel = steps.get(tensors.STREAM_LOG_MEL)
+    configs = {log_mel: log_mel_config(contract, serving, log_mel)} if log_mel else {}
+    return configs | {
+        preprocessor: preprocessor_config(contract, serving, preprocessor),
+        encoder: encoder_config(contract, serving, encoder),
+        steps[tensors.STREAM_DECODER]: decoder_config(contract, serving, steps),
+    }
+
+
+def _copied_files(contract: StreamingContract) -> list[tuple[str, str]]:
+    """Step and name of each file that its model folder gets from the exported one."""
+    graph = contract.front_end == "graph"
+    return [
+        (tensors.STREAM_LOG_MEL, file_names.LOG_MEL_GRAPH)
+        if graph
+        else (tensors.STREAM_PREPROCESSOR, file_names.LOG_MEL),
+        (tensors.STREAM_ENCODER, file_names.GRAPH),
+    ]
+
+
+def retire_streams(stage: Path, repository: Path, written: Sequence[str]) -> None:
     """Take away what an earlier export left: look-aheads of another model, log-mel graphs without use."""
     for step in (tensors.STREAM_ENSEMBLE, *_STEPS):
         for folder in repository.glob(f"{step}*"):

@@ -1,4 +1,4 @@
-"""Keeps a tritonserver alive: starts it, asks it for inferences, starts it again when it does not answer.
+"""A tritonserver kept alive: started, asked for inferences, started again when it does not answer.
 
 Triton never restarts a model process that was killed and stays "ready" without it, so being alive is to
 answer an inference of every ensemble (`ko_asr.serving.server.is_alive`).
@@ -36,6 +36,7 @@ class Supervisor:
         self,
         command: str | Path,
         arguments: Sequence[str],
+        *,
         interval: float = 2.0,
         misses: int = 2,
         start_seconds: float = 120.0,
@@ -62,7 +63,7 @@ class Supervisor:
         self._served = False  # it has answered, so that its repository and options are good
 
     def run(self) -> int:
-        """Serve; returns the server's own status when it was stopped, or never came up, else 1."""
+        """Serve until stopped; the server's own status when it was stopped or never came up, else 1."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
         failures: deque[float] = deque(maxlen=self._restarts)
@@ -100,7 +101,7 @@ class Supervisor:
             return self._server.wait()
 
     def _watch(self) -> str | None:
-        """Why the server must be started again; None when that would not help."""
+        """Wait until the server must be started again, and say why; None when that would not help."""
         assert self._server is not None
         deadline, started, missed = time.monotonic() + self._start_seconds, False, 0
         while not self._stop.wait(self._interval if started else 0.2):

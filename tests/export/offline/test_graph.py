@@ -119,7 +119,7 @@ def test_the_gate_refuses_a_graph_that_differs(repository: Path, model: Path, tm
     import onnx
     from onnx import numpy_helper
 
-    from ko_asr.export.parity import check_graph
+    from ko_asr.export.offline.parity import check_graph
     from ko_asr.models.nemo_file import load_exportable_model
 
     good = repository / tensors.ENCODER / "1" / file_names.GRAPH

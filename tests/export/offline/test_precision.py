@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from commands import run
 
-from ko_asr.export import precision
+from ko_asr.export.offline.precision import OfflineGraph, calibration_feeds, compare_graphs
+from ko_asr.export.precision import LIMITS, GateUtterance, Limits, layer_errors, read_utterances, refusal
+from ko_asr.export.quantize import quantize_for_cpu, quantize_for_tensorrt
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.log_mel import LogMel
@@ -19,19 +21,25 @@ def export(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def speech(demo) -> list[precision.Utterance]:
+def speech(demo) -> list[GateUtterance]:
     log_mel = LogMel.load(demo.repository / tensors.PREPROCESSOR / "1" / file_names.LOG_MEL)
-    return precision.read_utterances(demo.manifests["eval_other"], log_mel, 16_000, 24, 6000)
+    return read_utterances(demo.manifests["eval_other"], log_mel, 16_000, 24, 6000)
 
 
 # Wider than what is published may cost: a letter of 24 noisy utterances, or a frame of a short row, is a big
 # share, and the demo's short training leaves some models surer than others.
-INT8 = precision.Limits(disagreement=0.06, cer_rise=0.02)
+INT8 = Limits(disagreement=0.06, cer_rise=0.02)
 
 
 @pytest.fixture(scope="module")
 def graph(demo) -> Path:
     return demo.repository / tensors.ENCODER / "1" / file_names.GRAPH
+
+
+def compared(graph: Path, candidate: Path) -> tuple[OfflineGraph, OfflineGraph]:
+    """The graph of the demo and another one, ready to be compared."""
+    vocabulary = Contract.load(graph.parent).text_vocabulary()
+    return OfflineGraph(graph, vocabulary, 6000), OfflineGraph(candidate, vocabulary, 6000)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +79,13 @@ def test_fp16_keeps_the_best_tokens_and_its_lengths_are_integers(half: Path) -> 
 
 
 def test_int8_on_the_cpu_passes_its_gate_and_is_not_the_fp32_graph(demo, graph, speech, tmp_path) -> None:
-    contract = Contract.load(graph.parent)
     low = tmp_path / "int8.onnx"
-    precision.quantize_for_cpu(graph, low)
+    quantize_for_cpu(graph, low)
     assert low.stat().st_size < 0.7 * graph.stat().st_size
-    report = precision.check(graph, low, speech, contract.text_vocabulary(), 6000, INT8)
+    graphs = compared(graph, low)
+    report = compare_graphs(*graphs, speech, INT8)
     assert report.passed, report.figures
-    errors = precision.layer_errors(graph, low, speech[0])
+    errors = layer_errors(*graphs, speech[0])
     assert len(errors) == 5 and all(0 < error < 0.1 for error in errors.values()), errors
 
 
@@ -86,14 +94,13 @@ def test_explicit_int8_has_symmetric_ranges_from_the_audio(graph, speech, tmp_pa
     from onnx import numpy_helper
 
     low = tmp_path / "qdq.onnx"
-    precision.quantize_for_tensorrt(graph, low, speech[:8])
+    quantize_for_tensorrt(graph, low, calibration_feeds(speech[:8]))
     model = onnx.load(str(low))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert len(nodes) > 40 and not any(np.any(constants[node.input[2]]) for node in nodes)
     assert not {node.op_type for node in model.graph.node} & {"DynamicQuantizeLinear", "MatMulInteger"}
-    contract = Contract.load(graph.parent)
-    report = precision.check(graph, low, speech, contract.text_vocabulary(), 6000, INT8)
+    report = compare_graphs(*compared(graph, low), speech, INT8)
     assert report.passed, report.figures
 
 
@@ -109,11 +116,10 @@ def test_a_graph_with_one_damaged_layer_is_refused_by_utterance_and_layer(graph,
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + noise, weight.name))
     damaged = tmp_path / "damaged.onnx"
     onnx.save(model, str(damaged))
-    contract = Contract.load(graph.parent)
-    limits = precision.LIMITS["int8"]
-    report = precision.check(graph, damaged, speech, contract.text_vocabulary(), 6000, limits)
+    graphs = compared(graph, damaged)
+    report = compare_graphs(*graphs, speech, LIMITS["int8"])
     assert not report.passed
-    sentence = precision.refusal(report, graph, damaged, speech, 6000)
+    sentence = refusal(report, *graphs, speech)
     assert report.worst.name in sentence and "grows most at layer 3" in sentence
 
 
@@ -126,11 +132,7 @@ def test_a_graph_that_gives_nan_is_refused(graph, speech, tmp_path) -> None:
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == head.input[2])
     bias.CopyFrom(numpy_helper.from_array(np.full(tuple(bias.dims), np.nan, np.float32), bias.name))
     onnx.save(model, str(tmp_path / "nan.onnx"))
-    contract = Contract.load(graph.parent)
-    limits = precision.LIMITS["fp16"]
-    report = precision.check(
-        graph, tmp_path / "nan.onnx", speech[:2], contract.text_vocabulary(), 6000, limits
-    )
+    report = compare_graphs(*compared(graph, tmp_path / "nan.onnx"), speech[:2], LIMITS["fp16"])
     assert not report.passed and report.worst.log_prob == float("inf")
 
 

@@ -22,23 +22,24 @@ from tritonclient.grpc import model_config_pb2 as pb
 from ko_asr.client.streaming import StreamingClient
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
-from ko_asr.export import precision
-from ko_asr.export.streaming import plan as streaming_plan
+from ko_asr.export.options import ExportOptions
+from ko_asr.export.precision import LIMITS, GateUtterance, Limits, read_utterances, refusal
 from ko_asr.export.streaming.backend import OnnxBackend, TorchBackend, front_end_of
 from ko_asr.export.streaming.chunks import frames_of_clips, onnx_runner
-from ko_asr.export.streaming.precision import Graph, Purpose, calibration_feeds, check, refusal
+from ko_asr.export.streaming.plan import streaming_difference, streaming_profile
+from ko_asr.export.streaming.precision import StreamedGraph, calibration_feeds, compare_streams
 from ko_asr.recognition.streaming import StreamingRecognizer
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.driver import compute_capability
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.plan_record import PlanRecord, library_version, save_plan
 from ko_asr.runtime.stream_contract import StreamingContract
-from ko_asr.serving import streaming as repositories
 from ko_asr.serving.server import TritonServer
+from ko_asr.serving.streaming import StreamServing, write_stream_models
 
 ROOT = Path(__file__).resolve().parents[3]
 RTX = ROOT / ".rtx" / "bin" / "python"
-SERVING = repositories.StreamServing(max_batch_size=8)
+SERVING = StreamServing(max_batch_size=8)
 Exports = dict[str, Path]
 
 
@@ -50,10 +51,10 @@ def nemo(streaming_model: Path):
 
 
 @pytest.fixture(scope="module")
-def speech(demo, nemo) -> list[precision.Utterance]:
+def speech(demo, nemo) -> list[GateUtterance]:
     from ko_asr.models.front_end import log_mel_of
 
-    return precision.read_utterances(demo.manifests["dev"], log_mel_of(nemo), 16_000, 8, 6000)
+    return read_utterances(demo.manifests["dev"], log_mel_of(nemo), 16_000, 8, 6000)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,9 @@ def exports(nemo, streaming_model, speech, tmp_path_factory) -> Exports:
     Those of int8 are wide here: one wrong letter of eight utterances is more CER than the limit, and how sure
     the demo's short training leaves the model differs from run to run.
     """
-    from ko_asr.export.streaming.graph import export_streaming
+    from ko_asr.export.streaming.folder import export_look_ahead
 
-    wide = precision.Limits(disagreement=0.1, cer_rise=0.1)
+    wide = Limits(disagreement=0.1, cer_rise=0.1)
 
     folder, made = tmp_path_factory.mktemp("precisions"), {}
     for name, look_ahead, target, kind in (
@@ -74,11 +75,11 @@ def exports(nemo, streaming_model, speech, tmp_path_factory) -> Exports:
         ("int8", 1, "onnx", "int8"),
         ("qdq", 6, "tensorrt", "int8"),
     ):
-        purpose = Purpose(
+        options = ExportOptions(
             target, kind, max_batch_size=SERVING.max_batch_size, gate=speech, calibration=speech,
             limits=wide if kind == "int8" else None,
         )  # fmt: skip
-        export_streaming(nemo, folder / name, look_ahead, source=streaming_model, purpose=purpose)
+        export_look_ahead(nemo, folder / name, look_ahead, source=streaming_model, options=options)
         made[name] = folder / name
     return made
 
@@ -171,12 +172,12 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(exports: Exports, kind:
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         "import tensorrt_rtx\n"
-        "from ko_asr.export import tensorrt\n"
-        "from ko_asr.export.streaming import plan\n"
+        "from ko_asr.export.streaming.plan import streaming_profile\n"
+        "from ko_asr.export.tensorrt import build_plan\n"
         "from ko_asr.runtime.stream_contract import StreamingContract\n"
         "folder = Path(sys.argv[1])\n"
-        "shapes = plan.profile(StreamingContract.load(folder))\n"
-        "print(len(tensorrt.build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
+        "shapes = streaming_profile(StreamingContract.load(folder))\n"
+        "print(len(build_plan(tensorrt_rtx, folder / 'model.onnx', shapes, 1 << 30)))\n"
     )
     done = subprocess.run([RTX, "-c", code, exports[kind]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -185,7 +186,7 @@ def test_accepted_by_the_tensorrt_rtx_parser_and_builder(exports: Exports, kind:
 
 def test_the_profile_is_the_inputs_of_the_graph(exports: Exports) -> None:
     contract = StreamingContract.load(exports["fp32"])
-    shapes = streaming_plan.profile(contract)
+    shapes = streaming_profile(contract)
     graph = onnx.load(str(exports["fp32"] / file_names.GRAPH)).graph
     inputs = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
     assert inputs.keys() == shapes.keys()
@@ -198,7 +199,7 @@ def test_the_profile_is_the_inputs_of_the_graph(exports: Exports) -> None:
 
 
 def filled(repository: Path, exported: Path, default: int = 6) -> Path:
-    repositories.build(repository, exported, default, SERVING, ROOT / "export" / "models")
+    write_stream_models(repository, exported, default, SERVING, ROOT / "export" / "models")
     return repository
 
 
@@ -260,8 +261,8 @@ def test_int8_is_served_on_the_cpu_at_nearly_the_same_error_rate(
 
 
 def test_the_torch_backend_keeps_half_precision_states(nemo, exports: Exports, speech) -> None:
-    from ko_asr.export.streaming.encoder import StreamingCTC
-    from ko_asr.export.streaming.graph import stream_features
+    from ko_asr.export.streaming.graph import StreamingCTC
+    from ko_asr.export.streaming.parity import stream_features
 
     contract = StreamingContract.load(exports["fp16"])
     graph = StreamingCTC(nemo, contract.look_ahead, contract.top_k, half=True).eval()
@@ -290,29 +291,29 @@ def damaged(source: Path, target: Path, layer: str, index: int, value: float | N
 def test_a_damaged_graph_is_refused_by_utterance_and_layer(exports: Exports, speech, tmp_path) -> None:
     source, contract = exports["fp32"] / file_names.GRAPH, StreamingContract.load(exports["fp32"])
     bad = damaged(source, tmp_path / "damaged.onnx", "layers.3/feed_forward1/narrow/Gemm", 1)
-    graphs, some = (Graph(source, contract), Graph(bad, contract)), speech[:3]
-    report = check(*graphs, some, precision.LIMITS["int8"])
+    graphs, some = (StreamedGraph(source, contract), StreamedGraph(bad, contract)), speech[:3]
+    report = compare_streams(*graphs, some, LIMITS["int8"])
     assert not report.passed
     sentence = refusal(report, *graphs, some)
     assert report.worst.name in sentence and "grows most at layer 3" in sentence
     assert "frames whose best token changes" in sentence and "limit 3.00%" in sentence
     nan = damaged(source, tmp_path / "nan.onnx", "head/Gemm", 2, float("nan"))
-    report = check(graphs[0], Graph(nan, contract), some[:1], precision.LIMITS["fp16"])
+    report = compare_streams(graphs[0], StreamedGraph(nan, contract), some[:1], LIMITS["fp16"])
     assert not report.passed and report.worst.log_prob == float("inf")
 
 
 def test_a_state_that_is_lost_between_chunks_does_not_pass(exports: Exports, speech) -> None:
     """The gate carries states: a graph that only differs in what it remembers is refused."""
     contract = StreamingContract.load(exports["fp32"])
-    good, forgetful = (Graph(exports["fp32"] / file_names.GRAPH, contract) for _ in range(2))
-    run = forgetful._run
+    good, forgetful = (StreamedGraph(exports["fp32"] / file_names.GRAPH, contract) for _ in range(2))
+    run = forgetful.runner
 
     def forget(feed):
         return {key: np.zeros_like(a) if key in tensors.STATE_OUTPUTS else a for key, a in run(feed).items()}
 
-    forgetful._run = forget
-    assert not check(good, forgetful, speech[:3], precision.LIMITS["int8"]).passed
-    report = check(good, good, speech[:3], precision.LIMITS["fp16"])
+    forgetful.runner = forget
+    assert not compare_streams(good, forgetful, speech[:3], LIMITS["int8"]).passed
+    report = compare_streams(good, good, speech[:3], LIMITS["fp16"])
     assert report.passed and all(figure.value == 0 for figure in report.figures)
 
 
@@ -354,7 +355,7 @@ def test_plan_and_graph_are_compared_with_the_states_that_each_keeps(exports: Ex
         batches.append(len(feed["length"]))
         return run(feed)
 
-    assert streaming_plan.largest_difference(counted, graph, contract) == 0.0
+    assert streaming_difference(counted, graph, contract) == 0.0
     chunks = contract.left // contract.chunk + 3
     assert {size: len(list(same)) for size, same in itertools.groupby(batches)}.keys() == {1, 3}
     assert batches.count(1) >= chunks and batches.count(3) >= chunks
@@ -363,12 +364,12 @@ def test_plan_and_graph_are_compared_with_the_states_that_each_keeps(exports: Ex
         return lambda feed: {key: change(a) if key == name else a for key, a in run(feed).items()}
 
     for state in tensors.STATE_OUTPUTS:
-        assert streaming_plan.largest_difference(changed(state, np.zeros_like), graph, contract) > 0.05
+        assert streaming_difference(changed(state, np.zeros_like), graph, contract) > 0.05
     for name, change in (
         ("encoded_length", lambda counts: counts + 1),
         ("log_probs", lambda a: np.full_like(a, np.nan)),
     ):
-        assert streaming_plan.largest_difference(changed(name, change), graph, contract) == float("inf")
+        assert streaming_difference(changed(name, change), graph, contract) == float("inf")
 
 
 def test_the_server_refuses_a_streaming_plan_that_is_missing_or_stale(

@@ -294,7 +294,7 @@ def _positions(table: torch.Tensor, longest: int) -> torch.Tensor:
 
 
 def _context_mask(encoder: Any, longest: int) -> torch.Tensor | None:
-    """What a limited context hides, added to the scores: [longest, longest], None when it hides nothing."""
+    """The mask of a limited context, added to the scores: [longest, longest]; None when it hides nothing."""
     if tuple(encoder.att_context_size) == (-1, -1):
         return None
     everything = torch.tensor([longest])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.export.session import open_session
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import FEATURES, LENGTH, STATE_INPUTS, STATE_OUTPUTS
 
@@ -45,7 +46,7 @@ def frames_of_clips(contract: StreamingContract, clips: Sequence[np.ndarray]) ->
 def walk(
     run: Runner, contract: StreamingContract, clips: Sequence[np.ndarray]
 ) -> Iterator[tuple[Tensors, Mapping[str, np.ndarray]]]:
-    """Stream ``clips`` [mels, T] in one batch: what goes into each chunk, and what comes out of it.
+    """Stream ``clips`` [mels, T] in one batch: the feed of each chunk and its outputs.
 
     One chunk at a time, so memory does not grow with the audio's length.
     """
@@ -58,12 +59,7 @@ def walk(
 
 
 def onnx_runner(graph: Path | bytes, outputs: Sequence[str], threads: int = 1) -> Runner:
-    """A streaming graph on ONNX Runtime's CPU provider that gives ``outputs`` and its states."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    source = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    """Open a streaming graph on ONNX Runtime's CPU provider that gives ``outputs`` and its states."""
+    session = open_session(graph, threads)
     wanted = [*outputs, *STATE_OUTPUTS]
     return lambda feed: dict(zip(wanted, session.run(wanted, feed), strict=True))

@@ -1,4 +1,4 @@
-"""A cache-aware FastConformer-CTC as one function of a chunk, exact for the first, a middle and the last one.
+"""A cache-aware FastConformer encoder, rewritten for a graph of one chunk: the first, a middle, the last one.
 
 What a chunk computes equals the full forward pass of the same model (NeMo 3.0 ``ConformerEncoder`` with
 ``chunked_limited`` attention), with less work than NeMo's own streaming step:
@@ -48,76 +48,6 @@ def check_streaming(model: Any) -> None:
             )
     if encoder.subsampling_factor not in (4, 8):
         raise UserError(f"streaming supports 4x and 8x subsampling, not {encoder.subsampling_factor}x")
-
-
-class StreamingCTC(nn.Module):
-    """One chunk of ``right + 1`` encoder frames: features and caches in, best tokens and caches out.
-
-    ``model`` is a stock EncDecCTCModelBPE; ``right`` one of its look-aheads in encoder frames. With ``half``
-    weights, activations and the two caches of frames are float16; the softmax, what goes in and what is read
-    stay float32, and lengths are integers. UserError when the model cannot stream exactly or was not trained
-    with that look-ahead.
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: Any, right: int, top_k: int, half: bool = False) -> None:
-        super().__init__()
-        check_streaming(model)
-        self.left, self.chunk = _context(model.encoder, right), right + 1
-        self.top_k = min(top_k, int(model.decoder.num_classes_with_blank))
-        self.factor = int(model.encoder.subsampling_factor)
-        self.subsampling = Subsampling(model.encoder.pre_encode, model.encoder.xscale or 1.0)
-        positions = _positions(model.encoder.pos_enc, self.left, self.chunk)
-        self.layers = nn.ModuleList(Layer(layer, positions, self.chunk) for layer in model.encoder.layers)
-        head = model.decoder.decoder_layers[0]
-        self.head = linear(head.weight[:, :, 0] @ _projection(model.encoder), head.bias)
-        self.dtype = torch.float16 if half else torch.float32
-        self.to(self.dtype)
-
-    def forward(
-        self,
-        features: torch.Tensor,
-        length: torch.Tensor,
-        cache_last_channel: torch.Tensor,
-        cache_last_time: torch.Tensor,
-        cache_last_channel_len: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """Compute a chunk.
-
-        ``features`` float32 [B, mels, window] begin ``2 (factor - 1)`` frames before the chunk, zeros where
-        there is no audio; ``length`` int64 [B, 1] is how many frames of the window lie before the audio's
-        end. ``cache_last_channel`` [B, layers, left, d_model], ``cache_last_time``
-        [B, layers, d_model, kernel - 1] and ``cache_last_channel_len`` int64 [B, 1] are zeros at first; the
-        first two are float32, or float16 where the graph is.
-
-        Returns token_ids int32 [B, chunk, K] and token_log_probs [B, chunk, K], best first, encoded_length
-        int64 [B, 1], the three caches, log_probs [B, chunk, V + 1].
-        """
-        x = self.subsampling(features.to(self.dtype), length, cache_last_channel_len)
-        valid = encoded_frames(length, self.factor, self.chunk)
-        mask = self._mask(cache_last_channel_len, valid)
-        seen, heard = [], []
-        for index, layer in enumerate(self.layers):
-            x, frames, samples = layer(x, mask, cache_last_channel[:, index], cache_last_time[:, index])
-            seen.append(frames)
-            heard.append(samples)
-        log_probs = functional.log_softmax(self.head(x).float(), dim=-1).unflatten(0, (-1, self.chunk))
-        best, ids = log_probs.topk(self.top_k, dim=-1)
-        return (
-            ids.to(torch.int32),
-            best,
-            valid,
-            torch.stack(seen, dim=1),
-            torch.stack(heard, dim=1),
-            torch.clamp(cache_last_channel_len + self.chunk, max=self.left),
-            log_probs,
-        )
-
-    def _mask(self, cached: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """What is added to the scores of every key, [B, 1, left + chunk]."""
-        frame = torch.arange(self.left + self.chunk)[None, :]
-        hidden = (frame < self.left - cached) | (frame >= self.left + valid)
-        return (hidden.to(self.dtype) * MASKED)[:, None, :]
 
 
 def encoded_frames(length: torch.Tensor, factor: int, chunk: int) -> torch.Tensor:
@@ -229,16 +159,16 @@ class Layer(nn.Module):
         self.norm_out = layer.norm_out
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor, heard: torch.Tensor
+        self, x: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor, past: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """``x`` [B * chunk, d_model] and the layer's two caches -> output and next caches."""
         x = x + self.feed_forward1(self.norms[0](x))
         y, seen = self.attention(self.norms[1](x), mask, seen)
         x = x + y
-        y, heard = self.convolution(self.norms[2](x), heard)
+        y, past = self.convolution(self.norms[2](x), past)
         x = x + y
         x = x + self.feed_forward2(self.norms[3](x))
-        return self.norm_out(x), seen, heard
+        return self.norm_out(x), seen, past
 
 
 class FeedForward(nn.Module):
@@ -315,7 +245,7 @@ def _values(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, bias + _bias(module.linear_out).double()
 
 
-def _positions(encoding: Any, left: int, chunk: int) -> torch.Tensor:
+def positions_of(encoding: Any, left: int, chunk: int) -> torch.Tensor:
     """Sinusoids [left + 2 chunk - 1, d_model] of the distances left + chunk - 1 down to -(chunk - 1)."""
     zero = encoding.pe.shape[1] // 2
     return encoding.pe[0, zero - (left + chunk - 1) : zero + chunk]
@@ -334,10 +264,10 @@ class Convolution(nn.Module):
         self.bias = nn.Parameter(bias.detach(), requires_grad=False)
         self.out = linear(module.pointwise_conv2.weight[:, :, 0], _bias(module.pointwise_conv2))
 
-    def forward(self, x: torch.Tensor, heard: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``x`` [B * chunk, d_model], ``heard`` [B, d_model, kernel - 1]."""
+    def forward(self, x: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``x`` [B * chunk, d_model], ``past`` [B, d_model, kernel - 1]."""
         x = functional.glu(self.gate(x), dim=-1).unflatten(0, (-1, self.chunk))
-        x = torch.cat([heard, x.transpose(1, 2)], dim=2)
+        x = torch.cat([past, x.transpose(1, 2)], dim=2)
         y = functional.conv2d(x.unsqueeze(2), self.depthwise, self.bias, groups=x.shape[1]).squeeze(2)
         y = y.transpose(1, 2).flatten(0, 1)
         return self.out(functional.silu(self.norm(y))), x[:, :, self.chunk :]
@@ -360,13 +290,14 @@ def _bias(layer: Any) -> torch.Tensor:
     return torch.zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias.detach()
 
 
-def _projection(encoder: Any) -> torch.Tensor:
+def projection(encoder: Any) -> torch.Tensor:
+    """The matrix [d_model, d_model] between the last layer and the head. UserError if it is not identity."""
     if encoder.out_proj is not None:
         raise UserError("an encoder with an output projection (feat_out) is not supported for streaming")
     return torch.eye(int(encoder.d_model))
 
 
-def _context(encoder: Any, right: int) -> int:
+def left_context(encoder: Any, right: int) -> int:
     """The left context that goes with a look-ahead of ``right`` encoder frames."""
     contexts = {int(context[1]): int(context[0]) for context in encoder.att_context_size_all}
     if right not in contexts:

@@ -1,4 +1,4 @@
-"""What a TensorRT plan of the streaming encoder must hold, and its comparison with ONNX Runtime.
+"""The shapes that a TensorRT plan of the streaming encoder must hold, and its comparison with ONNX Runtime.
 
 The plan itself is built, recorded and checked by `ko_asr.export.tensorrt`, as the offline one is. Chunks have
 one shape and only the batch varies, so the one optimisation profile covers all that the server ever asks for.
@@ -15,7 +15,7 @@ from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.tensors import ENCODED_LENGTH, FEATURES, LENGTH, LOG_PROBS, TOKEN_IDS, TOKEN_LOG_PROBS
 
 
-def profile(contract: StreamingContract) -> dict[str, list[list[int]]]:
+def streaming_profile(contract: StreamingContract) -> dict[str, list[list[int]]]:
     """The one optimisation profile: every input, states included, for 1 to ``max_batch_size`` streams."""
     largest = contract.max_batch_size
     rows = {FEATURES: [contract.mels, contract.window_frames], LENGTH: [1]}
@@ -24,7 +24,7 @@ def profile(contract: StreamingContract) -> dict[str, list[list[int]]]:
     return {name: [[batch, *shape] for batch in batches] for name, shape in rows.items()}
 
 
-def streams(contract: StreamingContract, rows: int) -> list[np.ndarray]:
+def noise_streams(contract: StreamingContract, rows: int) -> list[np.ndarray]:
     """Noise as loud as log-mel, [mels, T] each.
 
     The longest fills the left context and goes on; the others end before it, at any place of a chunk.
@@ -35,8 +35,8 @@ def streams(contract: StreamingContract, rows: int) -> list[np.ndarray]:
     return [generator.normal(-6, 3, (contract.mels, length)).astype(np.float32) for length in lengths]
 
 
-def largest_difference(runner: Runner, graph: Path, contract: StreamingContract) -> float:
-    """Plan against ONNX Runtime: largest difference of the best tokens' log-probabilities.
+def streaming_difference(runner: Runner, graph: Path, contract: StreamingContract) -> float:
+    """Largest difference of the best tokens' log-probabilities between a plan and ONNX Runtime.
 
     One stream, then as many as a batch may hold, from their first chunk to their last; each side carries its
     own states. Infinite when frame counts or finiteness differ.
@@ -44,7 +44,7 @@ def largest_difference(runner: Runner, graph: Path, contract: StreamingContract)
     reference = onnx_runner(graph, (TOKEN_LOG_PROBS, TOKEN_IDS, ENCODED_LENGTH))
     worst = 0.0
     for rows in sorted({1, contract.max_batch_size}):
-        clips = streams(contract, rows)
+        clips = noise_streams(contract, rows)
         chunks = (walk(run, contract, clips) for run in (reference, runner))
         for (_, wanted), (_, got) in zip(*chunks, strict=True):
             worst = max(worst, _chunk_difference(dict(wanted), dict(got)))
