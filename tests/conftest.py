@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 from filelock import FileLock, Timeout
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "src"
@@ -32,6 +33,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 # while they wait for one whose core another process has: a batch was overfitted in 111 s, not in 13.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+# An example takes many times as long where others compute on the same cores.
+settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded machine")
 
 
 @dataclass(frozen=True)

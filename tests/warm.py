@@ -9,7 +9,6 @@ for name in (
     "ko_asr.data.schema",
     "ko_asr.evaluation.metrics",
     "ko_asr.text.feasibility",
-    "lhotse",
     "soundfile",
     "soxr",
 ):
