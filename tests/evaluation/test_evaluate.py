@@ -247,6 +247,7 @@ def bad_manifest(folder: Path, name: str, entries: list[dict]) -> Path:
     return folder / name
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence_and_leaves_nothing(model, manifest, tmp_path):
     whole = model.read_bytes()
     (tmp_path / "cut.nemo").write_bytes(whole[: len(whole) // 2])
@@ -285,6 +286,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(model, manifest, tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_of_another_vocabulary_is_refused(restored):
     assert check_vocabulary(restored, SENTENCES) == 0.0
     assert check_vocabulary(restored, ["값이 싸다 漢"]) == pytest.approx(1 / 5)
