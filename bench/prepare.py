@@ -30,8 +30,8 @@ from ko_asr.audio.corpus_audio import flac_bytes
 from ko_asr.audio.espeak import VOICES, synthesize
 from ko_asr.corpora.ksponspeech import KsponSpeech
 from ko_asr.data.audit import write_audit
-from ko_asr.data.convert import FlacFiles
-from ko_asr.data.prepare import CHUNK, prepare
+from ko_asr.data.file_store import CHUNK, FlacFiles
+from ko_asr.data.prepare import prepare
 from ko_asr.data.workers import ordered_map
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
