@@ -36,7 +36,7 @@ def write_json(path: Path, label: object, encoding: str = "utf-8") -> None:
 
 
 class Prepared:
-    """What a recipe wrote: manifests by split, reasons of rejection by id, the process."""
+    """Output of a recipe: manifests by split, reasons of rejection by id, the process."""
 
     def __init__(self, recipe: str, corpus: Path, out: Path, *options: str) -> None:
         command = [sys.executable, f"recipes/prepare_{recipe}.py", "--corpus", str(corpus), "--out", str(out)]

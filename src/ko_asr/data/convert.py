@@ -50,7 +50,7 @@ _UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, byte
 
 
 class Task(NamedTuple):
-    """A chunk of utterances with what is known of their audio from earlier runs."""
+    """Chunk of utterances with what is known of their audio from earlier runs."""
 
     utterances: Sequence[Utterance]
     known: dict[str, AudioRecord]
@@ -149,7 +149,7 @@ def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> 
 
 
 def count_jamo(text: str) -> tuple[int, int]:
-    """(syllables, jamo) of the Hangul syllables in ``text``; a syllable has two jamo or three.
+    """Count (syllables, jamo) of the Hangul syllables in ``text``; a syllable has two jamo or three.
 
     >>> count_jamo("값 있어 OK")
     (3, 8)

@@ -68,7 +68,7 @@ def _windowed(
 
 
 def _started(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
-    """A pool whose workers run already. Call it before threads, locks and databases are opened.
+    """Start a pool whose workers run already. Call it before threads, locks and databases are opened.
 
     On Linux they are forked, which costs nothing; importing numpy and compiling rules anew costs a worker
     0.3 s. That is safe here, while this process has no thread of its own.
