@@ -1,4 +1,4 @@
-"""What the streaming beam search costs and what it is worth:
+"""Measure the cost of the streaming beam search and its worth:
 
     python bench/beam.py --work DIR [--encoder REPOSITORY] [--out bench/results/beam.json]
 
@@ -71,7 +71,7 @@ def frames_of(model: Any, entries: Sequence[dict]) -> list[Frames]:
 
 
 def flashlight(folder: Path, size: int, tokens: int) -> Callable[[Frames], list[int]]:
-    """flashlight-text's lexicon-free decoder with the same language model, without a score a token."""
+    """Run flashlight-text's lexicon-free decoder with the same language model, without a score a token."""
     from flashlight.lib.text.decoder import CriterionType, LexiconFreeDecoder, LexiconFreeDecoderOptions
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
@@ -116,7 +116,7 @@ def random_encoder(folder: Path) -> Path:
 
 
 def encoder_run(repository: Path, seconds: float = 5.0) -> tuple[Callable[[], object], float]:
-    """One run of the encoder on one thread, and the audio seconds that it takes in."""
+    """Return one run of the encoder on one thread, and the audio seconds that it takes in."""
     import onnxruntime
 
     contract = Contract.load(repository / tensors.ENCODER / "1")
@@ -139,7 +139,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def costs(
     systems: dict[str, Callable[[Frames], object]], clips: Sequence[Frames], audio: float, encoder: Path
 ) -> dict:
-    """CPU milliseconds for an audio second of every system and of the encoder, best of the rounds."""
+    """Measure CPU ms for an audio second of every system and of the encoder, best of the rounds."""
     run, seconds = encoder_run(encoder)
     run()
     best = dict.fromkeys(["encoder", *systems], float("inf"))
@@ -151,7 +151,7 @@ def costs(
 
 
 def worth(texts: Sequence[str], references: Sequence[str], words: Sequence[Keyword]) -> dict[str, float]:
-    """CER, WER, and how many of the keywords' occurrences were heard, or heard where none was."""
+    """Compute CER, WER, and how many of the keywords' occurrences were recognised, rightly or wrongly."""
     pairs = [
         (r.count(w.text), t.count(w.text)) for r, t in zip(references, texts, strict=True) for w in words
     ]

@@ -1,4 +1,4 @@
-"""Which measure of confidence tells right words from wrong ones, and how well it is calibrated:
+"""Compare measures of confidence: how well each separates right words from wrong, and its calibration:
 
     python bench/confidence.py --model X.nemo --manifest data/demo/eval_other.jsonl [--manifest ...]
 
@@ -31,7 +31,7 @@ BINS = 10
 
 
 def frame_measures(log_probs: np.ndarray) -> dict[str, np.ndarray]:
-    """Confidence of each frame by log-probabilities [T, V], 1 for certainty."""
+    """Compute the confidence of each frame by log-probabilities [T, V], 1 for certainty."""
     size = log_probs.shape[1]
     probs = np.exp(log_probs)
     tsallis = ((probs**ALPHA).sum(1) - 1) / (size ** (1 - ALPHA) - 1)
@@ -43,7 +43,7 @@ def frame_measures(log_probs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def word_measures(tokens: list[Token], frames: dict[str, np.ndarray]) -> dict[str, float]:
-    """Every measure of one word, which is ``tokens``."""
+    """Compute every measure of one word, which is ``tokens``."""
     best = np.exp([token.log_prob for token in tokens])
     found = {
         OURS: best.min(),
@@ -60,7 +60,7 @@ def word_measures(tokens: list[Token], frames: dict[str, np.ndarray]) -> dict[st
 
 
 def by_word(tokens: list[Token], vocabulary) -> list[list[Token]]:
-    """Tokens in groups that begin at word boundaries and have something to read."""
+    """Group tokens from word boundary to word boundary, where there is something to read."""
     groups: list[list[Token]] = []
     for token in tokens:
         open_text = vocabulary.text(t.id for t in groups[-1]).strip() if groups else ""
@@ -71,7 +71,7 @@ def by_word(tokens: list[Token], vocabulary) -> list[list[Token]]:
 
 
 def observe(model, manifests: list[Path]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Measures of every recognised word, and whether it is right."""
+    """Compute the measures of every recognised word, and whether it is right."""
     from tqdm import tqdm
 
     from ko_asr.audio.read import read_segment
@@ -96,7 +96,7 @@ def observe(model, manifests: list[Path]) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
-    """Mean confidence and share of right words in each of ten bins."""
+    """Compute mean confidence and share of right words in each of ten bins."""
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
         {"confidence": confidence[k].mean(), "right": right[k].mean(), "words": int(k.sum())}

@@ -1,4 +1,4 @@
-"""An epoch of the demo recipe beside an epoch of plain NeMo with its legacy loader, on the same machine.
+"""Compare an epoch of the demo recipe with one of plain NeMo and its legacy loader, on one machine.
 
     python bench/data_loading.py --data data/demo --tokenizer tokenizers/demo       # made by make demo
 
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
 
 
 def stopwatch() -> Any:
-    """A Lightning callback that sums time, clips and audio over all steps of all epochs but the first few.
+    """Make a Lightning callback that sums time, clips and audio over the steps after the first few epochs.
 
     CPU seconds are those of this process and its children: loader processes, and the run's other ranks.
     """
@@ -112,7 +112,7 @@ def stopwatch() -> Any:
 
 
 def config_for(args: argparse.Namespace) -> Any:
-    """The demo recipe's config on the given data, with an end and a schedule that both recipes share."""
+    """Return the demo recipe's config on the given data, with the end and schedule of both recipes."""
     from hydra import compose, initialize_config_dir
     from omegaconf import open_dict
 
@@ -145,7 +145,7 @@ def train_ours(config: Any, watch: Any) -> None:
 
 
 def train_legacy(config: Any, watch: Any, batch_size: int, workers: int) -> None:
-    """NeMo's own example, without its experiment manager."""
+    """Train NeMo's own example, without its experiment manager."""
     import lightning.pytorch as pl
     from nemo.collections.asr.models import EncDecCTCModelBPE
     from omegaconf import open_dict
@@ -180,11 +180,21 @@ def work(args: argparse.Namespace) -> None:
 
 
 def measure(recipe: str, args: argparse.Namespace, batch_size: int) -> dict:
-    """One round of a recipe in processes of its own."""
+    """Measure one round of a recipe in processes of its own."""
     with tempfile.TemporaryDirectory(prefix="data_loading_") as folder:
         out = Path(folder) / "round.json"
-        command = [sys.executable, __file__, "--work", recipe, "--out", out, "--folder", folder,
-                   "--batch-size", str(batch_size)]  # fmt: skip
+        command = [
+            sys.executable,
+            __file__,
+            "--work",
+            recipe,
+            "--out",
+            out,
+            "--folder",
+            folder,
+            "--batch-size",
+            str(batch_size),
+        ]
         for name in ("data", "tokenizer", "epochs", "steps", "devices", "legacy_workers"):
             if getattr(args, name) is not None:
                 command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
@@ -195,7 +205,7 @@ def measure(recipe: str, args: argparse.Namespace, batch_size: int) -> dict:
 
 
 def figures(rounds: list[dict], total: float) -> dict:
-    """Of the fastest round, an epoch being ``total`` seconds of audio."""
+    """Return the figures of the fastest round, an epoch being ``total`` seconds of audio."""
     best = min(rounds, key=lambda found: found["seconds"] / found["audio"])
     return {
         "epoch_seconds": round(best["seconds"] / best["audio"] * total, 2),
@@ -222,17 +232,24 @@ def main() -> None:
             rounds[recipe].append(measure(recipe, args, size))
             size = size or round(rounds["ours"][0]["clips"] / rounds["ours"][0]["steps"])
     found = {recipe: figures(rounds[recipe], total) for recipe in RECIPES}
-    ratios = {key: round(found["legacy"][key] / found["ours"][key], 3)
-              for key in ("epoch_seconds", "epoch_cpu_seconds")}  # fmt: skip
+    ratios = {
+        key: round(found["legacy"][key] / found["ours"][key], 3)
+        for key in ("epoch_seconds", "epoch_cpu_seconds")
+    }
     result = {
-        "corpus": f"synthetic, {total / 3600:.2f} h", "legacy_batch_size": size, **found, "ratio": ratios,
+        "corpus": f"synthetic, {total / 3600:.2f} h",
+        "legacy_batch_size": size,
+        **found,
+        "ratio": ratios,
         "load_average": [round(load, 1) for load in os.getloadavg()],
-    } | provenance(("nemo_toolkit", "torch", "lhotse"))  # fmt: skip
+    } | provenance(("nemo_toolkit", "torch", "lhotse"))
     print(f"\n{'':<40}{'s/epoch':>9}{'CPU s':>9}{'ms/step':>9}{'padding':>9}{'dev CER':>9}")
     for recipe, row in found.items():
         cer = "-" if row["dev_cer"] is None else f"{row['dev_cer']:.2%}"
-        print(f"{TITLES[recipe]:<40}{row['epoch_seconds']:>9.1f}{row['epoch_cpu_seconds']:>9.1f}"
-              f"{row['step_ms']:>9.1f}{row['padding']:>9.1%}{cer:>9}")  # fmt: skip
+        print(
+            f"{TITLES[recipe]:<40}{row['epoch_seconds']:>9.1f}{row['epoch_cpu_seconds']:>9.1f}"
+            f"{row['step_ms']:>9.1f}{row['padding']:>9.1%}{cer:>9}"
+        )
     print(f"ratio: {ratios['epoch_seconds']:.2f} of wall time, {ratios['epoch_cpu_seconds']:.2f} of CPU time")
     with atomic_write(args.out) as stream:
         json.dump(result, stream, ensure_ascii=False, indent=1)

@@ -1,4 +1,4 @@
-"""What these models do on this machine's NVIDIA GPU: latency, throughput, memory, streams, an hour of audio.
+"""Measure these models on this machine's NVIDIA GPU: latency, throughput, memory, streams, an hour of audio.
 
     python bench/gpu_check.py                                     # size l, random weights
     python bench/gpu_check.py --model experiments/ko/checkpoints/ko.nemo --out bench/results/gpu_a10.json
@@ -58,7 +58,7 @@ Run = Callable[[dict[str, np.ndarray]], Any]
 
 
 class Check:
-    """One run: where it computes, how often, and what it found."""
+    """Settings and findings of one run: where it computes and how often."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -71,7 +71,7 @@ class Check:
         print(f"{name}: {json.dumps(value)}", flush=True)
 
     def memory_used(self) -> float | None:
-        """GB in use on the first GPU, by every process, as nvidia-smi counts."""
+        """Return the GB in use on the first GPU, by every process, by nvidia-smi's count."""
         if self.device == "cpu":
             return None
         query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
@@ -79,7 +79,7 @@ class Check:
         return int(found.split()[0]) / 1024
 
     def times(self, run: Callable[[], Any]) -> dict[str, Any]:
-        """Median and 99th percentile of a call in ms, after three that do not count, and the memory then."""
+        """Time a call: median and 99th percentile in ms after three unmeasured ones, and the memory then."""
         seconds = []
         for repeat in range(-3, self.options.repeats):
             started = time.perf_counter()
@@ -93,7 +93,7 @@ class Check:
         }
 
     def offline(self, run: Run, mels: int) -> list[dict[str, Any]]:
-        """Latency and RTFx of each batch size."""
+        """Measure latency and RTFx of each batch size."""
         rows, seconds = [], self.options.seconds
         for batch in self.options.batches:
             inputs = feed(batch, mels, seconds)
@@ -105,7 +105,7 @@ class Check:
     def streaming(
         self, start: Callable[[Tensors], Callable[[], Any]], contract: StreamingContract
     ) -> list[dict[str, Any]]:
-        """Latency of a chunk of as many streams, and how many such streams one GPU follows in real time."""
+        """Measure the latency of a chunk of so many streams, and the streams one GPU follows in real time."""
         rows = []
         for streams in self.options.streams:
             times = self.times(start(chunk(contract, streams)))
@@ -117,14 +117,14 @@ class Check:
 
 
 def feed(batch: int, mels: int, seconds: float) -> dict[str, np.ndarray]:
-    """Random features [batch, mels, frames] and their lengths [batch, 1], 100 frames a second."""
+    """Make random features [batch, mels, frames] and their lengths [batch, 1], 100 frames a second."""
     frames = round(100 * seconds)
     features = np.random.default_rng(0).standard_normal((batch, mels, frames)).astype(np.float32)
     return {FEATURES: features, LENGTH: np.full((batch, 1), frames, np.int64)}
 
 
 def chunk(contract: StreamingContract, streams: int) -> dict[str, np.ndarray]:
-    """The first chunk of so many streams, their states among the tensors."""
+    """Make the first chunk of so many streams, their states among the tensors."""
     window = contract.window_frames
     features = np.random.default_rng(0).normal(-6, 3, (streams, contract.mels, window)).astype(np.float32)
     states = {
@@ -134,7 +134,7 @@ def chunk(contract: StreamingContract, streams: int) -> dict[str, np.ndarray]:
 
 
 def pytorch(model: Any, half: bool, device: str) -> Run:
-    """NeMo's own encoder and head."""
+    """Return NeMo's own encoder and head."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -152,7 +152,7 @@ def pytorch(model: Any, half: bool, device: str) -> Run:
 
 
 def onnxruntime_session(graph: Path, device: str) -> Any:
-    """``graph`` on ONNX Runtime, None where its provider for ``device`` is not installed."""
+    """Open ``graph`` on ONNX Runtime, None where its provider for ``device`` is not installed."""
     import onnxruntime
 
     provider = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}[device]
@@ -164,7 +164,7 @@ def onnxruntime_session(graph: Path, device: str) -> Any:
 
 
 def resident_session(session: Any, device: str, inputs: Tensors) -> Callable[[], Any]:
-    """A call that computes the next chunk on ONNX Runtime; the states stay on ``device``."""
+    """Return a call that computes the next chunk on ONNX Runtime; the states stay on ``device``."""
     import onnxruntime
 
     value = onnxruntime.OrtValue.ortvalue_from_numpy
@@ -191,7 +191,7 @@ def resident_session(session: Any, device: str, inputs: Tensors) -> Callable[[],
 def resident_plan(
     runner: PlanRunner, memory: contextlib.ExitStack, inputs: Tensors
 ) -> Callable[[], list[np.ndarray]]:
-    """A call that computes the next chunk of a plan; states stay on the GPU until ``memory`` is closed."""
+    """Return a call for the next chunk of a plan; states stay on the GPU until ``memory`` is closed."""
     context = runner.context
     after = dict(zip(STATE_INPUTS, STATE_OUTPUTS, strict=True))
     places: dict[str, int] = {}
@@ -226,7 +226,7 @@ def resident_plan(
 
 
 def an_hour(check: Check, model: Any, mels: int) -> dict[str, dict[str, Any]]:
-    """Wall time and peak memory of PyTorch, float16, for an hour in pieces of a minute and for it whole."""
+    """Measure PyTorch's wall time and peak memory, float16, for an hour in minutes and for it whole."""
     import torch
 
     minute = check.options.hour / 60  # of an hour of 3600 s, 60 s
@@ -281,7 +281,7 @@ def measure_offline(check: Check, path: Path, folder: Path) -> None:
 
 
 def measure_streaming(check: Check, path: Path, folder: Path) -> None:
-    """Each look-ahead of the model that was asked for, in fp32 and fp16."""
+    """Measure each look-ahead of the model that was asked for, in fp32 and fp16."""
     from ko_asr.export.streaming.graph import StreamingCTC, export_graph, streaming_graph
     from ko_asr.models.nemo_file import load_exportable_model
 
@@ -322,7 +322,7 @@ def streams_of_a_plan(check: Check, kind: str, graph: Path, contract: StreamingC
 
 
 def check_gpu() -> str:
-    """The GPU's name. UserError where none can be used."""
+    """Return the GPU's name. UserError where none can be used."""
     gpu = gpu_name()
     if gpu is None:
         raise UserError(
@@ -347,7 +347,7 @@ def parsed() -> argparse.Namespace:
     add("--look-aheads", type=int, nargs="+", default=[6, 1], help="of the streams (default 6 1)")
     add("--repeats", type=int, default=50)
     add("--rehearse", action="store_true", help="on the CPU, briefly: to see that the script works")
-    add("--out", type=Path, help="default: results/gpu_check.json; a rehearsal writes none unless told to")
+    add("--out", type=Path, help="default: results/gpu_check.json; a rehearsal writes none without it")
     options = parser.parse_args()
     if min(*options.batches, *options.streams, options.repeats) < 1 or not 0.32 <= options.seconds <= 60:
         parser.error("--batches, --streams and --repeats must be at least 1, --seconds 0.32 to 60")

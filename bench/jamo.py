@@ -1,4 +1,4 @@
-"""How fast the jamo tokenizer encodes and decodes, beside a syllable SentencePiece model on the same text:
+"""Time the jamo tokenizer's encoding and decoding beside a syllable SentencePiece model on the same text:
 
     python bench/jamo.py [--lines 20000] [--out bench/results/jamo.json]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def sentences(lines: int) -> list[str]:
-    """Random words of KsponSpeech's length over every third syllable block."""
+    """Draw random words of KsponSpeech's length over every third syllable block."""
     rng = random.Random(0)
     blocks = [chr(code) for code in range(0xAC00, 0xD7A4, 3)]
     return [
@@ -34,7 +34,7 @@ def sentences(lines: int) -> list[str]:
 
 
 def rates(processor: sentencepiece.SentencePieceProcessor, lines: list[str]) -> dict[str, float]:
-    """Million syllables a second, best of five."""
+    """Measure million syllables a second, best of five."""
     syllables = sum(map(is_syllable, "".join(lines)))
     best = {"encode": 0.0, "decode": 0.0}
     for _ in range(5):

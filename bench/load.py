@@ -1,4 +1,4 @@
-"""How many streams, or requests a second, a server carries: an open-loop load that ramps to the limit.
+"""Find the streams, or requests a second, that a server carries: an open-loop load ramps to the limit.
 
     python bench/load.py --repository triton --manifest data/demo/eval_clean.jsonl
     python bench/load.py --url gpu-box:8001 --manifest m.jsonl --start 64 --processes 8
@@ -60,7 +60,7 @@ Utterance = tuple[str, np.ndarray]
 
 @dataclass
 class Measured:
-    """What a generator saw; times in seconds."""
+    """Observations of a generator; times in seconds."""
 
     response: list[float] = field(default_factory=list)
     first_partial: list[float] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the ramp, as one generator process gets it."""
+    """Share of one step of the ramp that one generator process gets."""
 
     url: str
     model: str
@@ -93,7 +93,7 @@ class Level:
 
 
 class StreamGenerator:
-    """Streams that speak utterances without end."""
+    """Generator of streams that speak utterances without end."""
 
     def __init__(self, level: Level, client: Any, utterances: Sequence[Utterance]) -> None:
         assert level.sizes is not None
@@ -103,7 +103,7 @@ class StreamGenerator:
         self.over = time.perf_counter() + level.seconds
 
     async def run(self) -> Measured:
-        """All streams, until the time is over."""
+        """Run all streams until the time is over."""
         await asyncio.gather(*(self._stream(number) for number in range(int(self.level.load))))
         return self.seen
 
@@ -131,7 +131,7 @@ class StreamGenerator:
         return await self.client.infer(**request_arguments(self.level.model, request, None, RATE, TIMEOUT))
 
     async def _speak(self, protocol: StreamProtocol, text: str, audio: np.ndarray) -> None:
-        """One utterance. Nothing is measured of chunks that are due when the time is over."""
+        """Speak one utterance. Chunks that are due when the time is over are not measured."""
         meter, begun, free, finals = LatencyMeter(), time.perf_counter(), 0.0, []
         protocol.feed(audio)
         protocol.end()
@@ -159,7 +159,7 @@ class StreamGenerator:
 
 
 async def generate_streams(level: Level, utterances: Sequence[Utterance]) -> Measured:
-    """What one process saw of its streams."""
+    """Run one process's streams; return its observations."""
     client = Connection(level.url, level.model).connect(triton)
     try:
         return await StreamGenerator(level, client, utterances).run()
@@ -168,7 +168,7 @@ async def generate_streams(level: Level, utterances: Sequence[Utterance]) -> Mea
 
 
 async def generate_requests(level: Level, utterances: Sequence[Utterance]) -> Measured:
-    """Whole utterances at random moments, ``level.load`` of them a second."""
+    """Send whole utterances at random moments, ``level.load`` of them a second."""
     seen, rng, clients = Measured(), random.Random(level.seed), []
     loop = asyncio.get_running_loop()
     pool = ThreadPoolExecutor(256)
@@ -205,7 +205,7 @@ async def generate_requests(level: Level, utterances: Sequence[Utterance]) -> Me
 
 
 def generate(level: Level, files: Sequence[tuple[str, str]]) -> Measured:
-    """The work of one generator process."""
+    """Do the work of one generator process."""
     utterances = [(text, read_audio(path)) for text, path in files]
     work: Coroutine[Any, Any, Measured]
     work = (generate_streams if level.sizes else generate_requests)(level, utterances)
@@ -213,14 +213,14 @@ def generate(level: Level, files: Sequence[tuple[str, str]]) -> Measured:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p95 and p99 in ms."""
+    """Compute p50, p95 and p99 in ms."""
     if not values:
         return None
     return {f"p{q}": round(1000 * float(np.percentile(values, q)), 1) for q in (50, 95, 99)}
 
 
 def row_of(load: float, seconds: float, seen: Measured, limit: float) -> dict[str, Any]:
-    """The figures of one level; ``limit`` in seconds."""
+    """Compute the figures of one level; ``limit`` in seconds."""
     references, hypotheses = zip(*seen.texts, strict=True) if seen.texts else ((), ())
     cer = headline_counts(references, hypotheses, PROFILES["plain"]).rate if references else None
     row: dict[str, Any] = {"load": load, "responses": len(seen.response)}
@@ -241,7 +241,7 @@ def row_of(load: float, seconds: float, seen: Measured, limit: float) -> dict[st
 
 
 def shares(load: float, processes: int, streams: bool) -> list[float]:
-    """``load`` divided among generator processes."""
+    """Divide ``load`` among generator processes."""
     if not streams:
         return [load / processes] * processes
     parts = [int(load) // processes + (index < int(load) % processes) for index in range(processes)]
@@ -249,7 +249,7 @@ def shares(load: float, processes: int, streams: bool) -> list[float]:
 
 
 def ramp(args: argparse.Namespace, url: str, files: list[tuple[str, str]]) -> dict[str, Any]:
-    """Levels until one is not carried, or --levels of them."""
+    """Raise the level until one is not carried, or --levels times."""
     sizes, limit, model = None, args.limit_ms / 1000, "asr"
     if args.mode == "streaming":
         model = args.model
@@ -278,7 +278,7 @@ def ramp(args: argparse.Namespace, url: str, files: list[tuple[str, str]]) -> di
 
 
 def show(row: dict[str, Any]) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
 
     def triple(kind: str) -> str:
         figures = row[f"{kind}_ms"]
@@ -296,7 +296,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Response percentiles against the load, with the limit."""
+    """Plot response percentiles against the load, with the limit."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The log-mel front ends beside NeMo's own, one thread each, and how far their features are apart:
+"""Time the log-mel front ends beside NeMo's own, one thread each, and compare their features:
 
     python bench/logmel.py [--repetitions 100] [--rounds 3] [--out bench/results/logmel.json]
 
@@ -64,7 +64,7 @@ def nemo_features(preprocessor: Any, audio: np.ndarray) -> np.ndarray:
 
 
 def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The front end as a graph: samples [n] to features [mels, frames], through one thread."""
+    """Make the front end as a graph: samples [n] to features [mels, frames], through one thread."""
     import onnxruntime
 
     from ko_asr.export.log_mel import export_offline_log_mel
@@ -85,7 +85,7 @@ def graph_front_end(log_mel: LogMel, path: Path) -> Callable[[np.ndarray], np.nd
 
 
 def best_seconds(cases: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """The fastest run of each case; they take turns."""
+    """Time the fastest run of each case; they take turns."""
     best = dict.fromkeys(cases, float("inf"))
     for _ in range(repetitions):
         for name, case in cases.items():
@@ -96,7 +96,7 @@ def best_seconds(cases: dict[str, Callable[[], object]], repetitions: int) -> di
 
 
 def run_front_end(folder: Path, repetitions: int) -> None:
-    """What the server's Python does: time the clips of ``folder`` and leave their features there."""
+    """Time the clips of ``folder`` in the server's Python and leave their features there."""
     front_end = LogMel.load(folder / "front_end.npz")
     with np.load(folder / "clips.npz") as audio:
         best = [best_seconds({"": lambda a=audio[k]: front_end(a)}, repetitions)[""] for k in audio.files]
@@ -113,7 +113,7 @@ def in_server_python(folder: Path, repetitions: int) -> dict:
 
 
 def measure(repetitions: int, rounds: int) -> dict:
-    """Microseconds an audio second of each case by clip, and the largest differences to NeMo."""
+    """Measure microseconds an audio second of each case by clip, and the largest differences to NeMo."""
     from threadpoolctl import threadpool_limits
 
     from ko_asr.models.front_end import log_mel_of

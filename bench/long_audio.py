@@ -1,4 +1,4 @@
-"""Long audio: speed beside clips, memory against length, what windows cost in CER, how late words are.
+"""Measure long audio: speed beside clips, memory by length, windows' cost in CER, words' lateness.
 
     python bench/long_audio.py --model X.nemo --manifest data/demo/eval_clean.jsonl
 
@@ -44,7 +44,7 @@ def utterances(manifest: Path, limit: int) -> list[Utterance]:
 
 
 def write_long(path: Path, spoken: list[Utterance], seconds: float) -> None:
-    """``seconds`` of the utterances, over and over, with faintly noisy pauses between them."""
+    """Write ``seconds`` of the utterances, over and over, with faintly noisy pauses between them."""
     rng, left, number = np.random.default_rng(0), int(seconds * RATE), 0
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as out:
         while left > 0:
@@ -55,7 +55,7 @@ def write_long(path: Path, spoken: list[Utterance], seconds: float) -> None:
 
 
 def clips_seconds(model: Any, path: Path) -> float:
-    """Seconds for the file in clips of 15 s, decoded to words as well."""
+    """Time the file in clips of 15 s, decoded to words as well."""
     from ko_asr.runtime.ctc import collapse
     from ko_asr.runtime.results import words
 
@@ -87,7 +87,7 @@ def speed(model: Any, path: Path, seconds: float, rounds: int) -> dict[str, floa
 
 
 def peak_megabytes(model: Path, audio: Path) -> float:
-    """Peak resident memory of recipes/transcribe.py on one file."""
+    """Measure the peak resident memory of recipes/transcribe.py on one file."""
     command = [sys.executable, str(ROOT.parent / "recipes" / "transcribe.py"), str(audio)]
     command += ["--model", str(model), "--output", str(audio.with_suffix(".txt"))]
     child = os.posix_spawn(sys.executable, command, os.environ)
@@ -107,7 +107,7 @@ def memory(model: Path, folder: Path, spoken: list[Utterance], hours: float) -> 
 
 
 def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
-    """CER of full context, and of windows of each size."""
+    """Compute the CER of full context, and of windows of each size."""
     from ko_asr.evaluation.metrics import score
     from ko_asr.recognition.buffered import BufferedRecognizer
     from ko_asr.runtime.ctc_decoder import DecoderSettings
@@ -136,7 +136,7 @@ def context_costs(model: Any, spoken: list[Utterance]) -> dict[str, Any]:
 
 
 def lag(model: Any, spoken: list[Utterance]) -> dict[str, float]:
-    """Medians in ms by which the first word starts and the last one ends after the sound, and the offset."""
+    """Return the median delay in ms of the first word's start and the last word's end, and the offset."""
     from ko_asr.runtime.ctc import collapse
     from ko_asr.runtime.results import words
 

@@ -1,4 +1,4 @@
-"""Throughput of the served ensemble against its own encoder, bare, and against its peers, on the same cores.
+"""Measure the served ensemble against its own encoder, bare, and against its peers, on the same cores.
 
     python bench/offline_ensemble.py                       # size s, random weights
     python bench/offline_ensemble.py --clients 16 --peers --sherpa .sherpa/bin/python      # --size l
@@ -50,7 +50,7 @@ BATCHES = (1, 4)  # clips a call of every engine that takes batches; its better 
 
 
 def bare_worker(graph: str, mels: int, frames: int, batch: int, commands: Any, results: Any) -> None:
-    """One process, one session, one thread: run for as long as told, report the clips done."""
+    """Run one session on one thread in one process for the asked time; report the clips done."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -72,7 +72,7 @@ def bare_worker(graph: str, mels: int, frames: int, batch: int, commands: Any, r
 
 
 class BareEncoder:
-    """Two one-thread sessions in processes of their own, waiting between rounds."""
+    """Pair of one-thread sessions in processes of their own, waiting between rounds."""
 
     def __init__(self, graph: Path, mels: int, frames: int, batch: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -88,7 +88,7 @@ class BareEncoder:
             self.results.get()
 
     def measure(self, seconds: float) -> float:
-        """Clips a second of both together."""
+        """Measure the clips a second of both together."""
         for commands in self.commands:
             commands.put(seconds)
         return sum(self.results.get() for _ in self.commands)
@@ -99,7 +99,7 @@ class BareEncoder:
 
 
 def ensemble_round(url: str, audio: np.ndarray, clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Closed loop of ``clients``: clips a second, and the latencies in seconds."""
+    """Run a closed loop of ``clients``; return clips a second, and the latencies in seconds."""
     latencies: list[float] = []
     failures: list[BaseException] = []
     deadline = time.perf_counter() + seconds
@@ -125,7 +125,7 @@ def ensemble_round(url: str, audio: np.ndarray, clients: int, seconds: float) ->
 
 
 class Peer:
-    """`bench/peer_worker.py` processes that work at the same time, waiting between rounds."""
+    """Processes of `bench/peer_worker.py` that work at the same time, waiting between rounds."""
 
     def __init__(self, python: str, peer: str, model: Path, clips: Path, batch: int, count: int) -> None:
         worker = str(ROOT / "bench" / "peer_worker.py")
@@ -151,7 +151,7 @@ class Peer:
         return answers
 
     def ask(self, command: object) -> list[Any]:
-        """The answer of each process to one command line."""
+        """Return the answer of each process to one command line."""
         for worker in self.workers:
             assert worker.stdin is not None
             worker.stdin.write(f"{command}\n")
@@ -159,7 +159,7 @@ class Peer:
         return self._answers(command)
 
     def measure(self, seconds: float) -> float:
-        """Clips a second of all together."""
+        """Measure the clips a second of all together."""
         return sum(self.ask(seconds))
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class Peer:
 
 
 def model_file(options: argparse.Namespace, folder: Path) -> Path:
-    """The .nemo asked for, or one of random weights."""
+    """Return the .nemo asked for, or one of random weights."""
     if options.model is not None:
         return options.model
     model = folder / f"random_{options.size}.nemo"
@@ -179,14 +179,14 @@ def model_file(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def exported(options: argparse.Namespace, model: Path, folder: Path) -> Path:
-    """A filled repository for ``model``."""
+    """Export ``model``; return the filled repository."""
     repository = folder / "repository"
     run([ROOT / "export" / "to_triton.py", "--model", model, "--repository", repository])
     return repository
 
 
 def peer_graphs(model: Path, graph: Path, folder: Path) -> dict[str, Path]:
-    """NeMo's own export with what sherpa-onnx reads from it, and our int8 graph for the CPU."""
+    """Make NeMo's own export with what sherpa-onnx reads from it, and our int8 graph for the CPU."""
     import onnx
 
     from ko_asr.export.quantize import quantize_for_cpu
@@ -214,7 +214,7 @@ def peer_graphs(model: Path, graph: Path, folder: Path) -> dict[str, Path]:
 def start_peers(
     options: argparse.Namespace, contract: Contract, model: Path, graph: Path, folder: Path, clips: np.ndarray
 ) -> dict[str, Any]:
-    """Peers by name, each with ``measure``, ``processes`` and ``close``."""
+    """Start the peers, by name, each with ``measure``, ``processes`` and ``close``."""
     frames = clips.shape[1] // contract.hop
     graphs = peer_graphs(model, graph, folder)
     path = folder / "clips.npy"
@@ -248,7 +248,7 @@ def machine() -> dict[str, Any]:
 
 
 def equal_texts(url: str, clips: np.ndarray, nemo: Peer) -> str:
-    """How many clips the ensemble spells as NeMo's ``transcribe`` does."""
+    """Count the clips that the ensemble spells like NeMo's ``transcribe``."""
     with AsrClient(url) as client:
         ours = [client.transcribe(clip).text for clip in clips]
     theirs = nemo.ask("texts")[0]

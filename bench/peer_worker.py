@@ -1,4 +1,4 @@
-"""A peer of the offline ensemble in a process of its own; bench/offline_ensemble.py starts it.
+"""Run a peer of the offline ensemble in a process of its own; bench/offline_ensemble.py starts it.
 
 Reads one line a command from standard input: a number of seconds to run for, or "texts". Answers one line of
 JSON: clips a second, or the texts of the clips. Runs in the peer's own environment: numpy and the peer only.
@@ -17,7 +17,7 @@ Clips = list[np.ndarray]
 
 
 def sherpa(options: argparse.Namespace) -> Callable[[Clips], list[str]]:
-    """sherpa-onnx's offline recogniser on NeMo's own export, one thread."""
+    """Load sherpa-onnx's offline recogniser on NeMo's own export, one thread."""
     import sherpa_onnx
 
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
@@ -35,7 +35,7 @@ def sherpa(options: argparse.Namespace) -> Callable[[Clips], list[str]]:
 
 
 def nemo(options: argparse.Namespace) -> Callable[[Clips], list[str]]:
-    """NeMo's ``transcribe()`` with the threads that torch was given."""
+    """Load NeMo's ``transcribe()`` with the threads that torch was given."""
     import torch
 
     from ko_asr.models.nemo_file import restore_model

@@ -1,4 +1,4 @@
-"""How fast a corpus is prepared, beside plain WAV copies and Lhotse on the same disk in the same run:
+"""Time the preparation of a corpus beside plain WAV copies and Lhotse on the same disk in the same run:
 
     python bench/prepare.py [--utterances 5000] [--rounds 2] [--folder DIR] [--out bench/results/prepare.json]
     python bench/prepare.py --lines 620000        # memory: a script as long as KsponSpeech's
@@ -30,8 +30,8 @@ from ko_asr.audio.corpus_audio import flac_bytes
 from ko_asr.audio.espeak import VOICES, synthesize
 from ko_asr.corpora.ksponspeech import KsponSpeech
 from ko_asr.data.audit import write_audit
-from ko_asr.data.convert import FlacFiles
-from ko_asr.data.prepare import CHUNK, prepare
+from ko_asr.data.file_store import CHUNK, FlacFiles
+from ko_asr.data.prepare import prepare
 from ko_asr.data.workers import ordered_map
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
@@ -49,7 +49,7 @@ LINES = (
 
 
 def write_corpus(root: Path, utterances: int) -> None:
-    """A train split of ``utterances`` files of 3 to 5 s: 64 spoken sentences, cut and scaled anew."""
+    """Write a train split of ``utterances`` files of 3 to 5 s: 64 spoken sentences, cut and scaled anew."""
     words = "오늘 아침에 학교 앞에서 친구를 만나서 밥을 먹고 천천히 걸어서 도서관에 갔습니다."
     voices = [synthesize(words, VOICES[i % len(VOICES)], 140 + i, 30 + i // 2) for i in range(64)]
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def write_chunk(task: tuple[Callable[[Path, Path], None], list[Path], Path]) -> 
 
 
 def copy_as_wav(pcm: Path, folder: Path) -> None:
-    """The least that any preparation does: read each PCM, write it with a header."""
+    """Do the least that any preparation does: read each PCM, write it with a header."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as stream:
         stream.setnchannels(1)
@@ -97,7 +97,7 @@ _encoded: dict[str, bytes] = {}  # by file name; worker processes inherit it whe
 
 
 def write_encoded(pcm: Path, folder: Path) -> None:
-    """What creating the files costs when nothing has to be encoded."""
+    """Write files that need no encoding: the cost of creating them."""
     (folder / f"{pcm.stem}.flac").write_bytes(_encoded[pcm.stem])
 
 
@@ -135,7 +135,7 @@ def timed(work: Callable[[Path, Path], None], corpus: Path, folder: Path) -> flo
 
 
 def speed(utterances: int, rounds: int, folder: Path) -> dict[str, float]:
-    """Utterances a second of each case, best of ``rounds``."""
+    """Measure utterances a second of each case, best of ``rounds``."""
     cases: dict[str, tuple[Path, Callable[[Path, Path], None]]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as disk, tempfile.TemporaryDirectory(dir=MEMORY) as memory:
         for place in (Path(disk), Path(memory)):
@@ -181,7 +181,7 @@ def report_speed(rates: dict[str, float]) -> dict[str, float]:
 
 
 def memory(lines: int) -> dict[str, float]:
-    """Peak memory and speed of this process with a script of ``lines`` lines, every one of them kept.
+    """Measure peak memory and speed of this process with a script of ``lines`` lines, all of them kept.
 
     One short PCM file is linked under all names: 620,000 real ones would measure the disk.
     """
@@ -223,7 +223,7 @@ def memory(lines: int) -> dict[str, float]:
 
 
 def text(rounds: int) -> dict[str, float]:
-    """Lines a second on one core."""
+    """Measure lines a second on one core."""
     lines = [line for line in LINES for _ in range(25_000)]
     rates = {}
     for side in ("orthographic", "phonetic"):

@@ -1,4 +1,4 @@
-"""What processes and their children cost, for benchmarks whose work is spread over several."""
+"""CPU time of processes and their children, for benchmarks whose work is spread over several."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _CLOCK = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(processes: Iterable[int]) -> float:
-    """User and system seconds so far of ``processes`` (their numbers) and their living children."""
+    """Return user and system seconds so far of ``processes`` (their ids) and their living children."""
     total = 0.0
     for process in processes:
         for task in Path(f"/proc/{process}/task").glob("*/children"):

@@ -17,7 +17,7 @@ SIZES = {"xs": (96, 4, 4), "s": (176, 4, 16), "m": (256, 4, 16), "l": (512, 8, 1
 
 
 def tokenizer(folder: Path, vocabulary: int) -> Path:
-    """A syllable tokenizer of exactly ``vocabulary`` pieces, <unk> and the word boundary among them."""
+    """Train a syllable tokenizer of exactly ``vocabulary`` pieces, <unk> and the word boundary among them."""
     from ko_asr.text.tokenizer import train
 
     syllables = [chr(0xAC00 + 11 * i) for i in range(vocabulary - 2)]
@@ -26,7 +26,7 @@ def tokenizer(folder: Path, vocabulary: int) -> Path:
 
 
 def configuration(size: str, subsampling: int, tokenizer_folder: Path, streaming: bool = False) -> dict:
-    """NeMo's model configuration: the published FastConformer-CTC values, ``streaming`` cache-aware."""
+    """Return NeMo's model configuration: the published FastConformer-CTC, ``streaming`` cache-aware."""
     d_model, heads, layers = SIZES[size]
     modules = "nemo.collections.asr.modules"
     values = {

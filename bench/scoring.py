@@ -1,4 +1,4 @@
-"""How fast transcripts are scored, beside jiwer on the same texts:
+"""Time the scoring of transcripts beside jiwer on the same texts:
 
     python bench/scoring.py [--utterances 20000] [--out bench/results/scoring.json]
 
@@ -34,7 +34,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def misheard(text: str, rng: random.Random) -> str:
-    """3 % deletions, 7 % substitutions, 2 % added spaces."""
+    """Make 3 % deletions, 7 % substitutions and 2 % added spaces."""
     heard = []
     for char in text:
         draw = rng.random()

@@ -1,4 +1,4 @@
-"""How fast a corpus goes straight into tar shards, beside Lhotse's own KsponSpeech preparation:
+"""Time a corpus straight into tar shards beside Lhotse's own KsponSpeech preparation:
 
     python bench/shards.py [--utterances 10000] [--folder /tmp] [--out bench/results/shards.json]
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_corpus(root: Path, utterances: int) -> None:
-    """Speech with noise at 40 dB under it, so that FLAC has as much to do as with recordings."""
+    """Make speech with noise 40 dB below it, so that FLAC has as much to do as with recordings."""
     rng = np.random.default_rng(0)
     spoken = np.concatenate(
         [synthesize("오늘은 날씨가 정말 좋아서 친구와 함께 산책을 갔습니다") for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Thousands of broken streams beside healthy ones: no word may leak, no place and no memory may be lost.
+"""Run thousands of broken streams beside healthy ones: no word may leak, no place, no memory be lost.
 
     python bench/soak.py --repository triton --manifest data/demo/eval_clean.jsonl --sequences 10000
 
@@ -45,7 +45,7 @@ WHOLE = StreamOptions(endpointing=None)
 
 @dataclass
 class Tally:
-    """What happened."""
+    """Counts of what happened."""
 
     broken: Counter = field(default_factory=Counter)
     refused: int = 0
@@ -55,7 +55,7 @@ class Tally:
 
 
 def impatient_copy(repository: Path, folder: Path, idle: float, time_to_live: float) -> Path:
-    """A copy of ``repository`` whose streams are over after ``idle`` seconds."""
+    """Copy ``repository``, with streams that are over after ``idle`` seconds."""
     copy = folder / "triton"
     shutil.copytree(repository, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.glob("asr_streaming*/config.pbtxt"):
@@ -69,7 +69,7 @@ def impatient_copy(repository: Path, folder: Path, idle: float, time_to_live: fl
 
 
 def memory_mb(process: int) -> dict[str, float]:
-    """Resident memory of the server and its model processes, by name."""
+    """Read the resident memory of the server and its model processes, by name."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()
     sizes = {}
     for pid in (str(process), *children):
@@ -88,7 +88,7 @@ def words(results: list[Result]) -> list[str]:
 
 
 async def transcript(client: AsyncStreamingClient, audio: np.ndarray) -> list[str]:
-    """The words of a whole stream without end-points."""
+    """Return the words of a whole stream without end-points."""
     async with await client.open(WHOLE) as stream:
         await stream.send(audio)
         await stream.finish()
@@ -102,7 +102,7 @@ async def answered(stream: AsyncStream) -> None:
 
 
 async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tally: Tally) -> bool:
-    """A stream that goes wrong after one to four chunks; False when the server had no place for it."""
+    """Break a stream after one to four chunks; return False when the server had no place for it."""
     stream = await client.open(WHOLE)
     sizes = await client.sizes()
     size = sizes.first_samples + random.randint(0, 3) * sizes.shift_samples
@@ -123,7 +123,7 @@ async def broken(client: AsyncStreamingClient, audio: np.ndarray, kind: str, tal
 
 
 async def witness(client: AsyncStreamingClient, audio: np.ndarray, wanted: list[str], tally: Tally) -> None:
-    """Once through an utterance beside the broken streams."""
+    """Stream one utterance beside the broken streams and compare its words."""
     try:
         heard = await transcript(client, audio)
     except StreamsFull:
@@ -134,7 +134,7 @@ async def witness(client: AsyncStreamingClient, audio: np.ndarray, wanted: list[
 
 
 async def every_place_is_free(client: AsyncStreamingClient, audio: np.ndarray) -> int:
-    """How many of the server's places can be taken, all at once."""
+    """Count the server's places that can be taken, all at once."""
     sizes = await client.sizes()
     streams = [await client.open(WHOLE) for _ in range(sizes.max_streams)]
     taken = 0

@@ -1,4 +1,4 @@
-"""Streams a core can follow in real time, compute per chunk, and what look-ahead costs in CER.
+"""Measure the streams a core follows in real time, compute per chunk, and look-ahead's cost in CER.
 
     python bench/streaming.py --model X.nemo --manifest data/demo/eval_clean.jsonl
 
@@ -41,7 +41,7 @@ Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], comput
 
 
 def prepare(folder: Path, size: str) -> None:
-    """Random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
+    """Write random weights, our graphs and NeMo's own export with the fields that sherpa-onnx reads."""
     from ko_asr.export.streaming.folder import export_look_ahead
     from ko_asr.models.nemo_file import load_exportable_model
 
@@ -88,7 +88,7 @@ def export_as_nemo_does(model: Any, folder: Path, look_ahead: int) -> None:
 
 
 def engine(folder: Path, look_ahead: int, streams: int) -> Round:
-    """Ours as a user runs it: log-mel, graph, greedy decoding with partial results."""
+    """Run ours in one process: log-mel, graph, greedy decoding with partial results."""
     from ko_asr.recognition.streaming import StreamingRecognizer
 
     recognizer = StreamingRecognizer.load(folder / str(look_ahead), max_batch=streams)
@@ -104,7 +104,7 @@ def engine(folder: Path, look_ahead: int, streams: int) -> Round:
 
 
 def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
-    """Ours as clients see it: every stream sends its chunk over gRPC, all are answered before the next."""
+    """Run ours through clients: every stream sends its chunk over gRPC, all are answered before the next."""
     import tritonclient.grpc.aio as triton
 
     from ko_asr.client.protocol import StreamProtocol
@@ -250,7 +250,7 @@ MAKERS = dict(
 
 
 def work(peer: str, folder: Path, look_ahead: int, streams: int, rounds: int) -> None:
-    """Measure one peer on one core; prints the seconds of each round as JSON."""
+    """Measure one peer on one core; print the seconds of each round as JSON."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     compute = MAKERS[peer](folder, look_ahead, streams)
     samples = 1280 * (look_ahead + 1)
@@ -267,7 +267,7 @@ def work(peer: str, folder: Path, look_ahead: int, streams: int, rounds: int) ->
 
 
 def sherpa_python() -> Path:
-    """The interpreter of an environment with sherpa-onnx; UserError when it cannot be made."""
+    """Return the interpreter of an environment with sherpa-onnx; UserError when it cannot be made."""
     python = SHERPA / "bin" / "python"
     if not python.exists():
         venv.create(SHERPA, with_pip=True, clear=True)
@@ -282,7 +282,7 @@ def sherpa_python() -> Path:
 
 
 def measure(peer: str, folder: Path, look_ahead: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A peer's figures, or the reason why there are none."""
+    """Return a peer's figures, or the reason why there are none."""
     try:
         python = sherpa_python() if peer == "sherpa-onnx" else Path(sys.executable)
     except UserError as error:
@@ -332,7 +332,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def curve(options: argparse.Namespace) -> list[dict[str, float]]:
-    """CER and latency of each look-ahead of the trained model."""
+    """Measure CER and latency of each look-ahead of the trained model."""
     from ko_asr.audio.stream import AudioStream
     from ko_asr.data.manifest import read_manifest
     from ko_asr.evaluation.metrics import Counts, character_counts

@@ -1,4 +1,4 @@
-"""Unigram, syllable or jamo? Each trained from scratch at equal budget on synthetic speech, then scored.
+"""Compare unigram, syllable and jamo, each trained from scratch at equal budget on synthetic speech.
 
     python bench/tokenizer_comparison.py --work /tmp/tokenizer_comparison        # about 15 minutes on 2 cores
     python bench/tokenizer_comparison.py --work DIR --steps 3000 --tokenizers jamo syllable bpe
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(script: str, *options: str | Path, done: Path | None = None) -> None:
-    """Run a script of this project unless ``done`` exists. UserError when it fails, having said why."""
+    """Run a script of this project unless ``done`` exists. UserError when it fails, after its own message."""
     line = shlex.join(["python", script, *map(str, options)])
     if done is not None and done.exists():
         print(f"== {done} is there: {line}", flush=True)
@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict:
 
 
 def train(kind: str, steps: int) -> None:
-    """Tokenizer and model of one kind; the cost of each start is added to the run's cost.jsonl."""
+    """Train tokenizer and model of one kind; add the cost of each start to the run's cost.jsonl."""
     tokenizer, model = Path("tokenizers") / kind, model_file(kind, steps)
     run("tokenizers/build.py", "--type", kind, "--manifest", DATA / "train.jsonl", "--out", tokenizer,
         done=tokenizer / "tokenizer.model")  # fmt: skip
@@ -114,7 +114,7 @@ def train(kind: str, steps: int) -> None:
 
 
 def training_cost(kind: str, steps: int) -> dict:
-    """Wall and CPU seconds over every start of the run; None for a run of which some start was killed."""
+    """Sum wall and CPU seconds over every start of the run; None for a run of which a start was killed."""
     folder = model_file(kind, steps).parents[1]
     lines = (folder / "cost.jsonl").read_text(encoding="utf-8").splitlines()
     costs = [json.loads(line) for line in lines]
@@ -128,7 +128,7 @@ def training_cost(kind: str, steps: int) -> dict:
 
 
 def scores_of(kind: str, reference: str, steps: int) -> dict[str, dict]:
-    """What recipes/evaluate.py says of a model on each eval set, compared with the reference tokenizer's."""
+    """Score a model with recipes/evaluate.py on each eval set, compared with the reference tokenizer's."""
     model, found = model_file(kind, steps), {}
     for split in SPLITS:
         out = Path("results") / model.stem / split
@@ -144,7 +144,7 @@ def scores_of(kind: str, reference: str, steps: int) -> dict[str, dict]:
 
 
 def compact(card: dict) -> dict:
-    """Rates, intervals and significance out of a scores.json."""
+    """Return rates, intervals and significance out of a scores.json."""
     metrics = {
         name: {key: card["metrics"][name][key] for key in ("rate", "interval95", "reference")}
         for name in ("cer", "cer_no_spaces", "wer", "onset", "nucleus", "coda")
@@ -157,7 +157,7 @@ def compact(card: dict) -> dict:
 
 
 def figures(kind: str, reference: str, steps: int, tokens: dict) -> dict:
-    """Everything that is measured of one tokenizer."""
+    """Gather everything that is measured of one tokenizer."""
     cards, factor = scores_of(kind, reference, steps), SUBSAMPLING[kind]
     heard = sum(card["audio_seconds"] for card in cards.values())
     model = model_file(kind, steps)
@@ -176,14 +176,14 @@ def figures(kind: str, reference: str, steps: int, tokens: dict) -> dict:
 
 
 def rate(metric: dict) -> str:
-    """Per cent with its interval, and a star where it differs from the reference at p < 0.05."""
+    """Format per cent with its interval, and a star where it differs from the reference at p < 0.05."""
     low, high = metric["interval95"]
     star = "*" if metric.get("against_reference", {}).get("p_value", 1.0) < 0.05 else ""
     return f"{100 * metric['rate']:.2f}{star} ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def markdown(rows: Iterable[dict]) -> str:
-    """One row a tokenizer."""
+    """Format one row a tokenizer."""
     heads = ["tokenizer", "pieces", "tokens/s", "infeasible"]
     for split in SPLITS:
         heads += [f"CER % `{split}`", f"받침 % `{split}`"]
@@ -212,8 +212,10 @@ def main() -> None:
     run("tokenizers/compare.py", *folders, "--manifest", DATA / "train.jsonl", "--out", "results/tokenizers")
     tokens = read_json(Path("results/tokenizers/tokenizers.json"))["tokenizers"]
     reference = args.tokenizers[0]
-    rows = [figures(kind, reference, args.steps, token)
-            for kind, token in zip(args.tokenizers, tokens, strict=True)]  # fmt: skip
+    rows = [
+        figures(kind, reference, args.steps, token)
+        for kind, token in zip(args.tokenizers, tokens, strict=True)
+    ]
     text = markdown(rows)
     note = f"Synthetic speech. * differs from {reference}: paired bootstrap, p < 0.05."
     result = {

@@ -26,15 +26,14 @@ BOOST_LIBRARIES = ("program-options", "system", "thread", "test", "chrono", "ato
 
 
 def run(command: list[str | Path], purpose: str, **options) -> str:
-    """Run a command quietly; UserError with the end of what it said when it fails."""
+    """Run a command quietly; UserError with the end of its output when it fails."""
     done = subprocess.run(
         [*map(str, command)], capture_output=True, encoding="utf-8", errors="replace", **options
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        reason = next(
-            (line.strip() for line in said if "error" in line.lower()), said[-1] if said else "no output"
-        )
+        output = (done.stderr or done.stdout).strip().splitlines()
+        errors = (line.strip() for line in output if "error" in line.lower())
+        reason = next(errors, output[-1] if output else "no output")
         raise UserError(
             f"{purpose} failed ({reason[:200]}): see the requirements in {Path(__file__).name} --help"
         )
@@ -42,7 +41,7 @@ def run(command: list[str | Path], purpose: str, **options) -> str:
 
 
 def kenlm_version() -> str:
-    """The kenlm release that requirements.txt pins."""
+    """Return the kenlm release that requirements.txt pins."""
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     return re.findall(r"^kenlm==([\w.]+)", text, re.MULTILINE)[0]
 
@@ -84,7 +83,7 @@ def _has_boost(*options: str) -> bool:
 
 
 def unpack_debian_boost(folder: Path) -> list[str]:
-    """Fetch Debian's Boost into ``folder``; the cmake options that find it, [] where there is no apt."""
+    """Fetch Debian's Boost into ``folder``; return the cmake options that find it, [] without apt."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return []
     print("Boost is not installed: fetching Debian's packages (13 MB, nothing is installed)", flush=True)
@@ -107,7 +106,7 @@ def boost_options(folder: Path) -> list[str]:
 
 
 def find_boost(given: Path | None, work: Path) -> list[str]:
-    """cmake options under which Boost is found; UserError when it is nowhere."""
+    """Return cmake options under which Boost is found; UserError when it is nowhere."""
     if given:
         options = boost_options(given.absolute())
     else:

@@ -2,7 +2,7 @@
 
     make demo                                    # sets up the environments first
     python recipes/demo.py [--utterances N]      # when they are there
-    make demo-streaming                          # and a model that is heard chunk by chunk, four minutes more
+    make demo-streaming                          # and a model that is fed chunk by chunk, four minutes more
 
 The corpus is synthetic speech (espeak-ng) in the KsponSpeech layout, so the same commands work on KsponSpeech
 itself. What an earlier run finished (corpus, manifests, tokenizer, model) is kept; `make clean` removes it.
@@ -40,13 +40,13 @@ CORPUS, DATA, TOKENIZER, RESULTS = (
 
 
 def python(script: str | Path, *arguments: str | Path) -> list[str]:
-    """The command that runs one of this project's scripts, from whichever folder."""
+    """Return the command that runs one of this project's scripts, from whichever folder."""
     return [sys.executable, str(ROOT / script), *map(str, arguments)]
 
 
 @dataclass
 class Demo:
-    """Runs scripts of this project in a work folder, prints each as a user would type it, keeps the times."""
+    """Runner of this project's scripts: it prints each as a user would type it and keeps the times."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class Demo:
         self.seconds[title] = round(time.monotonic() - started, 1)
 
     def train(self, utterances: int) -> None:
-        """Corpus, manifests, tokenizer, model."""
+        """Make corpus, manifests, tokenizer and model."""
         self.run(
             "synthesise a corpus in the KsponSpeech layout", "recipes/make_demo_corpus.py",
             "--out", CORPUS, "--utterances", str(utterances), done=Path(f"{HELD_OUT}.txt"),
@@ -86,7 +86,7 @@ class Demo:
         )
 
     def evaluate_and_export(self) -> None:
-        """Scores on both eval sets, then the model repository."""
+        """Score both eval sets, then write the model repository."""
         for split in EVAL_SPLITS:
             self.run(
                 f"score {split}", "recipes/evaluate.py", "--model", MODEL,
@@ -95,7 +95,7 @@ class Demo:
         self.run("export", "export/to_triton.py", "--model", MODEL, "--repository", "triton")
 
     def stream(self) -> None:
-        """A cache-aware model beside the first one, served, and the held-out sentence spoken to it."""
+        """Train and serve a cache-aware model beside the first one; stream the held-out sentence to it."""
         self.run(
             "train a streaming FastConformer-CTC", "recipes/train_ctc.py", "--config-name", STREAMING_CONFIG,
             done=STREAMING_MODEL,
@@ -113,7 +113,7 @@ class Demo:
         print(f"   said        {Path(f'{HELD_OUT}.txt').read_text(encoding='utf-8').strip()}")
 
     def bench(self) -> None:
-        """The ensemble's throughput beside its own encoder's, on random weights of size s."""
+        """Measure the ensemble's throughput beside its own encoder's, on random weights of size s."""
         self.run(
             "throughput: the ensemble against its own encoder, bare (size s)", "bench/offline_ensemble.py",
             "--out", RESULTS / "offline_ensemble.json", "--rounds", "3",
@@ -121,7 +121,7 @@ class Demo:
 
 
 def transcribe(url: str, files: list[Path]) -> dict[str, dict]:
-    """Answers of the gRPC client by absolute path."""
+    """Return the answers of the gRPC client by absolute path."""
     command = python("recipes/transcribe_client.py", "--url", url, "--concurrency", "8", *files)
     print(
         f"\n$ python recipes/transcribe_client.py --url {url} --concurrency 8 ({len(files)} files)",
@@ -132,7 +132,7 @@ def transcribe(url: str, files: list[Path]) -> dict[str, dict]:
 
 
 def served_equals_nemo(answers: dict[str, dict]) -> tuple[int, int]:
-    """(utterances whose served text equals NeMo's, utterances) over both eval sets."""
+    """Count (utterances whose served text equals NeMo's, utterances) over both eval sets."""
     equal = total = 0
     for split in EVAL_SPLITS:
         for entry in read_manifest(RESULTS / split / "predictions.jsonl"):
@@ -150,14 +150,14 @@ def serve_and_compare() -> dict:
     print("\n== serve it\n$ tritonserver --model-repository triton/", flush=True)
     with TritonServer("triton", ROOT / ".server") as server:
         answers = transcribe(server.url, [*files, wav])
-    heard = answers[os.path.abspath(wav)]
+    answer = answers[os.path.abspath(wav)]
     equal, total = served_equals_nemo(answers)
     print(f"   {wav}, a sentence that is in no split:")
     print(f"   said        {spoken}")
-    print(f"   transcript  {heard['text']}")
-    print(f"   confidence  {heard['confidence']:.2f}   latency {heard['latency_ms']:.0f} ms")
-    print(f"   CER         {character_counts(spoken, heard['text']).rate:.2%}")
-    return {"held_out": {"said": spoken, **heard}, "served_equal": equal, "served_total": total}
+    print(f"   transcript  {answer['text']}")
+    print(f"   confidence  {answer['confidence']:.2f}   latency {answer['latency_ms']:.0f} ms")
+    print(f"   CER         {character_counts(spoken, answer['text']).rate:.2%}")
+    return {"held_out": {"said": spoken, **answer}, "served_equal": equal, "served_total": total}
 
 
 def load(path: Path) -> dict:
@@ -165,7 +165,7 @@ def load(path: Path) -> dict:
 
 
 def summary(demo: Demo, served: dict, started: float) -> dict:
-    """Every figure of the run, from the files that the commands wrote."""
+    """Gather every figure of the run from the files that the commands wrote."""
     scores = {split: load(RESULTS / split / "scores.json") for split in EVAL_SPLITS}
     return {
         "wall_seconds": round(time.time() - started, 1),
@@ -181,7 +181,7 @@ def summary(demo: Demo, served: dict, started: float) -> dict:
 
 
 def print_summary(figures: dict) -> None:
-    """The figures beside the limits that the project sets itself."""
+    """Print the figures beside the limits that the project sets itself."""
     equal, total = figures["served_equal"], figures["served_total"]
     rows = [
         ("wall time", f"{figures['wall_seconds'] / 60:.1f} min", "<= 12 min on 2 cores, downloads included"),

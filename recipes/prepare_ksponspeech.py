@@ -13,6 +13,8 @@ from ko_asr.corpora.ksponspeech import KsponSpeech
 from ko_asr.data.command import add_arguments, run_recipe
 from ko_asr.errors import UserError, run_main
 
+TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -26,9 +28,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_arguments(parser, TOKENIZERS)
     return parser.parse_args()
-
-
-TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:

@@ -5,25 +5,17 @@
 A run that was stopped goes on where it was when the same command is given again.
 """
 
-import argparse
 from pathlib import Path
 
-from ko_asr.corpora.layout import outside_of
 from ko_asr.corpora.zeroth import Zeroth
-from ko_asr.data.command import add_arguments, run_recipe
+from ko_asr.data.command import corpus_arguments, run_recipe
 from ko_asr.errors import run_main
 
 TOKENIZERS = Path(__file__).resolve().parents[1] / "tokenizers"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder that holds the unpacked corpus")
-    add_arguments(parser, TOKENIZERS)
-    args = parser.parse_args()
-    outside_of(args.corpus, args.out)
+    args = corpus_arguments(__doc__, TOKENIZERS)
     return run_recipe(Zeroth(args.corpus), args)
 
 

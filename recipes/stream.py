@@ -5,7 +5,7 @@
     python recipes/stream.py speech.wav                        # as fast as it can
 
 On a terminal the partial is written over itself; elsewhere there is one line a final, with its seconds and
-its confidence. At the end: latency figures (`ko_asr.recognition.latency` says what they are) and how often
+its confidence. At the end: latency figures (defined in `ko_asr.recognition.latency`) and how often
 partials were revised.
 
 A cache-aware model streams exactly, with the --look-ahead (encoder frames) that it was trained with; any
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
 
 
 def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, CountingDecoder]:
-    """A session of the model at ``path``, cache-aware or buffered, and its decoder."""
+    """Open a session of the model at ``path``, cache-aware or buffered; return it with its decoder."""
     how = search.Search.of(args)
     rules = EndpointRules(args.silence_ms, None, args.max_utterance_ms)
     recognizer: Any
@@ -91,8 +91,8 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
 def listen(
     session: Any, counting: CountingDecoder, packets: Iterator[np.ndarray]
 ) -> tuple[LatencyMeter, float]:
-    """Feed the session and show its results; the latencies, and the seconds of audio."""
-    meter, terminal, heard = LatencyMeter(), Terminal(), 0
+    """Feed the session and show its results; return the latencies and the seconds of audio."""
+    meter, terminal, samples = LatencyMeter(), Terminal(), 0
     begun = 0.0
     with contextlib.suppress(KeyboardInterrupt):
         for packet in packets:
@@ -104,11 +104,11 @@ def listen(
                 meter.computed(now - started, chunks)
             meter.see(results, now - begun)
             terminal.show(results)
-            heard += len(packet)
+            samples += len(packet)
     results = session.flush()
     meter.see(results, time.perf_counter() - begun)
     terminal.show(results)
-    return meter, heard / RATE
+    return meter, samples / RATE
 
 
 def report(meter: LatencyMeter, decoder: Any, seconds: float, wall: float, paced: bool) -> None:

@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
 
 
 def options_of(args: argparse.Namespace) -> StreamOptions | None:
-    """What the streams ask for; None leaves everything to the server."""
+    """Make the options of the streams; None leaves everything to the server."""
     if not (args.whole or args.silence_ms or args.keyword):
         return None
     rules = EndpointRules(silence_after_speech_ms=args.silence_ms) if args.silence_ms else EndpointRules()
@@ -71,13 +71,13 @@ def options_of(args: argparse.Namespace) -> StreamOptions | None:
 
 
 def connection_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `ko_asr.client.streaming.Connection` besides the address."""
+    """Return the fields of `ko_asr.client.streaming.Connection` besides the address."""
     tls = Tls.of(args)
     return {"model": args.model, "timeout": args.timeout, "reconnect": args.reconnect, "tls": tls}
 
 
 class Output:
-    """Shows the results of one file, as text or JSON, and takes the latencies of a stream in real time."""
+    """Display of one file's results, as text or JSON, with the latencies of a stream in real time."""
 
     def __init__(self, args: argparse.Namespace, file: str) -> None:
         self._json, self._file = args.json, file
@@ -87,7 +87,7 @@ class Output:
         self._begun = time.perf_counter()
 
     def show(self, *results: Result) -> None:
-        """Write them."""
+        """Write ``results``, each as it comes."""
         self.meter.see(results, time.perf_counter() - self._begun)
         if not self._json:
             self._terminal.show(results)
@@ -112,14 +112,14 @@ def listen(args: argparse.Namespace) -> list[LatencyMeter]:
 
 
 async def send(stream: AsyncStream, packets: Iterator[np.ndarray]) -> None:
-    """All packets, each as soon as it is there; waiting for one must not hold up the other streams."""
+    """Send all packets, each as soon as it is there; waiting for one must not hold up the other streams."""
     while (packet := await asyncio.to_thread(next, packets, None)) is not None:
         await stream.send(packet)
     await stream.finish()
 
 
 async def stream_file(args: argparse.Namespace, client: AsyncStreamingClient, file: Path) -> LatencyMeter:
-    """One file from its first packet to its last result."""
+    """Stream one file from its first packet to its last result."""
     with AudioStream(file, RATE) as audio:
         size = max(1, round(args.packet_ms * RATE / 1000))
         async with await client.open(options_of(args)) as stream:
@@ -135,7 +135,7 @@ async def stream_file(args: argparse.Namespace, client: AsyncStreamingClient, fi
 
 
 async def stream_files(args: argparse.Namespace) -> tuple[list[LatencyMeter], int]:
-    """The latencies of the files that succeeded, and how many did not."""
+    """Stream all files; return the latencies of those that succeeded, and the number of the others."""
     turn = asyncio.Semaphore(args.concurrency)
     async with AsyncStreamingClient(args.url, **connection_of(args)) as client:
         await client.sizes()
@@ -154,7 +154,7 @@ async def stream_files(args: argparse.Namespace) -> tuple[list[LatencyMeter], in
 
 
 def report(meters: list[LatencyMeter]) -> None:
-    """Latencies of all streams together, on standard error."""
+    """Print the latencies of all streams together on standard error."""
     total = LatencyMeter()
     for meter in meters:
         total.first_partial += meter.first_partial

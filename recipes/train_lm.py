@@ -26,7 +26,7 @@ from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 from ko_asr.text import language_model, tokenizer
 
-LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) are said everywhere
+LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) occur everywhere
 BATCH = 2_000  # sentences given to SentencePiece at once
 
 BUILT = Path(__file__).resolve().parents[1] / ".build" / "kenlm"  # by make lmplz
@@ -72,7 +72,7 @@ def manifest_texts(path: Path) -> Iterator[str]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file by the text rules; what they reject is left out."""
+    """Yield the lines of a text file by the text rules; lines that they reject are left out."""
     from ko_asr.text.normalizer import PLAIN, Normalizer
 
     normalize = Normalizer(PLAIN)
@@ -84,7 +84,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 class TrainingText:
-    """The sentences as token ids, streamed once; counts what passes and what is held out."""
+    """Sentences as token ids, streamed once; it counts what passes and what is held out."""
 
     def __init__(self, args: argparse.Namespace, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._args, self._tokenizer = args, processor
@@ -115,7 +115,7 @@ class TrainingText:
                 yield tokens
 
     def check(self) -> None:
-        """UserError when the text was empty or holds too much of what it must not."""
+        """Raise UserError when the text was empty or holds too much of what it must not."""
         if not self.tokens:
             raise UserError(language_model.NO_SENTENCE)
         share = len(self.overlap) / max(1, len(self.held_out))
@@ -131,7 +131,7 @@ class TrainingText:
 
 
 def load_tokenizer(args: argparse.Namespace) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece processor of --tokenizer, or the one inside --model."""
+    """Load the SentencePiece processor of --tokenizer, or the one inside --model."""
     if args.tokenizer:
         return tokenizer.load(args.tokenizer)
     check_nemo_file(args.model)
@@ -149,7 +149,7 @@ def check_inputs(args: argparse.Namespace) -> None:
 
 
 def estimate(args: argparse.Namespace, text: TrainingText, size: int) -> str:
-    """Write lm.arpa and lm.binary into --out; returns what estimated it."""
+    """Write lm.arpa and lm.binary into --out; return the name of the estimator."""
     lmplz, binary_builder = (language_model.tool(name, BUILT) for name in language_model.TOOLS)
     if args.in_memory:
         lmplz = None

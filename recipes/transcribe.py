@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 def outputs(args: argparse.Namespace) -> dict[Path, Path | None]:
-    """Where each file's transcript goes, None for standard output. UserError when two would be one file."""
+    """Map each file to its transcript, None for standard output. UserError when two would be one file."""
     files = list(dict.fromkeys(args.files))
     if not args.output_dir:
         return {files[0]: args.output}
@@ -72,7 +72,7 @@ def outputs(args: argparse.Namespace) -> dict[Path, Path | None]:
 
 
 def finished(file: Path, target: Path | None) -> bool:
-    """Whether the transcript is there and not older than the audio."""
+    """Tell whether the transcript is there and not older than the audio."""
     try:
         return target is not None and target.stat().st_mtime >= file.stat().st_mtime
     except OSError:
@@ -80,7 +80,7 @@ def finished(file: Path, target: Path | None) -> bool:
 
 
 def durations(files: list[Path]) -> tuple[dict[Path, float], dict[Path, str]]:
-    """Seconds of each file that opens, and why the others do not."""
+    """Return the seconds of each file that opens, and the reason for each that does not."""
     seconds, failed = {}, {}
     for file in files:
         try:
@@ -92,7 +92,7 @@ def durations(files: list[Path]) -> tuple[dict[Path, float], dict[Path, str]]:
 
 
 def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
-    """The model, and how many padded seconds it takes at once."""
+    """Load the model; return it with the padded seconds that it takes at once."""
     from ko_asr.models.frame_model import FrameModel
 
     device = device_of(args.device)
@@ -113,7 +113,7 @@ def write(text: str, target: Path | None) -> None:
 
 
 def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
-    """Transcribe; the number of files that failed."""
+    """Transcribe the files; return the number that failed."""
     seconds, failed = durations(list(todo))
     for reason in failed.values():
         print(f"error: {reason}", file=sys.stderr)

@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
 
 
 def transcribe(file: str, connect: Callable[[], AsrClient], words: bool) -> dict[str, Any]:
-    """The JSON line of one file; errors become a line, too."""
+    """Make the JSON line of one file; errors become a line, too."""
     try:
         audio = read_audio(file)
         started = time.perf_counter()

@@ -18,7 +18,7 @@ from ko_asr.text.tokenizer import TYPES, load, train
 
 
 def texts_of(manifests: list[Path], files: list[Path]) -> Iterator[str]:
-    """The text of every manifest line, then every non-empty line of the text files (UTF-8)."""
+    """Yield the text of every manifest line, then every non-empty line of the text files (UTF-8)."""
     for manifest in manifests:
         for entry in read_manifest(manifest):
             yield entry["text"]

@@ -63,7 +63,7 @@ def table(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Tokens a second against the frames a second that 8x and 4x give, and the infeasible share beside it."""
+    """Plot tokens a second against the frames a second of 8x and 4x, and the infeasible share beside it."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What glibc does with memory that was freed."""
+"""Control over what glibc does with freed memory."""
 
 import ctypes
 

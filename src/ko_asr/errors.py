@@ -1,4 +1,4 @@
-"""Bad input ends in one sentence on standard error and a non-zero exit status, never in a traceback."""
+"""Errors that end in one sentence on standard error and a non-zero exit status, never in a traceback."""
 
 import contextlib
 import sys
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one sentence: what, where, and what to do."""
+    """Error that the user can mend. The message is one sentence: what, where, and what to do."""
 
 
 class SaidByFirstProcess(SystemExit):
-    """Ends a process whose run, and every process of it, stops for a reason that the first one says."""
+    """Exit of a process whose run stops, in every process, for a reason that the first one says."""
 
     def __init__(self) -> None:
         super().__init__(2)

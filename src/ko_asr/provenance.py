@@ -1,4 +1,4 @@
-"""What a figure needs beside it to be believed: the command, the machine, the versions, the files' hashes."""
+"""Provenance of a figure: the command, the machine, the versions and the hashes of the files behind it."""
 
 import hashlib
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 hex digest of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def processor_name() -> str:
-    """The processor's own name where Linux tells it, else the architecture."""
+    """Return the processor's own name where Linux gives it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -27,7 +27,7 @@ def processor_name() -> str:
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of Python and of those packages that are installed."""
+    """Return the versions of Python and of those packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -38,7 +38,7 @@ def package_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def provenance(packages: Sequence[str]) -> dict:
-    """The running command, the time, the machine and the versions of ``packages``, ready for JSON."""
+    """Return the running command, the time, the machine and the versions of ``packages``, ready for JSON."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -37,7 +37,7 @@ def write_json(path: Path, label: object, encoding: str = "utf-8") -> None:
 
 
 class Prepared:
-    """What a recipe wrote: manifests by split, reasons of rejection by id, the process."""
+    """Output of a recipe: manifests by split, reasons of rejection by id, the process."""
 
     def __init__(self, recipe: str, corpus: Path, out: Path, *options: str) -> None:
         usual = ("--jobs", "1", "--tokenizers", "--max-rejected", "0.9")

@@ -386,7 +386,7 @@ def children(pid: int) -> list[str]:
 
 
 def runs(pid: str) -> bool:
-    """Whether the process runs; one that ended and that nobody reaped does not."""
+    """Tell whether the process runs; one that ended and that nobody reaped does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

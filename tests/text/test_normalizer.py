@@ -1,4 +1,4 @@
-"""Text rules: every case written in text_rules.yaml, and the properties that hold for any line."""
+"""Text rules: every case written in rules.yaml, and the properties that hold for any line."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Corpus audio to int16 samples at 16 kHz, what an audit wants to know of them, and FLAC.
+"""Corpus audio to int16 samples at 16 kHz, to the facts of an audit, and to FLAC.
 
 Raises AudioProblem with a reason for audio that cannot be used; such an utterance is rejected, and the run
 goes on. An error in writing (no space, no permission) is an OSError and ends the run.
@@ -17,18 +17,18 @@ import numpy as np
 from ko_asr.audio.source import AudioSource
 from ko_asr.runtime.frames import SAMPLE_RATE
 
-MIN_SECONDS = 0.1  # shorter than one encoder frame: nothing can be said in it
+MIN_SECONDS = 0.1  # shorter than one encoder frame: no room for speech
 SILENCE_RMS = 10 ** (-50 / 20) * 32768  # of a 20 ms frame: -50 dBFS
 _FRAME = SAMPLE_RATE // 50
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS", b"RF64", b"FORM", b"ID3")
 
 
 class AudioProblem(Exception):
-    """The reason why an utterance's audio cannot be used."""
+    """Reason why an utterance's audio cannot be used."""
 
 
 class AudioFacts(NamedTuple):
-    """Measured on the int16 samples: levels are of full scale, times in seconds."""
+    """Measurements on the int16 samples: levels are of full scale, times in seconds."""
 
     samples: int
     peak: float  # 0..1
@@ -40,7 +40,7 @@ class AudioFacts(NamedTuple):
 
 
 def read_audio(source: AudioSource) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Int16 [samples] at 16 kHz mono, and what had to be repaired. Raises AudioProblem."""
+    """Read int16 [samples] at 16 kHz mono, and the names of the repairs made. Raises AudioProblem."""
     if source.path and (source.start or source.end is not None) and not source.headerless:
         return _read_container(source.path, source)
     data = read_bytes(source)
@@ -51,7 +51,7 @@ def read_audio(source: AudioSource) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def read_bytes(source: AudioSource) -> bytes:
-    """The bytes of a source's file or archive member. Raises AudioProblem."""
+    """Read the bytes of a source's file or archive member. Raises AudioProblem."""
     try:
         if source.path:
             return Path(source.path).read_bytes()
@@ -66,7 +66,7 @@ def read_bytes(source: AudioSource) -> bytes:
 
 
 def signature(source: AudioSource) -> str:
-    """What changes when the source does: size and time of its file. "" when there is none."""
+    """Return size and time of the source's file, which change when the source does; "" when there is none."""
     for path in (source.path, source.archive):
         try:
             status = os.stat(path) if path else None
@@ -100,7 +100,7 @@ def _read_member(path: str, member: str) -> bytes:
 
 
 def _pcm_samples(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Headerless PCM; the surplus trailing byte of every KsponSpeech eval file is dropped."""
+    """Read headerless PCM without the surplus last byte that every KsponSpeech eval file has."""
     samples = np.frombuffer(data, "<i2", count=len(data) // 2)
     return samples, ("odd byte dropped",) if len(data) % 2 else ()
 
@@ -153,7 +153,7 @@ def _to_int16(samples: np.ndarray, rate: int, channels: int) -> tuple[np.ndarray
 
 
 def measure(samples: np.ndarray) -> AudioFacts:
-    """Facts of int16 [samples]. Raises AudioProblem when there is nothing to hear."""
+    """Measure int16 [samples]. Raises AudioProblem when there is no signal."""
     if len(samples) == 0:
         raise AudioProblem("empty audio")
     if len(samples) < MIN_SECONDS * SAMPLE_RATE:
@@ -197,7 +197,7 @@ def flac_bytes(samples: np.ndarray, effort: float = 0.625) -> bytes:
 
 
 def flac_digest(flac: bytes) -> int:
-    """Signed 64-bit hash of the samples in ``flac``: the MD5 that the encoder left in STREAMINFO (RFC 9639).
+    """Return a signed 64-bit hash of the samples: part of the MD5 in ``flac``'s STREAMINFO (RFC 9639).
 
     Hashing the samples once more would cost a tenth of what encoding them does.
     """

@@ -23,7 +23,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class _Engine:
-    """One initialised espeak-ng library. It is global to the process and not thread-safe."""
+    """Initialised espeak-ng library. It is global to the process and not thread-safe."""
 
     def __init__(self) -> None:
         try:
@@ -47,9 +47,8 @@ class _Engine:
         spoken by a fork of the untouched engine (1.5 ms), which makes it a function of its arguments.
         """
         reader, writer = os.pipe()
-        with (
-            warnings.catch_warnings()
-        ):  # Python 3.12 warns of fork beside threads; the child runs C code only
+        # Python 3.12 warns of fork beside threads; the child runs C code only.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -71,9 +70,8 @@ class _Engine:
             if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
                 status = _NO_VOICE
                 return
-            self._library.espeak_ng_SetRandSeed(
-                ctypes.c_long(1)
-            )  # breathy voices draw noise; the default is the time
+            # Breathy voices draw noise, whose seed would be the time.
+            self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             self._library.espeak_SetParameter(_RATE, rate, 0)
             self._library.espeak_SetParameter(_PITCH, pitch, 0)
             with os.fdopen(writer, "wb") as stream:

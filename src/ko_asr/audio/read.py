@@ -11,7 +11,7 @@ from ko_asr.runtime.frames import SAMPLE_RATE
 
 
 def read_audio(path: str | Path) -> np.ndarray:
-    """Samples of any file libsndfile reads, as float32 [n] in -1..1, mono, 16 kHz.
+    """Read any file that libsndfile knows, as float32 [n] in -1..1, mono, 16 kHz.
 
     Channels are averaged and other rates resampled by soxr (HQ). Raises UserError when the file is missing,
     empty or not audio.
@@ -34,7 +34,7 @@ def read_audio(path: str | Path) -> np.ndarray:
 
 
 def read_segment(entry: dict, rate: int) -> np.ndarray:
-    """Mono float32 samples [n] of a manifest entry at ``rate``; UserError names an unreadable file."""
+    """Read mono float32 samples [n] of a manifest entry at ``rate``; UserError names an unreadable file."""
     path = entry["audio_filepath"]
     try:
         with soundfile.SoundFile(path) as audio:

@@ -1,11 +1,11 @@
-"""Where an utterance's audio lies."""
+"""Place of an utterance's audio: a file, a member of an archive, or a segment of either."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSource:
-    """Where an utterance's audio lies.
+    """Place of an utterance's audio: a file, a member of an archive, or a segment of either.
 
     ``path`` is a file; when it is empty or missing, ``member`` of the zip ``archive`` is read instead,
     found by its last two path components (archives differ in what stands before). ``headerless`` is PCM,

@@ -12,7 +12,7 @@ _MISSING_SECONDS = 0.5  # headers of compressed files may count the encoder's pa
 
 
 class AudioStream:
-    """Any file that libsndfile reads, as float32 blocks in -1..1, mono, at one rate.
+    """Iterator over any file that libsndfile reads: float32 blocks in -1..1, mono, at one rate.
 
     Channels are averaged and other rates resampled by soxr (HQ) as a stream, so no block has an edge.
     """
@@ -43,7 +43,7 @@ class AudioStream:
         self._file.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks of about five seconds. UserError on NaN, and where the file ends before its header says."""
+        """Yield blocks of about five seconds. UserError on NaN, and for a file shorter than its header."""
         resampler = self._resampler()
         done, rate = 0, self._file.samplerate
         for block in self._blocks():

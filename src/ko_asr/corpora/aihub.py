@@ -29,7 +29,7 @@ _EXTENSIONS = {*AUDIO_EXTENSIONS, ".wavp"}
 
 
 def split_of(path: Path) -> str:
-    """train, dev or test by the names of a file's folders.
+    """Return train, dev or test by the names of a file's folders.
 
     >>> [split_of(Path(p)) for p in ("1.Training/TL1/a.json", "Validation/[라벨]x/a.json", "x/VL_01/a.json")]
     ['train', 'dev', 'dev']
@@ -46,7 +46,7 @@ def split_of(path: Path) -> str:
 
 
 def archives_below(root: Path) -> list[Path]:
-    """What is still packed: zips and tars, and the .zip.part0 of AI Hub's cut-up downloads."""
+    """Find archives still packed: zips and tars, and the .zip.part0 of AI Hub's cut-up downloads."""
     files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
     return sorted(file for file in files if _ARCHIVE.search(file.name))
 
@@ -63,7 +63,7 @@ def _no_labels(root: Path) -> UserError:
 
 
 def _unpacking(archive: str) -> str:
-    """The command for one archive; a zip gets a folder of its own name, which tells labels from audio."""
+    """Return the command for one archive; a zip gets a folder of its own name: labels apart from audio."""
     name, is_zip, part = archive.partition(".zip")
     if not is_zip:
         return f"tar xf '{archive}'"
@@ -77,7 +77,7 @@ def _without_extension(name: str) -> str:
 
 
 class _AudioFolders:
-    """Where the audio of a label may lie."""
+    """Index of the folders in which the audio of a label may lie."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -104,7 +104,7 @@ class _AudioFolders:
         return self._candidates[label_folder]
 
     def find(self, label: Path, *names: str) -> Path | None:
-        """The audio file of a label under one of ``names`` (extensions do not count, folders may lead)."""
+        """Find a label's audio file under one of ``names`` (extensions do not count, folders may lead)."""
         for folder in self._of(label.parent):
             for name in names:
                 for extension in AUDIO_EXTENSIONS:
@@ -114,10 +114,10 @@ class _AudioFolders:
 
 
 class _AiHub(Corpus):
-    """What the three families share: walking the labels, finding the audio."""
+    """Base of the three families: it walks the labels and finds the audio."""
 
     licence, url = "AI Hub: Korean nationals, no redistribution", "https://aihub.or.kr"
-    key = ""  # the JSON member that tells the family
+    key = ""  # the JSON member that identifies the family
 
     def __init__(self, root: str | Path) -> None:
         self.root = existing_folder(root)
@@ -133,11 +133,11 @@ class _AiHub(Corpus):
             yield from (Path(folder) / name for name in sorted(files) if name.lower().endswith(".json"))
 
     def splits(self) -> list[str]:
-        """train, dev and test, as far as the folders' names tell them apart."""
+        """Return train, dev and test, as far as the folders' names distinguish them."""
         return self._splits
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every record of every label file of the split."""
+        """Yield every record of every label file of the split."""
         for path in self._labels():
             where = path.relative_to(self.root)
             if split_of(where) != split:
@@ -167,13 +167,13 @@ class Conversation(_AiHub):
     name, title, style, key = "aihub_conversation", "AI Hub 자유대화", "aihub", "발화정보"
 
     def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
-        said, talk, speaker = label["발화정보"], label.get("대화정보", {}), label.get("녹음자정보", {})
+        speech, talk, speaker = label["발화정보"], label.get("대화정보", {}), label.get("녹음자정보", {})
         yield Utterance(
             id=key,
             split=split,
-            text=said["stt"],
+            text=speech["stt"],
             where=str(path.relative_to(self.root)),
-            source=self._source(path, str(said.get("fileNm") or path.stem)),
+            source=self._source(path, str(speech.get("fileNm") or path.stem)),
             fields=text_fields(
                 [
                     ("speaker", speaker.get("recorderId")),
@@ -219,7 +219,7 @@ class Command(_AiHub):
 class Dialect(_AiHub):
     """한국어 방언 발화, and NIKL's 일상대화: one JSON a dialogue, utterances with start and end in seconds.
 
-    ``form`` is "dialect" (what was said) or "standard" (its standard-Korean spelling). Where each utterance
+    ``form`` is "dialect" (as spoken) or "standard" (its standard-Korean spelling). Where each utterance
     has a file of its own (NIKL: DIALOGUE/DIALOGUE.1.1.1.pcm), that is taken, else a segment of the dialogue.
     """
 
@@ -233,24 +233,24 @@ class Dialect(_AiHub):
         for document in label.get("document", [label]):
             speakers = document.get("speaker") or document.get("metadata", {}).get("speaker", [])
             people = {str(person.get("id")): person for person in speakers}
-            for number, said in enumerate(document["utterance"]):
-                yield self._segment(said, path, f"{key}/{said.get('id') or number}", split, number, people)
+            for number, entry in enumerate(document["utterance"]):
+                yield self._segment(entry, path, f"{key}/{entry.get('id') or number}", split, number, people)
 
     def _segment(
-        self, said: dict, path: Path, key: str, split: str, number: int, people: dict[str, dict]
+        self, entry: dict, path: Path, key: str, split: str, number: int, people: dict[str, dict]
     ) -> Utterance:
-        source, problem = self._cut(said, path)
-        person = people.get(str(said.get("speaker_id")), {})
+        source, problem = self._cut(entry, path)
+        person = people.get(str(entry.get("speaker_id")), {})
         return Utterance(
             id=key,
             split=split,
-            text=said.get(self._form) or said.get("form") or "",
+            text=entry.get(self._form) or entry.get("form") or "",
             where=f"{path.relative_to(self.root)}[{number}]",
             source=source,
             problem=problem,
             fields=text_fields(
                 [
-                    ("speaker", said.get("speaker_id")),
+                    ("speaker", entry.get("speaker_id")),
                     ("gender", person.get("sex")),
                     ("age", person.get("age")),
                     ("region", person.get("principal_residence") or person.get("birthplace")),
@@ -258,12 +258,12 @@ class Dialect(_AiHub):
             ),
         )
 
-    def _cut(self, said: dict, path: Path) -> tuple[AudioSource, str]:
-        """The audio of an utterance: a file of its own or a segment of the dialogue; and what is wrong."""
-        own = self._audio.find(path, f"{path.stem}/{said.get('id')}", str(said.get("id")))
+    def _cut(self, entry: dict, path: Path) -> tuple[AudioSource, str]:
+        """Return an utterance's audio, a file of its own or a segment of the dialogue, and its problem."""
+        own = self._audio.find(path, f"{path.stem}/{entry.get('id')}", str(entry.get("id")))
         if own is not None:
             return AudioSource(str(own), headerless=own.suffix.lower() in _HEADERLESS), ""
-        start, end = _number(said.get("start")), _number(said.get("end"))
+        start, end = _number(entry.get("start")), _number(entry.get("end"))
         if start is None or end is None:
             return AudioSource(), "segment without start and end"
         if end <= start:
@@ -275,7 +275,7 @@ FAMILIES: dict[str, type[_AiHub]] = {"conversation": Conversation, "command": Co
 
 
 def detect_family(root: str | Path) -> str:
-    """The family of a folder by its first readable label; UserError when there is none of a known kind."""
+    """Detect a folder's family by its first readable label; UserError when none is of a known kind."""
     seen = 0
     for folder, subfolders, files in os.walk(existing_folder(root)):
         subfolders.sort()

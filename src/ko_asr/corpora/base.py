@@ -1,11 +1,11 @@
-"""What a corpus is to the data builder: a name, splits, and a stream of utterances.
+"""Corpora as the data builder reads them: a name, splits, and a stream of utterances.
 
 To add a corpus, write one module with one class::
 
     class MyCorpus(Corpus):
         name, title = "my_corpus", "My corpus"
         licence, url = "CC BY 4.0", "https://..."
-        style = PLAIN                              # or KSPONSPEECH, or a style you add to text_rules.yaml
+        style = PLAIN                              # or KSPONSPEECH, or a style of your own in text/rules.yaml
 
         def __init__(self, root): ...              # find files; UserError says where it looked
         def splits(self): return ["train", "test"]
@@ -13,9 +13,10 @@ To add a corpus, write one module with one class::
             yield Utterance(id="spk1/0001", split=split, text="raw text", where="train.tsv:12",
                             source=AudioSource(path="/corpus/clips/0001.mp3"), fields={"speaker": "spk1"})
 
-and a recipe of a few lines (`ko_asr.data.prepare.add_arguments`, `ko_asr.data.prepare.run_recipe`; see
-recipes/prepare_ksponspeech.py). Everything else is shared: text rules, conversion to 16 kHz mono FLAC over
-processes or a Ray cluster, resuming, rejections with reasons, manifests, audit, report and data card.
+and a recipe of a few lines (`ko_asr.data.command.add_arguments` and `run_recipe`; recipes/prepare_zeroth.py
+is one, docs/add-a-corpus.md a complete example). Everything else is shared: text rules, conversion to 16 kHz
+mono FLAC over processes or a Ray cluster, resuming, rejections with reasons, manifests, audit, report and
+data card.
 
 Rules for readers
 - Never drop a record: one that cannot be used is yielded with ``problem`` set and is rejected with it.
@@ -34,9 +35,13 @@ from ko_asr.text.normalizer import PLAIN
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One record of a corpus as delivered. ``where`` is file:line; ``fields`` go to the manifest.
+    """One record of a corpus as delivered: its raw transcription and the place of its audio.
 
-    ``labelled_seconds`` is the length that a label gives, 0 for none; clearly shorter audio is rejected.
+    ``id`` is unique in the corpus and names the FLAC file (a relative path without extension); ``where`` is
+    file:line, for whoever looks it up. ``problem``, when not empty, is the reason why the record cannot be
+    used: it is rejected with it and counted. ``fields`` go to the manifest as they are; speaker, gender and
+    age become slices of the scores. ``labelled_seconds`` is the length that a label gives, 0 for none;
+    clearly shorter audio is rejected.
     """
 
     id: str
@@ -50,24 +55,28 @@ class Utterance:
 
 
 class Corpus(abc.ABC):
-    """A corpus on disk. Class attributes describe it; the audit and the data card print them."""
+    """Reader of a corpus on disk: subclass it, and every step from manifest to data card is shared.
+
+    Class attributes describe the corpus; the audit and the data card print them. `splits` and `utterances`
+    read it.
+    """
 
     name: str = ""  # short, for file names
     title: str = ""
     licence: str = ""
     url: str = ""
-    style: str = PLAIN  # transcription convention: see text_rules.yaml
-    published: dict[str, int] = {}  # noqa: RUF012 - utterances a split, as its publisher counts them
-    synthetic: bool = False  # said wherever a figure is printed
+    style: str = PLAIN  # transcription convention: PLAIN, KSPONSPEECH or another of text/rules.yaml
+    published: dict[str, int] = {}  # noqa: RUF012 - never changed; utterances a split, by its publisher's count
+    synthetic: bool = False  # stated wherever a figure is printed
 
     @abc.abstractmethod
     def splits(self) -> list[str]:
-        """Splits in the order to prepare; the first is the training split."""
+        """Return the splits in the order to prepare; the first is the training split."""
 
     @abc.abstractmethod
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every record of ``split``, in a stable order, also those that cannot be used."""
+        """Yield every record of ``split``, in a stable order, also those that cannot be used."""
 
     def count(self, split: str) -> int | None:
-        """Records in ``split`` when that is cheap to know (for the progress bar), else None."""
+        """Return the records in ``split`` when that is cheap to know (for the progress bar), else None."""
         return None

@@ -20,14 +20,14 @@ class ClovaCall(Corpus):
 
     name, title = "clovacall", "ClovaCall"
     licence, url = "NAVER Corp., non-commercial research", "https://github.com/clovaai/ClovaCall"
-    published = {"train": 59_662, "test": 1_084}  # noqa: RUF012
+    published = {"train": 59_662, "test": 1_084}  # noqa: RUF012 - never changed
 
     def __init__(self, root: str | Path, version: str = "raw") -> None:
         self.root = first_folder_with(existing_folder(root), ["train_ClovaCall.json", "test_ClovaCall.json"])
         self._version = version
 
     def splits(self) -> list[str]:
-        """train and test, as far as they are there."""
+        """Return train and test, as far as they are there."""
         return [split for split in ("train", "test") if (self.root / f"{split}_ClovaCall.json").is_file()]
 
     def _audio_folder(self, split: str) -> Path:
@@ -43,7 +43,7 @@ class ClovaCall(Corpus):
         return next(folder for name in names if (folder := self.root / name).is_dir())
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every entry of the split's JSON list."""
+        """Yield every entry of the split's JSON list."""
         table = self.root / f"{split}_ClovaCall.json"
         try:
             entries = read_json(table)

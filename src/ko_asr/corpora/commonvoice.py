@@ -24,11 +24,11 @@ class CommonVoice(Corpus):
             self.root = self.root / "ko"
 
     def splits(self) -> list[str]:
-        """train, dev and test, as far as they are there."""
+        """Return train, dev and test, as far as they are there."""
         return [split for split in ("train", "dev", "test") if (self.root / f"{split}.tsv").is_file()]
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every row of the split's table."""
+        """Yield every row of the split's table."""
         for number, row in read_table(self.root / f"{split}.tsv"):
             clip = row.get("path", "")
             # releases before 2019 leave the extension out
@@ -40,7 +40,7 @@ class CommonVoice(Corpus):
                 where=f"{split}.tsv:{number}",
                 source=AudioSource(path=str(self.root / "clips" / name)),
                 problem="" if clip and "sentence" in row else "row with too few columns",
-                # client_id is a hash of 128 letters; twelve tell a release's speakers apart
+                # client_id is a hash of 128 letters; twelve identify a release's speakers
                 fields=text_fields(
                     [
                         ("speaker", row.get("client_id", "")[:12]),

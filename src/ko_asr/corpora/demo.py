@@ -23,7 +23,7 @@ from ko_asr.audio.espeak import SAMPLE_RATE, VOICES, synthesize
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
 
-SYNTHETIC = "SYNTHETIC"  # a file of this name tells the builder, the audit and people
+SYNTHETIC = "SYNTHETIC"  # a file of this name marks the corpus for the builder, the audit and people
 SPLITS = ("train", "dev", "eval_clean", "eval_other")
 DEFAULT_UTTERANCES = 1800
 SURPLUS_BYTE = b"\n"  # every eval file of KsponSpeech has one byte too many; its value means nothing
@@ -49,13 +49,13 @@ class DemoUtterance:
 
 @functools.cache
 def grammar() -> dict:
-    """The parsed ``demo_grammar.yaml``."""
+    """Return the parsed ``demo_grammar.yaml``."""
     source = importlib.resources.files("ko_asr.corpora") / "demo_grammar.yaml"
     return yaml.safe_load(source.read_text(encoding="utf-8"))
 
 
 def spoken_form(text: str) -> str:
-    """What the speaker says: the phonetic side of dual transcriptions, fillers and repetitions, no tags.
+    """Return the spoken words: the phonetic side of dual transcriptions, fillers, repetitions, no tags.
 
     >>> spoken_form("n/ 어/ (20개)/(스무 개)를 사+ 사*자. b/")
     '어 스무 개를 사 사자.'
@@ -66,7 +66,7 @@ def spoken_form(text: str) -> str:
 
 
 def draw_sentence(rng: random.Random) -> str:
-    """One sentence of the grammar, dual transcriptions inside, without fillers, tags and marks."""
+    """Draw one sentence of the grammar, with dual transcriptions, without fillers, tags and marks."""
     rules = grammar()
     kind = "dual" if rng.random() < rules["dual_share"] else "plain"
     template = rng.choice(rules["templates"][kind])
@@ -99,7 +99,7 @@ def _allomorph(before: str, pair: str) -> str:
 
 
 def _decorate(sentence: str, rng: random.Random) -> str:
-    """Add what spontaneous speech brings: fillers, repetitions, noise tags, uncertain words."""
+    """Add the marks of spontaneous speech: fillers, repetitions, noise tags, uncertain words."""
     rules = grammar()
     words = sentence.split()
     if rng.random() < rules["bare_ending_share"]:
@@ -116,18 +116,18 @@ def _decorate(sentence: str, rng: random.Random) -> str:
 
 
 def _core(sentence: str) -> str:
-    """The key under which two sentences are the same: what is said, without spaces and punctuation."""
+    """Return the key of equal sentences: the spoken words without spaces and punctuation."""
     return re.sub(r"[\s.,?]", "", spoken_form(sentence))
 
 
 def split_sizes(utterances: int) -> dict[str, int]:
-    """Utterances a split: ``utterances`` for train and an eighteenth of it (at least 4) for the others."""
+    """Return the utterances a split: ``utterances`` for train, an eighteenth (at least 4) for the others."""
     small = max(4, round(utterances / 18))
     return {"train": utterances, "dev": small, "eval_clean": small, "eval_other": small}
 
 
 def plan(utterances: int, seed: int) -> tuple[list[DemoUtterance], DemoUtterance]:
-    """Every utterance of the corpus in script order, and one more whose sentence is in no split.
+    """Plan every utterance of the corpus in script order, and one more whose sentence is in no split.
 
     No two utterances say the same sentence, so eval sentences never occur in train or dev.
     Raises UserError when the grammar has not enough sentences.
@@ -150,7 +150,7 @@ def plan(utterances: int, seed: int) -> tuple[list[DemoUtterance], DemoUtterance
 
 @functools.cache
 def capacity() -> int:
-    """How many plain sentences the grammar has at most."""
+    """Count the plain sentences that the grammar has at most."""
     rules = grammar()
     counts = (
         math.prod(len(rules["slots"][slot]) for slot in _SLOT.findall(template))
@@ -172,7 +172,7 @@ def _new_sentence(rng: random.Random, seen: set[str], plain: bool = False) -> st
 
 
 def _script_paths(split: str, size: int, train_size: int) -> Iterator[str]:
-    """Script paths as in KsponSpeech: 1,000 utterances a folder; dev starts in the folder after train's."""
+    """Yield KsponSpeech's script paths: 1,000 utterances a folder; dev starts in the folder after train's."""
     if split.startswith("eval"):
         first = 1 + (size if split == "eval_other" else 0)
         yield from (f"KsponSpeech_eval/{split}/KsponSpeech_E{n:05d}.pcm" for n in range(first, first + size))
@@ -214,7 +214,7 @@ def _reverberate(speech: np.ndarray, seconds: float, noise: np.random.Generator)
 
 
 def _coloured_noise(count: int, noise: np.random.Generator) -> np.ndarray:
-    """Unit-variance noise that falls by about 3 dB an octave, as rooms and ventilators sound."""
+    """Make unit-variance noise that falls by about 3 dB an octave, like that of rooms and ventilators."""
     spectrum = np.fft.rfft(noise.standard_normal(count))
     spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1.0))
     shaped = np.fft.irfft(spectrum, count)

@@ -28,7 +28,7 @@ class Fleurs(Corpus):
             self.root = self.root / "ko_kr"
 
     def splits(self) -> list[str]:
-        """train, dev and test, as far as they are there."""
+        """Return train, dev and test, as far as they are there."""
         return [split for split in ("train", "dev", "test") if (self.root / f"{split}.tsv").is_file()]
 
     def _audio_folder(self, split: str) -> Path:
@@ -36,7 +36,7 @@ class Fleurs(Corpus):
         return next((folder for name in names if (folder := self.root / name).is_dir()), self.root)
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every row of the split's table; a sentence is read by up to three people."""
+        """Yield every row of the split's table; a sentence is read by up to three people."""
         folder = self._audio_folder(split)
         for number, row in read_table(self.root / f"{split}.tsv", _COLUMNS):
             file = row.get("file", "")

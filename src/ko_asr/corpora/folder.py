@@ -29,7 +29,7 @@ _HEADERLESS = {".pcm", ".raw"}
 
 
 def _split_of(where: Path) -> str:
-    """The split that a folder of the path is named for, "" for none."""
+    """Return the split that a folder of the path is named for, "" for none."""
     return next((_SPLITS[part.lower()] for part in where.parts[:-1] if part.lower() in _SPLITS), "")
 
 
@@ -62,13 +62,13 @@ class Folder(Corpus):
         return {_split_of(audio.relative_to(self.root)) for audio in self._audio_files()} - {""}
 
     def splits(self) -> list[str]:
-        """The splits that are named, or train and dev."""
+        """Return the splits that are named, or train and dev."""
         if self._named_splits:
             return [split for split in ("train", "dev", "test") if split in self._named_splits]
         return ["train", "dev"] if self._dev_share > 0 else ["train"]
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every record of ``split``; a record without one is train's, or dev's by the hash of its id."""
+        """Yield every record of ``split``; one without a split is train's, or dev's by the hash of its id."""
         for record in self._records():
             if (record.split or self._drawn(record.id)) == split:
                 yield Utterance(

@@ -25,16 +25,15 @@ from ko_asr.text.normalizer import KSPONSPEECH
 SPLITS = ("train", "dev", "eval_clean", "eval_other")
 PUBLISHED = {"train": 620_000, "dev": 2_545, "eval_clean": 3_000, "eval_other": 3_000}
 
-_AUDIO_FOLDER = re.compile(
-    r"KsponSpeech_\d{4}|eval_clean|eval_other"
-)  # 1,000 files and more each: not listed
+# Folders of 1,000 files and more each, which the search does not list.
+_AUDIO_FOLDER = re.compile(r"KsponSpeech_\d{4}|eval_clean|eval_other")
 _SEPARATOR = re.compile(r"\s*::\s?")
 _SEARCH_DEPTH = 5
-_SEARCH_LIMIT = 20_000  # folders; a whole disk given by mistake is told so instead of being searched
+_SEARCH_LIMIT = 20_000  # folders; a whole disk given by mistake is refused instead of being searched
 
 
 class _Layout:
-    """What a search of the given folders found."""
+    """Scripts, audio folders and archives that a search of the given folders found."""
 
     def __init__(self, roots: list[Path]) -> None:
         self.scripts: dict[str, Path] = {}
@@ -108,6 +107,7 @@ class KsponSpeech(Corpus):
         return f"{message}: name the folder that holds train.trn, or its KsponSpeech_scripts.zip"
 
     def splits(self) -> list[str]:
+        """Return those of `SPLITS` that have a script."""
         found = [split for split in SPLITS if split in self._layout.scripts]
         if not found:
             names = ", ".join(f"{name}.trn" for name in self._layout.scripts)
@@ -115,10 +115,12 @@ class KsponSpeech(Corpus):
         return found
 
     def count(self, split: str) -> int:
+        """Count the lines of the split's script."""
         with self._open_script(split) as stream:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
 
     def utterances(self, split: str) -> Iterator[Utterance]:
+        """Yield an utterance for every line of the split's script."""
         with self._open_script(split) as stream:
             for number, line in enumerate(stream, start=1):
                 yield self._utterance(split, line, number, f"{split}.trn:{number}")
@@ -146,7 +148,7 @@ class KsponSpeech(Corpus):
         return Utterance(identifier, split, parts[1], where, source, problem)
 
     def _place(self, parent: str) -> tuple[str, str, str]:
-        """(folder, archive, problem) for the script paths of one folder; looked up once, not once a file."""
+        """Return (folder, archive, problem) for the script paths of one folder; looked up once a folder."""
         if parent not in self._places:
             archive, folder = self._archive(parent), self._folder(parent)
             broken = [p for part in PurePosixPath(parent).parts if (p := self._layout.broken.get(part))]
@@ -157,14 +159,14 @@ class KsponSpeech(Corpus):
         return self._places[parent]
 
     def _folder(self, parent: str) -> str:
-        """The folder on disk that agrees with most of ``parent`` from its end; "" when there is none."""
+        """Find the folder on disk that agrees with most of ``parent`` from its end; "" when there is none."""
         wanted = PurePosixPath(parent).parts[::-1]
         candidates = self._layout.folders.get(wanted[0] if wanted else "", [])
         candidates = [*candidates, *(p for root in self._roots if (p := root / parent).is_dir())]
         return str(max(candidates, key=lambda folder: _common(folder.parts[::-1], wanted), default=""))
 
     def _archive(self, parent: str) -> str:
-        """The zip named as the first component that has one: KsponSpeech_01.zip, KsponSpeech_eval.zip."""
+        """Find the zip named like the first component that has one: KsponSpeech_01.zip, or the eval zip."""
         parts = PurePosixPath(parent).parts
         found = [self._layout.archives[part] for part in parts if part in self._layout.archives]
         if not found and parts and parts[-1].startswith("eval_"):
@@ -179,7 +181,7 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 
 
 def _decode(line: bytes, number: int) -> tuple[str, str]:
-    """(text, problem): UTF-8 with or without BOM, else CP949, which AI Hub documents for the scripts.
+    """Return (text, problem): UTF-8 with or without BOM, else CP949, AI Hub's documented encoding.
 
     Line by line, because scripts that were edited by hand mix both, and because one bad line is one rejected
     utterance.

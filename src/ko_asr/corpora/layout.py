@@ -1,4 +1,4 @@
-"""Finding and reading the files of a corpus: what several readers share."""
+"""Search and reading of the files of a corpus, shared by several readers."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".pcm", ".
 
 
 def existing_folder(root: str | Path) -> Path:
-    """``root`` as a path; UserError when it is no folder."""
+    """Return ``root`` as a path; UserError when it is no folder."""
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"no folder at {root}: give the folder that the corpus was unpacked into")
@@ -19,13 +19,13 @@ def existing_folder(root: str | Path) -> Path:
 
 
 def outside_of(corpus: Path, out: Path) -> None:
-    """UserError when ``out`` lies in the corpus: the next run would take its own output for recordings."""
+    """Refuse an ``out`` in the corpus (UserError): the next run would take its own output for recordings."""
     if out.absolute().is_relative_to(corpus.absolute()):
         raise UserError(f"--out {out} lies inside the corpus {corpus}: choose a folder outside it")
 
 
 def first_folder_with(root: Path, names: Sequence[str], depth: int = 3) -> Path:
-    """The shallowest folder at or below ``root`` that holds one of ``names`` (glob patterns).
+    """Find the shallowest folder at or below ``root`` that holds one of ``names`` (glob patterns).
 
     Users name a folder above the corpus as often as the corpus itself. UserError says where it looked.
     """
@@ -41,7 +41,7 @@ def first_folder_with(root: Path, names: Sequence[str], depth: int = 3) -> Path:
 
 
 def decode(data: bytes) -> str:
-    """Text of a label file: UTF-8 with or without a byte order mark, else CP949. ValueError for neither."""
+    """Decode a label file: UTF-8 with or without a byte order mark, else CP949. ValueError for neither."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -49,7 +49,7 @@ def decode(data: bytes) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A parsed JSON label; ValueError says why not (missing, encoding or syntax)."""
+    """Parse a JSON label; ValueError says why not (missing, encoding or syntax)."""
     try:
         return json.loads(decode(path.read_bytes()))
     except OSError as error:
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a text file without its blank lines; UserError for a wrong encoding."""
+    """Yield (line number, line) of a text file without its blank lines; UserError for a wrong encoding."""
     encoding = _encoding(path)
     with path.open(encoding=encoding, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
@@ -81,7 +81,7 @@ def _encoding(path: Path) -> str:
 def read_table(
     path: Path, columns: Sequence[str] | None = None, delimiter: str = "\t"
 ) -> Iterator[tuple[int, dict]]:
-    """(line number, row) of a table without quoting; its first line names the columns unless they are given.
+    """Yield (line number, row) of a table without quoting; its first line names ``columns`` if None.
 
     Common Voice, FLEURS and most hand-made tables hold bare quotation marks, which a CSV reader would take
     for quoting and swallow lines with.
@@ -95,5 +95,5 @@ def read_table(
 
 
 def text_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, str | int | float]:
-    """Manifest fields of the pairs that hold something."""
+    """Return the manifest fields of the pairs that hold something."""
     return {key: value for key, value in pairs if value not in (None, "", [])}

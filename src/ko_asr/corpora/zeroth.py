@@ -21,7 +21,7 @@ class Zeroth(Corpus):
 
     name, title = "zeroth", "Zeroth-Korean"
     licence, url = "CC BY 4.0", "https://www.openslr.org/40"
-    published = {"train": 22_263, "test": 457}  # noqa: RUF012
+    published = {"train": 22_263, "test": 457}  # noqa: RUF012 - never changed
 
     def __init__(self, root: str | Path) -> None:
         self.root = first_folder_with(existing_folder(root), ["train_data_*", "test_data_*"])
@@ -35,11 +35,11 @@ class Zeroth(Corpus):
         return {row[0].strip(): row[2].strip().lower()[:1] for row in rows if len(row) > 2}
 
     def splits(self) -> list[str]:
-        """train and test, as far as they are there."""
+        """Return train and test, as far as they are there."""
         return [split for split in ("train", "test") if next(self.root.glob(f"{split}_data_*"), None)]
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Every line of every transcript file."""
+        """Yield every line of every transcript file."""
         for transcript in sorted(self.root.glob(f"{split}_data_*/*/*/*.trans.txt")):
             reader = transcript.parent.name
             fields = text_fields([("speaker", reader), ("gender", self._genders.get(reader))])

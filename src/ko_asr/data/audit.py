@@ -68,7 +68,7 @@ def build_audit(
     normalizer: Normalizer,
     tokenizers: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Everything the report shows, ready for JSON.
+    """Compute everything that the report shows, ready for JSON.
 
     It covers ``results``; manifests of earlier runs with other splits are named in "not_audited".
     """
@@ -130,7 +130,7 @@ def _split_audit(result: SplitResult, published: int | None) -> dict[str, Any]:
 
 
 def _characters(counts: Counter[str]) -> dict[str, Any]:
-    """The inventory by kind; the rarest are listed, because they are what a tokenizer will not know."""
+    """Count the inventory by kind and list the rarest, which a tokenizer will not know."""
     kinds: Counter[str] = Counter()
     for character, count in counts.items():
         kinds[_kind(character)] += count
@@ -164,7 +164,7 @@ def _kind(character: str) -> str:
 def _distribution(
     values: np.ndarray, lower: float = 0.0, upper: float = 1.0, bins: int = 60
 ) -> dict[str, Any]:
-    """Mean, quantiles and a histogram; what lies outside is counted into the outermost bins."""
+    """Compute mean, quantiles and a histogram; values outside are counted into the outermost bins."""
     counts, edges = np.histogram(np.clip(values, lower, upper), bins=bins, range=(lower, upper))
     quantiles = np.quantile(values, QUANTILES)
     return {
@@ -209,7 +209,7 @@ def _entry(result: SplitResult, row: int) -> dict[str, Any]:
 
 
 def _repeated(result: SplitResult, digests: np.ndarray) -> dict[str, Any]:
-    """Utterances whose digest occurred before in this split."""
+    """Count and name the utterances whose digest occurred before in this split."""
     _, first, counts = np.unique(digests, return_index=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     rows = first[order][: int((counts > 1).sum())]
@@ -222,7 +222,7 @@ def _repeated(result: SplitResult, digests: np.ndarray) -> dict[str, Any]:
 
 
 def _across(results: Sequence[SplitResult]) -> list[dict[str, Any]]:
-    """Each split against the first (training) split: same audio, same text, nearly the same text."""
+    """Compare each split with the first (training) split: same audio, same text, nearly the same text."""
     kept = [result for result in results if result.kept]
     if len(kept) < 2:
         return []
@@ -272,7 +272,7 @@ def _near_duplicates(train: SplitResult, others: Sequence[SplitResult]) -> dict[
 
 
 def _feasibility(results: Sequence[SplitResult], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Share of utterances that CTC cannot align, for each tokenizer, split and subsampling."""
+    """Compute the share of utterances that CTC cannot align, for each tokenizer, split and subsampling."""
     rows: list[dict[str, Any]] = []
     if not folders:
         return rows
@@ -294,7 +294,7 @@ def _feasibility(results: Sequence[SplitResult], folders: Sequence[Path]) -> lis
 
 
 def _summary(audit: dict[str, Any]) -> list[str]:
-    """The lines a person reads at the end of a run."""
+    """Return the lines that a person reads at the end of a run."""
     lines = []
     for name, split in audit["splits"].items():
         line = f"{name}: {split['lines']} lines = {split['kept']} kept + {split['rejected']} rejected"

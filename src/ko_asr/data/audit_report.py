@@ -26,7 +26,7 @@ _PLOTS = {
 
 
 def render_report(audit: dict[str, Any], rejected: Path) -> str:
-    """The page. ``rejected`` is the rejected.jsonl whose rows are listed."""
+    """Render the page. ``rejected`` is the rejected.jsonl whose rows are listed."""
     with rejected.open(encoding="utf-8") as stream:
         rows = [json.loads(line) for line in itertools.islice(stream, MOST_REJECTED_SHOWN)]
     total = sum(split["rejected"] for split in audit["splits"].values())
@@ -41,7 +41,7 @@ def render_report(audit: dict[str, Any], rejected: Path) -> str:
 
 
 def render_card(audit: dict[str, Any]) -> str:
-    """The data card: what is in these manifests, how it was made, what to know before using it."""
+    """Render the data card: what is in these manifests, how it was made, what to know before using it."""
     return _environment(autoescape=False).get_template("data_card.md.j2").render(audit=audit)
 
 
@@ -70,7 +70,7 @@ def _svg(figure: Any) -> str:
 
 
 def _histogram(splits: dict[str, Any], name: str, label: str) -> str:
-    """One line a split, in shares, so that 620,000 utterances and 3,000 can be compared."""
+    """Draw one line a split, in shares, so that 620,000 utterances and 3,000 can be compared."""
     figure, axes = plt.subplots(figsize=(5.4, 3.0))
     for colour, (split, audit) in zip(itertools.cycle(_COLOURS), splits.items(), strict=False):
         if name not in audit:
@@ -90,7 +90,7 @@ def _histogram(splits: dict[str, Any], name: str, label: str) -> str:
 
 
 def _rules_plot(splits: dict[str, Any]) -> str:
-    """Share of lines that each text rule changed, over all splits."""
+    """Draw the share of lines that each text rule changed, over all splits."""
     lines = sum(audit["lines"] for audit in splits.values())
     shares: dict[str, float] = {}
     for audit in splits.values():

@@ -1,4 +1,4 @@
-"""The command line that every corpus recipe has, from its arguments to its exit status."""
+"""Command line that every corpus recipe has, from its arguments to its exit status."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ko_asr.corpora.base import Corpus
+from ko_asr.corpora.layout import outside_of
 from ko_asr.data.audit import write_audit
 from ko_asr.data.prepare import prepare
 from ko_asr.data.split_result import SplitResult
@@ -13,6 +14,21 @@ from ko_asr.errors import UserError
 from ko_asr.text.normalizer import add_text_arguments, normalizer_from
 
 DEFAULT_MAX_REJECTED = 0.01
+
+
+def corpus_arguments(description: str | None, tokenizers: Path) -> argparse.Namespace:
+    """Parse the command line of a recipe that needs no more than ``--corpus`` and `add_arguments`.
+
+    Raises UserError when ``--out`` lies inside the corpus.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that holds the unpacked corpus")
+    add_arguments(parser, tokenizers)
+    args = parser.parse_args()
+    outside_of(args.corpus, args.out)
+    return args
 
 
 def add_arguments(parser: argparse.ArgumentParser, tokenizers: Path) -> None:
@@ -52,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser, tokenizers: Path) -> None:
 
 
 def run_recipe(corpus: Corpus, args: argparse.Namespace) -> int:
-    """Prepare ``corpus`` as the parsed `add_arguments` say, print what was written, return the status."""
+    """Prepare ``corpus`` by the parsed `add_arguments`, print what was written, return the exit status."""
     if args.jobs < 1 or not 0 <= args.max_rejected <= 1:
         raise UserError("--jobs must be at least 1 and --max-rejected between 0 and 1")
     splits = _chosen(corpus, args.splits)
@@ -97,7 +113,7 @@ def _failure(result: SplitResult, max_rejected: float) -> str:
 
 
 def built(folder: Path) -> list[Path]:
-    """Every tokenizer that is built in a folder of ``folder``."""
+    """Return the folders below ``folder`` that hold a built tokenizer."""
     return sorted(path.parent for path in folder.glob("*/tokenizer.model"))
 
 

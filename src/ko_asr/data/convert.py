@@ -1,14 +1,13 @@
 """One chunk of utterances to text, FLAC and facts: the work of one worker process.
 
-Functions here run in worker processes and take and give plain picklable values.
+Functions here run in worker processes; they take and return plain picklable values.
 """
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +23,7 @@ from ko_asr.audio.corpus_audio import (
 )
 from ko_asr.corpora.base import Utterance
 from ko_asr.data.manifest import format_entry
-from ko_asr.data.state import Record
+from ko_asr.data.state import AudioRecord
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.text.normalizer import Normalizer
 
@@ -33,15 +32,15 @@ LABEL_SLACK = 0.25
 
 
 class Store(Protocol):
-    """Where converted audio goes: `FlacFiles`, or a shard (`shard_store`)."""
+    """Destination of one chunk's audio: FLAC files (`file_store`) or a shard (`shard_store`)."""
 
-    effort: ClassVar[float]  # of the encoder, see `audio.flac_bytes`
+    effort: ClassVar[float]  # of the encoder, see `corpus_audio.flac_bytes`
 
     def name(self, identifier: str) -> str:
-        """The audio_filepath of the manifest."""
+        """Return the audio_filepath of the manifest."""
 
-    def holds(self, record: Record) -> bool:
-        """Whether the recorded audio is still there, whole."""
+    def holds(self, record: AudioRecord) -> bool:
+        """Tell whether the recorded audio is still there, whole."""
 
     def write(self, identifier: str, flac: bytes) -> None:
         """Write one utterance's FLAC. Raises OSError."""
@@ -50,49 +49,17 @@ class Store(Protocol):
 _UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, bytes that were no UTF-8
 
 
-@dataclass(frozen=True, slots=True)
-class FlacFiles:
-    """One FLAC file an utterance under ``root``/audio, written once, recorded afterwards."""
-
-    root: Path
-    effort: ClassVar[float] = 0.625
-
-    def name(self, identifier: str) -> str:
-        """Path relative to the manifests."""
-        return f"audio/{identifier}.flac"
-
-    def holds(self, record: Record) -> bool:
-        """Whether the recorded file is still there, whole."""
-        try:
-            return (self.root / self.name(record.id)).stat().st_size == record.size
-        except OSError:
-            return False
-
-    def write(self, identifier: str, flac: bytes) -> None:
-        """Write one FLAC file under its own name: only a record makes it count. Raises OSError."""
-        path = self.root / self.name(identifier)
-        try:
-            try:
-                path.write_bytes(flac)
-            except FileNotFoundError:  # once a folder of 1,000 files: cheaper than asking before each
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(flac)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a write that fails names no file, an open does
-            raise
-
-
 class Task(NamedTuple):
-    """A chunk of utterances with what is known of their audio from earlier runs."""
+    """Chunk of utterances with what is known of their audio from earlier runs."""
 
     utterances: Sequence[Utterance]
-    known: dict[str, Record]
+    known: dict[str, AudioRecord]
     normalizer: Normalizer
     store: Store
 
 
 class Outcome(NamedTuple):
-    """What became of one utterance: a manifest line, or a reason."""
+    """Result of one utterance: a manifest line, or the reason why it was rejected."""
 
     utterance: Utterance
     reason: str = ""
@@ -100,7 +67,7 @@ class Outcome(NamedTuple):
     line: str = ""
     facts: AudioFacts | None = None
     repairs: tuple[str, ...] = ()
-    new: Record | None = None
+    new: AudioRecord | None = None
     syllables: int = 0
     jamo: int = 0
     text_digest: int = 0
@@ -108,7 +75,7 @@ class Outcome(NamedTuple):
 
 
 class ChunkResult(NamedTuple):
-    """Outcomes in the task's order and counts over the chunk."""
+    """Outcomes in the task's order, and counts over the chunk."""
 
     outcomes: list[Outcome]
     rules: Counter[str]
@@ -159,7 +126,7 @@ def _bad_id(identifier: str) -> str:
     return "unsafe path" if unsafe else ""
 
 
-def _convert(utterance: Utterance, store: Store) -> Record:
+def _convert(utterance: Utterance, store: Store) -> AudioRecord:
     mark = signature(utterance.source)  # before reading: a file that changes meanwhile is converted again
     samples, repairs = read_audio(utterance.source)
     facts = measure(samples)
@@ -168,7 +135,7 @@ def _convert(utterance: Utterance, store: Store) -> Record:
         raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
     flac = flac_bytes(samples, store.effort)
     store.write(utterance.id, flac)
-    return Record(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
+    return AudioRecord(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
 
 
 def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
@@ -182,7 +149,7 @@ def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> 
 
 
 def count_jamo(text: str) -> tuple[int, int]:
-    """(syllables, jamo) of the Hangul syllables in ``text``; a syllable has two jamo or three.
+    """Count (syllables, jamo) of the Hangul syllables in ``text``; a syllable has two jamo or three.
 
     >>> count_jamo("값 있어 OK")
     (3, 8)

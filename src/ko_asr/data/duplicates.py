@@ -23,7 +23,7 @@ _IGNORED = re.compile(r"[\W_]+")
 
 
 class NearPair(NamedTuple):
-    """Positions in both collections and the edits between them."""
+    """Pair of near texts: their positions in both collections and the edits between them."""
 
     indexed: int
     streamed: int
@@ -43,7 +43,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 
 
 class NearDuplicates:
-    """An index over a small collection of texts, asked with a large one."""
+    """Index over a small collection of texts, searched with the texts of a large one."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: list[str] = []
@@ -58,7 +58,7 @@ class NearDuplicates:
         self._lengths = sorted({len(piece) for piece in self._index})
 
     def matches(self, position: int, text: str) -> list[NearPair]:
-        """Indexed texts near ``text`` (edits 0 included), each once."""
+        """Find the indexed texts near ``text`` (edits 0 included), each once."""
         bare = _IGNORED.sub("", text)
         pairs = []
         for number in self._candidates(bare):
@@ -71,7 +71,7 @@ class NearDuplicates:
         return pairs
 
     def discard(self, number: int) -> None:
-        """Do not find the indexed text ``number`` again: for who wants one match each."""
+        """Remove the indexed text ``number``, for callers that want one match each."""
         for offset, piece in _pieces(self._texts[number]):
             if (number, offset) in self._index.get(piece, ()):
                 self._index[piece].remove((number, offset))

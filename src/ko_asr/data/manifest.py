@@ -54,13 +54,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def relative_audio_path(audio: str | Path, manifest: str | Path) -> str:
-    """``audio`` as written into ``manifest``: relative below the manifest's folder, else absolute."""
+    """Return ``audio`` as written into ``manifest``: relative below the manifest's folder, else absolute."""
     audio, folder = Path(audio).absolute(), Path(manifest).absolute().parent
     return str(audio.relative_to(folder)) if audio.is_relative_to(folder) else str(audio)
 
 
 def format_entry(entry: dict) -> str:
-    """One manifest line, Hangul readable."""
+    """Format one manifest line, Hangul readable."""
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 

@@ -30,14 +30,14 @@ _SILENCE = 10 ** (-70 / 20)
 
 @dataclass(frozen=True)
 class Sound:
-    """A file of a noise corpus and what it is: one of PARTS."""
+    """File of a noise corpus and its kind, one of PARTS."""
 
     path: Path
     part: str
 
 
 def detect_layout(folder: Path) -> str:
-    """ "musan", "demand", "rirs_noises" or "folder"; UserError when there is no folder or no audio in it."""
+    """Return "musan", "demand", "rirs_noises" or "folder"; UserError when there is no folder."""
     if not folder.is_dir():
         raise UserError(
             f"no folder at {folder}: give the folder of MUSAN, DEMAND, RIRS_NOISES or of your own recordings"
@@ -61,7 +61,7 @@ def _audio_files(folder: Path) -> Iterator[Path]:
 
 
 def find_sounds(folder: Path, part: str = "noise") -> list[Sound]:
-    """Every usable file of a noise folder; ``part`` is what files of an unknown layout are."""
+    """Find every audio file of a noise folder; ``part`` is the kind of those of an unknown layout."""
     layout = detect_layout(folder)
     if layout == "musan":
         sounds = [
@@ -87,7 +87,7 @@ def _rirs_noises_part(path: Path) -> str:
 
 
 def read_mono(path: Path) -> np.ndarray:
-    """First channel of a sound at 16 kHz, float32 [samples]; ValueError says why it is of no use.
+    """Read the first channel of a sound at 16 kHz, float32 [samples]; ValueError says why it is of no use.
 
     One channel, not the mean: microphones of an array cancel each other, and so do those of a room response.
     """
@@ -125,7 +125,7 @@ def pieces(samples: int, rate: int, longest: float, shortest: float = 1.0) -> li
 
 
 def trimmed_response(samples: np.ndarray, longest: float = 1.0) -> np.ndarray:
-    """A room response from 1 ms before its direct path, at most ``longest`` seconds, its peak at 1.
+    """Cut a room response from 1 ms before its direct path to at most ``longest`` seconds, its peak at 1.
 
     Without this the delay before the direct path would shift the speech against its text's timing.
     """
@@ -136,7 +136,7 @@ def trimmed_response(samples: np.ndarray, longest: float = 1.0) -> np.ndarray:
 
 
 def hold_out(sounds: Sequence[str], share: float, seed: int) -> set[str]:
-    """Names kept away from training, so that noisy test sets can be made of sounds the model never met."""
+    """Draw names kept from training, so that noisy test sets can be made of sounds the model never met."""
     names = sorted(set(sounds))
     random.Random(seed).shuffle(names)
     return set(names[: round(share * len(names))])
@@ -170,7 +170,7 @@ def convert(sound: Sound, out: Path, longest: float) -> list[tuple[Path, int]]:
 
 
 def write_recordings(path: Path, files: Sequence[tuple[Path, int]]) -> None:
-    """A Lhotse RecordingSet of FLAC files, which is what NeMo's ``rir_path`` takes (absolute paths)."""
+    """Write a Lhotse RecordingSet of FLAC files, the form that NeMo's ``rir_path`` takes (absolute paths)."""
     with atomic_write(path, "wb") as stream:
         lines = [json.dumps(_recording(file.absolute(), samples)) + "\n" for file, samples in files]
         stream.write(gzip.compress("".join(lines).encode(), mtime=0))

@@ -1,4 +1,4 @@
-"""The schema that every manifest is held to before training or evaluation reads it.
+"""Schema that every manifest is held to before training or evaluation reads it.
 
 NeMo and Lhotse check next to nothing: a wrong duration, an empty text or headerless audio shows up as a
 silent drop, a crash hours later, or a model that learns nothing.
@@ -33,7 +33,7 @@ def _clean(text: str) -> str:
 
 
 class ManifestEntry(BaseModel):
-    """One utterance. Further fields (speaker, lang, ...) are allowed and kept."""
+    """Manifest line of one utterance. Further fields (speaker, lang, ...) are allowed and kept."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -45,7 +45,7 @@ class ManifestEntry(BaseModel):
 
 
 class ManifestSummary(NamedTuple):
-    """What a valid manifest holds."""
+    """Totals of a valid manifest."""
 
     utterances: int
     hours: float
@@ -54,7 +54,7 @@ class ManifestSummary(NamedTuple):
 
 
 class _Folders:
-    """Whether files exist, by listing each folder once: a network file system answers that far sooner."""
+    """Index of existing files that lists each folder once: a network file system answers that far sooner."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
@@ -100,7 +100,7 @@ def validate_manifest(path: str | Path, check_audio: bool = True) -> ManifestSum
 
 
 def _explain(error: ValidationError) -> str:
-    """The first three things that are wrong, in words."""
+    """Describe the first three errors in words."""
     parts = []
     for problem in itertools.islice(error.errors(include_url=False), 3):
         field = ".".join(map(str, problem["loc"]))

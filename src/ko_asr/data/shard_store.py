@@ -1,7 +1,7 @@
 """A corpus straight into NeMo tarred shards: no file an utterance is ever made.
 
 A disk takes some hundred new files a second whatever is in them; large tars it takes at its full speed. Each
-task of a preparation, some hundred records in the corpus's order, becomes one shard::
+chunk of a preparation, some hundred records in the corpus's order, becomes one shard::
 
     OUT/shards/SPLIT/audio_K.tar  manifest_K.json  input_cfg.yaml       OUT/SPLIT.jsonl (all of them)
 
@@ -11,24 +11,28 @@ last; so a run after a kill repeats only what was in flight, and a changed sourc
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from ko_asr.audio.corpus_audio import AudioFacts, signature
+from ko_asr.corpora.base import Utterance
 from ko_asr.data.convert import ChunkResult, Outcome, Task, process
 from ko_asr.data.manifest import format_entry
-from ko_asr.data.state import VERSION, Record
+from ko_asr.data.state import VERSION, AudioRecord
+from ko_asr.data.workers import OrderedMap
 from ko_asr.files import atomic_write
+from ko_asr.text.normalizer import Normalizer
 
 
 @dataclass
 class _Shard:
-    """The store of one task: names members, and holds them all (done before) or writes them all."""
+    """Store of one task: it names members, and holds them all (done before) or writes them all."""
 
     tar: tarfile.TarFile | None
     effort: ClassVar[float] = 0.0  # encoding is what takes the time here
@@ -37,7 +41,7 @@ class _Shard:
         # NeMo takes "-sub1" at the end of a name for a segment's number
         return identifier.replace("/", "__").replace("-sub", "_sub") + ".flac"
 
-    def holds(self, record: Record) -> bool:
+    def holds(self, record: AudioRecord) -> bool:
         return self.tar is None
 
     def write(self, identifier: str, flac: bytes) -> None:
@@ -50,19 +54,19 @@ class _Shard:
 class ShardTask(NamedTuple):
     """A chunk of utterances and the shard that it becomes."""
 
-    task: Task
+    utterances: Sequence[Utterance]
+    normalizer: Normalizer
     folder: Path
     number: int
 
 
 def process_shard(shard: ShardTask) -> ChunkResult:
     """Convert one chunk into one shard. Raises OSError when it cannot be written."""
-    task, number = shard.task, shard.number
-    note = shard.folder / "keys" / f"{number}.json"
-    key = _key(task)
+    number, note = shard.number, shard.folder / "keys" / f"{shard.number}.json"
+    key = _key(shard)
     known = _records_of(note, key)
     with _opened(shard.folder / f"audio_{number}.tar" if known is None else None) as tar:
-        result = process(task._replace(store=_Shard(tar), known=known or {}))
+        result = process(Task(shard.utterances, known or {}, shard.normalizer, _Shard(tar)))
     outcomes = [_with_shard_id(outcome, number) for outcome in result.outcomes]
     with atomic_write(shard.folder / f"manifest_{number}.json") as stream:
         stream.write("".join(outcome.line for outcome in outcomes))
@@ -72,20 +76,20 @@ def process_shard(shard: ShardTask) -> ChunkResult:
     return result._replace(outcomes=outcomes)
 
 
-def _key(task: Task) -> str:
-    """A hash of what a shard is made of: its sources, and which of them the text rules keep.
+def _key(shard: ShardTask) -> str:
+    """Hash the sources of a shard, and which of them the text rules keep.
 
     So other text rules rewrite a shard's manifest, and its audio only where they keep other utterances.
     """
     digest = hashlib.sha256(b"%d" % VERSION)
-    for utterance in task.utterances:
-        kept = not utterance.problem and not task.normalizer.clean(utterance.text).reason
+    for utterance in shard.utterances:
+        kept = not utterance.problem and not shard.normalizer.clean(utterance.text).reason
         digest.update(f"{utterance.id}\0{signature(utterance.source)}\0{kept}\n".encode())
     return digest.hexdigest()
 
 
-def _records_of(note: Path, key: str) -> dict[str, Record] | None:
-    """The records of a finished shard with this key; None when it is to be written."""
+def _records_of(note: Path, key: str) -> dict[str, AudioRecord] | None:
+    """Return the records of a finished shard with this key; None when it is to be written."""
     try:
         noted = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -93,7 +97,7 @@ def _records_of(note: Path, key: str) -> dict[str, Record] | None:
     if noted["key"] != key:
         return None
     rows = ((*row[:3], tuple(row[3]), row[4], AudioFacts(*row[5])) for row in noted["records"])
-    return {row[0]: Record(*row) for row in rows}
+    return {row[0]: AudioRecord(*row) for row in rows}
 
 
 @contextmanager
@@ -114,15 +118,25 @@ def _with_shard_id(outcome: Outcome, number: int) -> Outcome:
     return outcome._replace(line=format_entry(json.loads(outcome.line) | {"shard_id": number}))
 
 
-def into_shards(
-    run: Callable[..., Iterable[ChunkResult]], tasks: Iterable[Task], folder: Path
-) -> Iterator[ChunkResult]:
-    """Convert tasks into the shards of ``folder`` with ``run`` (`workers.ordered_map`), in their order."""
-    shards = 0
-    for result in run(process_shard, (ShardTask(task, folder, number) for number, task in enumerate(tasks))):
-        shards += 1
-        yield result
-    _finish(folder, shards)
+@dataclass
+class ShardConverter:
+    """Converter of a split into the shards of ``folder``, each of ``chunk_size`` utterances."""
+
+    run: OrderedMap
+    normalizer: Normalizer
+    folder: Path
+    chunk_size: int
+
+    def convert(self, chunks: Iterable[Sequence[Utterance]]) -> Iterator[ChunkResult]:
+        """Yield the result of each chunk, in order, once its shard is whole."""
+        shards = 0
+        for result in self.run(process_shard, itertools.starmap(self._task, enumerate(chunks))):
+            shards += 1
+            yield result
+        _finish(self.folder, shards)
+
+    def _task(self, number: int, chunk: Sequence[Utterance]) -> ShardTask:
+        return ShardTask(chunk, self.normalizer, self.folder, number)
 
 
 def _finish(folder: Path, shards: int) -> None:

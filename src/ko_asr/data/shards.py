@@ -37,7 +37,7 @@ _NEMO_SLACK = 0.2  # seconds that NeMo allows between a manifest's duration and 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a folder of shards was made from; a run goes on only with shards of the same plan."""
+    """Sources and settings of a folder of shards; a run goes on only with shards of the same plan."""
 
     manifest: str
     manifest_sha256: str
@@ -47,7 +47,7 @@ class Plan:
 
 
 def line_offsets(manifest: Path) -> np.ndarray:
-    """Byte offsets of a manifest's lines that are not blank, int64 [utterances]: 5 MB for KsponSpeech."""
+    """Find the byte offsets of a manifest's lines that are not blank, int64: 5 MB for 620,000."""
     offsets, position = [], 0
     with manifest.open("rb") as stream:
         for line in stream:
@@ -58,7 +58,7 @@ def line_offsets(manifest: Path) -> np.ndarray:
 
 
 def assignment(utterances: int, shards: int, seed: int) -> list[np.ndarray]:
-    """Numbers of the utterances of each shard: a seeded shuffle dealt out in equal parts.
+    """Deal the utterances' numbers, shuffled by ``seed``, out to the shards in equal parts.
 
     >>> [part.tolist() for part in assignment(5, 2, seed=0)]
     [[2, 4, 3], [0, 1]]
@@ -74,7 +74,7 @@ def _entry_at(stream, folder: Path, offset: int) -> dict:
 
 
 def audio_bytes(entry: dict) -> tuple[bytes, str, int]:
-    """(encoded audio, extension, samples) of an entry, 16 kHz mono; copied where nothing has to change.
+    """Return (encoded audio, extension, samples) of an entry, 16 kHz mono; a file that fits is copied.
 
     ValueError says what is wrong with the audio, OSError that it cannot be opened.
     """
@@ -124,7 +124,7 @@ def _member_stem(number: int, entry: dict) -> str:
 
 
 class _TarredShard:
-    """Writes one NeMo shard: the tar's members are named by the manifest's audio_filepath."""
+    """Writer of one NeMo shard, whose tar's members are named by the manifest's audio_filepath."""
 
     def __init__(self, out: Path, shard: int) -> None:
         self.tar = out / "shards" / f"audio_{shard}.tar"
@@ -140,7 +140,7 @@ class _TarredShard:
 
 
 class _SharShard:
-    """Writes one Lhotse Shar shard: audio, then its recording's description, member by member."""
+    """Writer of one Lhotse Shar shard: audio, then its recording's description, member by member."""
 
     def __init__(self, out: Path, shard: int) -> None:
         self.tar = out / "shards" / f"recording.{shard:06d}.tar"
@@ -170,13 +170,13 @@ class _SharShard:
 
 
 def shard_files(out: Path, shard: int, format: str) -> tuple[Path, Path]:
-    """(tar, manifest) of a shard."""
+    """Return the paths (tar, manifest) of a shard."""
     writer = _SharShard(out, shard) if format == "shar" else _TarredShard(out, shard)
     return writer.tar, writer.manifest
 
 
 def write_shard(plan: Plan, out: Path, shard: int, numbers: np.ndarray, offsets: np.ndarray) -> list[dict]:
-    """Write one shard, whole or not at all; returns the utterances left out, each with its reason."""
+    """Write one shard, whole or not at all; return the utterances left out, each with its reason."""
     manifest = Path(plan.manifest)
     writer = _SharShard(out, shard) if plan.format == "shar" else _TarredShard(out, shard)
     rows, rejected = [], []
@@ -211,7 +211,7 @@ def _rejected_file(out: Path, shard: int) -> Path:
 
 
 def make_plan(manifest: Path, format: str, utterances_per_shard: int, seed: int) -> tuple[Plan, np.ndarray]:
-    """The plan for a manifest and its lines' offsets; UserError when there is nothing to shard."""
+    """Make the plan for a manifest, with its lines' offsets; UserError when there is nothing to shard."""
     if not manifest.is_file():
         raise UserError(
             f"no manifest at {manifest}: prepare a corpus first, with recipes/prepare_ksponspeech.py say"
@@ -256,9 +256,9 @@ def write_shards(
     jobs: int,
     on_shard: Callable[[int], object] = lambda utterances: None,
 ) -> list[dict]:
-    """Write all shards that are missing, ``jobs`` at a time; returns every utterance left out.
+    """Write all shards that are missing, ``jobs`` at a time; return every utterance left out.
 
-    ``on_shard`` is told the number of utterances of each shard, finished ones included.
+    ``on_shard`` gets the number of utterances of each shard, finished ones included.
     """
     done = claim_folder(out, plan)
     parts = assignment(len(offsets), plan.shards, plan.seed)
@@ -302,10 +302,10 @@ def _run(
 
 
 def bucket_duration_bins(durations: np.ndarray, buckets: int) -> list[float]:
-    """Boundaries of ``buckets`` duration buckets that hold equal seconds of audio, [buckets - 1] ascending.
+    """Compute the [buckets - 1] ascending boundaries of duration buckets that hold equal seconds of audio.
 
-    As Lhotse's estimate_duration_buckets; equal boundaries, which a bucket without clips would need, are
-    merged, so there can be fewer.
+    Lhotse's estimate_duration_buckets, except that equal boundaries, which a bucket without clips would
+    need, are merged, so there can be fewer.
 
     >>> bucket_duration_bins(np.array([1.0, 1, 1, 1, 2, 2, 4]), 3)
     [2.0, 4.0]
@@ -319,7 +319,7 @@ def bucket_duration_bins(durations: np.ndarray, buckets: int) -> list[float]:
 
 
 def checked_durations(manifest: Path) -> np.ndarray:
-    """Durations of all utterances in seconds, float64 [utterances].
+    """Read the durations of all utterances in seconds, float64 [utterances].
 
     UserError names the first line that is no manifest line: a worker would stumble on it much later.
     """
@@ -340,7 +340,7 @@ def checked_durations(manifest: Path) -> np.ndarray:
 
 
 def loader_options(out: Path, plan: Plan) -> dict[str, str]:
-    """The keys of a NeMo data set configuration that read the shards."""
+    """Return the keys of a NeMo data set configuration that read the shards."""
     folder = os.path.abspath(out / "shards")
     if plan.format == "shar":
         return {"shar_path": folder}

@@ -1,4 +1,4 @@
-"""What a preparation remembers between runs: which FLAC files are whole, and what was measured on them.
+"""Memory of a preparation between runs: which FLAC files are whole, and the figures measured on them.
 
 A FLAC file counts as done only when it is recorded here after it was written, with its size and with the
 signature of the audio it came from. So after a kill at any point the next run repeats what was in flight
@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ko_asr.audio.corpus_audio import AudioFacts
 from ko_asr.errors import UserError
@@ -21,14 +21,14 @@ _COLUMNS = ("id", "signature", "size", "repairs", "digest", *AudioFacts._fields)
 VERSION = 2  # raise when the columns or their meaning change: old records are then ignored
 
 
-class Record(NamedTuple):
-    """One finished FLAC file."""
+class AudioRecord(NamedTuple):
+    """One utterance's finished FLAC: a file, or a member of a shard."""
 
     id: str
     signature: str
     size: int
     repairs: tuple[str, ...]
-    digest: int  # of the samples: `audio.flac_digest`
+    digest: int  # of the samples: `corpus_audio.flac_digest`
     facts: AudioFacts
 
 
@@ -80,17 +80,13 @@ class State:
         elif owners != [self._corpus]:
             raise UserError(f"{self.path.parent} holds {owners[0]}: choose another --out for {self._corpus}")
 
-    def find(self, ids: Sequence[str]) -> dict[str, Record]:
-        """Records of those of ``ids`` that have one."""
+    def find(self, ids: Sequence[str]) -> dict[str, AudioRecord]:
+        """Return the records of those of ``ids`` that have one."""
         marks = ",".join("?" * len(ids))
         query = f"SELECT {', '.join(_COLUMNS)} FROM audio WHERE id IN ({marks})"
-        rows = self._database.execute(query, list(ids))
-        return {
-            r[0]: Record(r[0], r[1], r[2], tuple(r[3].split("|")) if r[3] else (), r[4], AudioFacts(*r[5:]))
-            for r in rows
-        }
+        return {row[0]: _record(row) for row in self._database.execute(query, list(ids))}
 
-    def add(self, records: Iterable[Record]) -> None:
+    def add(self, records: Iterable[AudioRecord]) -> None:
         """Remember files that are whole on disk. Raises UserError when the disk is full."""
         marks = ",".join("?" * len(_COLUMNS))
         rows = [(r.id, r.signature, r.size, "|".join(r.repairs), r.digest, *r.facts) for r in records]
@@ -105,6 +101,7 @@ class State:
             ) from error
 
     def commit(self) -> None:
+        """Make what was added survive a kill."""
         self._database.commit()
         self._committed = time.monotonic()
 
@@ -113,3 +110,9 @@ class State:
         with contextlib.suppress(sqlite3.OperationalError):  # a full disk: the run already failed with that
             self._database.commit()
         self._database.close()
+
+
+def _record(row: Sequence[Any]) -> AudioRecord:
+    identifier, mark, size, joined, digest, *facts = row
+    repairs = tuple(joined.split("|")) if joined else ()
+    return AudioRecord(identifier, mark, size, repairs, digest, AudioFacts(*facts))

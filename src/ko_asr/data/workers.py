@@ -21,12 +21,13 @@ from ko_asr.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+OrderedMap = Callable[..., Iterator[Any]]  # run(function, tasks), which yields function(task) in order
 TASKS_IN_FLIGHT = 3  # a worker: one at work, one waiting, one being handed over
 
 
 @contextlib.contextmanager
-def ordered_map(jobs: int, ray_address: str = "") -> Iterator[Callable[..., Iterator[Any]]]:
-    """Give ``run(function, tasks)``, which yields ``function(task)`` in order.
+def ordered_map(jobs: int, ray_address: str = "") -> Iterator[OrderedMap]:
+    """Open a pool and give ``run(function, tasks)``, which yields ``function(task)`` in order.
 
     ``jobs`` processes here (1 runs in this process), or on the Ray cluster at ``ray_address`` ("auto" for the
     one this machine belongs to, "local" to start one here); there the workers need this project installed
@@ -67,7 +68,7 @@ def _windowed(
 
 
 def _started(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
-    """A pool whose workers run already. Call it before threads, locks and databases are opened.
+    """Start a pool whose workers run already. Call it before threads, locks and databases are opened.
 
     On Linux they are forked, which costs nothing; importing numpy and compiling rules anew costs a worker
     0.3 s. That is safe here, while this process has no thread of its own.

@@ -136,7 +136,7 @@ def stand_alone_jamo(text: str, rule: Literal["drop", "keep", "spell", "shorten"
     ``drop`` removes them, because ㅋㅋ writes a laugh or a cry and not a spoken syllable; the spaces round
     them are left to the caller's whitespace rule. ``spell`` writes a single letter by its name (ㄱ 기역) and
     drops the runs, ``shorten`` cuts a repeated letter to two, and ``keep`` changes nothing. Which of them
-    a corpus gets by default is written in one place, ko_asr/text/rules.yaml.
+    a corpus gets by default is written in one place, text/rules.yaml.
 
     >>> [stand_alone_jamo("ㄱ 자 ㅋㅋㅋㅋ", rule) for rule in ("drop", "keep", "spell", "shorten")]
     [' 자 ', 'ㄱ 자 ㅋㅋㅋㅋ', '기역 자 ', 'ㄱ 자 ㅋㅋ']

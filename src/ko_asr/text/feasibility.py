@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a manifest: tokens a second, unknowns, and what CTC cannot align.
+"""Statistics of a tokenizer on a manifest: tokens a second, unknowns, and utterances CTC cannot align.
 
 NeMo builds its CTC loss with ``zero_infinity=True``, so an utterance with more tokens than encoder frames
 trains nothing and says nothing. The law itself is in ``ko_asr.runtime.frames``.
@@ -58,21 +58,21 @@ class TokenStatistics:
 
     @property
     def unknown_rate(self) -> float:
-        """Unknown tokens among all tokens."""
+        """Share of unknown tokens among all tokens."""
         return self.unknown / self.tokens if self.tokens else 0.0
 
     def infeasible_share(self, subsampling: int) -> float:
-        """Share of utterances that need more frames than the encoder gives."""
+        """Return the share of utterances that need more frames than the encoder gives."""
         return self.infeasible.get(subsampling, 0) / self.utterances if self.utterances else 0.0
 
 
 def token_statistics(
-    entries: Iterable[dict],
+    entries: Iterable[dict[str, Any]],
     processor: Any,
     subsamplings: tuple[int, ...] = SUBSAMPLINGS,
     causal: bool = False,
 ) -> TokenStatistics:
-    """Statistics of manifest ``entries`` under a SentencePiece ``processor``, in one pass."""
+    """Count manifest ``entries`` under a SentencePiece ``processor``, in one pass."""
     statistics = TokenStatistics(subsamplings, causal)
     unknown_id = processor.unk_id()
     for entry in entries:
@@ -84,7 +84,7 @@ def token_statistics(
 def refuse_unknown(statistics: TokenStatistics, limit: float, tokenizer: str) -> None:
     """Raise UserError when more than ``limit`` of the tokens are unknown: ``tokenizer`` is of another corpus.
 
-    An unknown token decodes to nothing that was said, in the references as well, so no score would show it.
+    An unknown token decodes to none of the spoken words, in the references as well: no score would show it.
     """
     if statistics.unknown_rate > limit:
         raise UserError(

@@ -20,7 +20,7 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # lmplz --discount_fallback, for text too 
 
 @dataclass
 class Order:
-    """The distinct n-grams of one order, sorted by prefix: parallel arrays, one row an n-gram.
+    """Distinct n-grams of one order, sorted by prefix: parallel arrays, one row an n-gram.
 
     ``prefix`` and ``suffix`` are rows of the next lower order; unigrams have none, and row = word.
     """
@@ -35,7 +35,7 @@ class Order:
 
 
 def _grams(tokens: np.ndarray, begin: int, highest: int) -> list[Order]:
-    """Distinct n-grams of each order in ``tokens``, sentences one after another, each with <s> and </s>."""
+    """Find the distinct n-grams of each order in ``tokens``: sentence after sentence, with <s> and </s>."""
     size = int(tokens.max(initial=begin)) + 1
     ids = tokens.astype(np.int64)  # of the n-gram that begins at each position, -1 where it would cross <s>
     count = np.bincount(tokens, minlength=size)
@@ -66,7 +66,7 @@ def _order(
 
 
 def discounts(counts: np.ndarray) -> tuple[float, float, float]:
-    """Discounts of n-grams seen once, twice and more often, from their adjusted counts.
+    """Estimate the discounts of n-grams seen once, twice and more often, from their adjusted counts.
 
     The fallback where the counts of counts allow none, as in a text of a few sentences.
     """
@@ -80,7 +80,7 @@ def discounts(counts: np.ndarray) -> tuple[float, float, float]:
 
 
 def estimate(tokens: np.ndarray, begin: int, order: int) -> tuple[list[Order], float]:
-    """Probabilities and back-off weights of every n-gram up to ``order``, and the probability of <unk>.
+    """Estimate probability and back-off weight of every n-gram up to ``order``, and probability of <unk>.
 
     ``tokens`` int [n]: sentences as <s> (``begin``) w ... </s>, one after another; words are 0 to
     ``begin`` + 1, which is </s>. A word that never occurs is none of the model's.

@@ -43,7 +43,7 @@ def tool(name: str, built: Path) -> Path | None:
 
 
 def symbol(token: int) -> str:
-    """What stands for a token in the ARPA file.
+    """Return the character that stands for a token in the ARPA file.
 
     >>> symbol(0), symbol(1000)
     ('d', 'ь')
@@ -52,12 +52,12 @@ def symbol(token: int) -> str:
 
 
 def vocabulary_hash(pieces: Sequence[str]) -> str:
-    """Hex digest that tells one vocabulary's language model from another's."""
+    """Return the hex digest that ties a language model to its vocabulary."""
     return hashlib.sha256("\n".join(pieces).encode("utf-8")).hexdigest()
 
 
 def token_lines(sentences: Iterable[Sequence[int]]) -> Iterator[bytes]:
-    """Sentences of token ids as lmplz reads them, one a line; empty ones are left out."""
+    """Yield sentences of token ids in lmplz's form, one a line; empty ones are left out."""
     for sentence in sentences:
         if sentence:
             yield (" ".join(map(symbol, sentence)) + "\n").encode("utf-8")
@@ -69,10 +69,9 @@ def estimate_on_disk(
     """Estimate with ``lmplz``, which sorts on disk in ``memory`` (such as "30%"); UserError when it fails."""
     with tempfile.TemporaryDirectory(dir=arpa.parent, prefix=".lmplz-") as scratch:
         command = [str(lmplz), "-o", str(order), "--discount_fallback", "-S", memory, "-T", f"{scratch}/"]
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                [*command, "--arpa", str(arpa)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
-            )
+        with tempfile.TemporaryFile() as log:
+            command += ["--arpa", str(arpa)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
             assert process.stdin is not None
             try:
                 process.stdin.writelines(token_lines(sentences))
@@ -83,8 +82,8 @@ def estimate_on_disk(
                 process.kill()
                 raise
             if process.wait():
-                said.seek(0)
-                reason = said.read().decode("utf-8", errors="replace").strip().splitlines()[-1:]
+                log.seek(0)
+                reason = log.read().decode("utf-8", errors="replace").strip().splitlines()[-1:]
                 raise UserError(f"lmplz failed ({' '.join(reason)[:200]}): free memory or disk and try again")
 
 
@@ -126,7 +125,7 @@ def build_binary(program: Path, arpa: Path) -> Path:
 
 
 def require_kenlm() -> Any:
-    """The kenlm module; UserError where it is not installed."""
+    """Import the kenlm module; UserError where it is not installed."""
     try:
         return importlib.import_module("kenlm")
     except ImportError as error:
@@ -138,14 +137,14 @@ def require_kenlm() -> Any:
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """How a language model is weighed: ``alpha`` scales its log-probability, ``beta`` is added a token."""
+    """Weights of a language model: ``alpha`` scales its log-probability, ``beta`` is added a token."""
 
     alpha: float = 0.5
     beta: float = 0.5
 
 
 class LanguageModel:
-    """A token n-gram for decoding: states are kenlm's, scores are natural logarithms.
+    """Token n-gram for decoding: states are kenlm's, scores are natural logarithms.
 
     Raises UserError for a folder without a whole language model, a vocabulary other than ``pieces`` (None:
     unchecked), or a missing kenlm package.
@@ -161,22 +160,22 @@ class LanguageModel:
         self._symbols = [symbol(token) for token in range(self.description["vocab_size"])]
 
     def start(self) -> Any:
-        """The state at the beginning of a sentence."""
+        """Return the state at the beginning of a sentence."""
         state = self._new_state()
         self._model.BeginSentenceWrite(state)
         return state
 
     def score(self, state: Any, token: int) -> tuple[float, Any]:
-        """ln p(token | state), and the state after it."""
+        """Return ln p(token | state), and the state after it."""
         after = self._new_state()
         return self._model.BaseScore(state, self._symbols[token], after) * LN10, after
 
     def end(self, state: Any) -> float:
-        """ln p(end of sentence | state)."""
-        return self._model.BaseScore(state, "</s>", self._new_state()) * LN10
+        """Return ln p(end of sentence | state)."""
+        return float(self._model.BaseScore(state, "</s>", self._new_state())) * LN10
 
     def perplexity(self, sentences: Iterable[Sequence[int]]) -> float:
-        """Perplexity a token, end of sentence counted; NaN without a sentence."""
+        """Compute the perplexity a token, end of sentence counted; NaN without a sentence."""
         total, count = 0.0, 0
         for sentence in sentences:
             text = " ".join(self._symbols[token] for token in sentence)
@@ -186,9 +185,9 @@ class LanguageModel:
 
 
 def read_description(folder: Path, pieces: Sequence[str] | None = None) -> dict[str, Any]:
-    """``lm.json`` of a language model; UserError when there is none or it is of another vocabulary."""
+    """Read ``lm.json`` of a language model; UserError when there is none or it is of another vocabulary."""
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         wanted = description["vocabulary_sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -203,7 +202,7 @@ def read_description(folder: Path, pieces: Sequence[str] | None = None) -> dict[
 
 
 def read_weights(folder: Path) -> FusionWeights:
-    """The weights that were tuned for this language model, else the defaults."""
+    """Read the weights that were tuned for this language model, else return the defaults."""
     try:
         tuned = json.loads((folder / WEIGHTS).read_text(encoding="utf-8"))
         return FusionWeights(float(tuned["alpha"]), float(tuned["beta"]))

@@ -1,4 +1,4 @@
-"""Transcriptions to training text, by the rules in ``text_rules.yaml``.
+"""Transcriptions to training text, by the rules in ``rules.yaml``.
 
 >>> normalize("n/ 어/ (20개)/(스무 개) 샀어.")
 '어 20개 샀어'
@@ -50,7 +50,7 @@ _NOTHING_SAID = re.compile(r"[\W_]*")
 
 
 def _letters_of_loose_jamo() -> dict[int, int]:
-    """Conjoining and half-width jamo that NFC left alone, as the compatibility letters people type."""
+    """Map conjoining and half-width jamo that NFC left alone to the compatibility letters people type."""
     letters = {}
     for letter in map(chr, range(0x3131, 0x3164)):
         nfkc = unicodedata.normalize("NFKC", letter)
@@ -67,7 +67,7 @@ _LOOSE_JAMO = _letters_of_loose_jamo()
 
 
 def _unicode(line: str) -> str:
-    """NFC with full-width forms as ASCII, without zero-width and control characters and loose jamo."""
+    """Return NFC with full-width forms as ASCII, without zero-width and control characters and loose jamo."""
     if not _UNUSUAL.search(line):
         return line
     line = line.translate(_CONTROLS | _DELETED | _FULL_WIDTH)
@@ -79,7 +79,7 @@ def _spaces(line: str) -> str:
 
 
 class Cleaned(NamedTuple):
-    """A normalised line: its text, or the reason why it was rejected, and the rules that changed it."""
+    """Normalised line: its text, or the reason why it was rejected, and the rules that changed it."""
 
     text: str
     reason: str
@@ -96,23 +96,28 @@ class _Step(NamedTuple):
 
 @functools.cache
 def rule_book() -> dict[str, Any]:
-    """The parsed ``text_rules.yaml``."""
+    """Return the parsed ``rules.yaml``."""
     source = importlib.resources.files("ko_asr.text") / "rules.yaml"
-    return yaml.load(source.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    book: dict[str, Any] = yaml.load(source.read_text(encoding="utf-8"), Loader=loader)
+    return book
 
 
 def default_options() -> dict[str, str]:
-    """Every option with its default: ESPnet's choice where ESPnet's is not a plain mistake."""
+    """Return every option with its default: ESPnet's choice where ESPnet's is not a plain mistake."""
     return {name: option["default"] for name, option in rule_book()["options"].items()}
 
 
 def profile_spaces(profile: str) -> str:
-    """Whether a profile's toolkit scores spaces: "counted" or "removed"."""
-    return rule_book()["profiles"][profile]["spaces"]
+    """Return "counted" or "removed", by whether a profile's toolkit scores spaces."""
+    return str(rule_book()["profiles"][profile]["spaces"])
 
 
 class Normalizer:
-    """The rules that hold under one choice of options, compiled.
+    """Compiled text rules under one choice of options: calling it with a raw line returns its text.
+
+    >>> Normalizer(side="phonetic")("n/ 어/ (20개)/(스무 개) 샀어.")
+    '어 스무 개 샀어'
 
     ``style`` is the corpus's convention of transcription (KSPONSPEECH has dual transcriptions and tags,
     PLAIN has none); ``profile`` is "" for this project's rules, or the toolkit whose counting to reproduce.
@@ -127,15 +132,16 @@ class Normalizer:
         rules = book["profiles"][profile]["rules"] if profile else book["rules"]
         self._steps = [self._compile(rule) for rule in rules if self._holds(rule)]
 
-    def __reduce__(self):  # worker processes compile their own
+    # Worker processes compile their own.
+    def __reduce__(self) -> tuple[Callable[..., "Normalizer"], tuple[()]]:
         return functools.partial(Normalizer, self.style, self.profile, **self.options), ()
 
     def __call__(self, line: str) -> str:
-        """The text of ``line``, "" when it is rejected."""
+        """Return the text of ``line``, "" when it is rejected."""
         return self.clean(line).text
 
     def clean(self, line: str) -> Cleaned:
-        """Normalise one raw line and say what was done to it."""
+        """Normalise one raw line and name the rules that changed it."""
         fired: list[str] = []
         for name, needs, act, found, reason in self._steps:
             if needs not in line:  # the empty string is in every line
@@ -153,7 +159,7 @@ class Normalizer:
         return Cleaned(line, "", tuple(fired))
 
     def describe(self) -> dict[str, str]:
-        """What was chosen, for audits and manifests."""
+        """Return the chosen rules and options, for audits and manifests."""
         chosen = {"side": self.options["side"]} if self.profile else self.options
         return {"profile": self.profile or "default", "style": self.style, **chosen}
 
@@ -172,13 +178,13 @@ class Normalizer:
                 values = ", ".join(book["options"][name]["values"])
                 raise UserError(f"text option {name} cannot be '{value}': choose one of {values}")
 
-    def _holds(self, rule: dict) -> bool:
+    def _holds(self, rule: dict[str, Any]) -> bool:
         if self.style not in rule.get("styles", [self.style]):
             return False
         wanted = rule.get("when", {}).items()
         return all(self.options[name] in ([v] if isinstance(v, str) else v) for name, v in wanted)
 
-    def _compile(self, rule: dict) -> _Step:
+    def _compile(self, rule: dict[str, Any]) -> _Step:
         name = str(rule.get("name", rule.get("pattern", rule.get("call"))))
         pattern = re.compile(rule.get("pattern", ""))
         act: Callable[[str], str] | None = None
@@ -200,7 +206,7 @@ class Normalizer:
 
 
 def known_styles() -> list[str]:
-    """Transcription styles that some rule names, and PLAIN."""
+    """Return the transcription styles that some rule names, and PLAIN."""
     styles = {style for rule in rule_book()["rules"] for style in rule.get("styles", ())}
     return sorted(styles | {PLAIN})
 
@@ -211,14 +217,22 @@ def _normalizer(style: str, profile: str, options: tuple[tuple[str, str], ...]) 
 
 
 def normalize(line: str, style: str = KSPONSPEECH, profile: str = "", **options: str) -> str:
-    """Training text of one raw transcription, "" when it is rejected. For many lines use `Normalizer`."""
+    """Return the training text of one raw transcription, "" when it is rejected.
+
+    ``style`` is the corpus's convention of transcription, ``profile`` another toolkit's counting, and
+    ``options`` are those of text/rules.yaml; `Normalizer` explains them, and is what many lines want.
+    Raises UserError for an option, value, style or profile that does not exist.
+
+    >>> normalize("b/ 저는 (3번)/(세 번) 봤+ 봤어요.", side="phonetic")
+    '저는 세 번 봤 봤어요'
+    """
     return _normalizer(style, profile, tuple(sorted(options.items())))(line)
 
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--profile`` and one argument for every option in ``text_rules.yaml``."""
+    """Add ``--profile`` and one argument for every option in ``rules.yaml``."""
     book = rule_book()
-    group = parser.add_argument_group("text", "how transcriptions become text (text_rules.yaml)")
+    group = parser.add_argument_group("text", "how transcriptions become text (text/rules.yaml)")
     profiles = "; ".join(f"{name}: {profile['about']}" for name, profile in book["profiles"].items())
     profiles = f"count as another toolkit does: {profiles}".replace("%", "%%")
     group.add_argument(
@@ -234,7 +248,7 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def normalizer_from(args: argparse.Namespace, style: str = KSPONSPEECH) -> Normalizer:
-    """The normaliser that parsed `add_text_arguments` describe.
+    """Make the normaliser that the parsed `add_text_arguments` describe.
 
     Raises UserError when a profile is combined with an option that it would ignore.
     """
@@ -249,7 +263,7 @@ def normalizer_from(args: argparse.Namespace, style: str = KSPONSPEECH) -> Norma
 
 
 def count_rules(fired: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """How many lines each rule changed."""
+    """Count the lines that each rule changed."""
     counts: dict[str, int] = {}
     for names in fired:
         for name in names:

@@ -53,7 +53,7 @@ def _hex(text: str) -> str:
 
 @cache
 def _compatibility_pairs() -> list[tuple[str, str]]:
-    """(compatibility jamo, conjoining jamo) by the rule in the module's docstring, one to one."""
+    """Pair (compatibility jamo, conjoining jamo) by the rule in the module's docstring, one to one."""
     pairs: list[tuple[str, str]] = []
     for table in (hangul.ONSETS, hangul.NUCLEI, hangul.CODAS):
         for conjoining in table:
@@ -64,7 +64,7 @@ def _compatibility_pairs() -> list[tuple[str, str]]:
 
 
 def jamo_tables() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(normalisation, denormalisation) tables of (source, target) strings for the jamo types.
+    """Return the tables (normalisation, denormalisation) of (source, target) strings for the jamo types.
 
     SentencePiece applies the longest source that matches, so a full syllable wins over its parts.
     """
@@ -84,7 +84,7 @@ def _write_table(path: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def _training_options(kind: str, vocab_size: int | None, folder: Path) -> dict[str, Any]:
-    """SentencePiece options of one type; the jamo tables are written into ``folder``."""
+    """Return the SentencePiece options of one type; write the jamo tables into ``folder``."""
     options: dict[str, Any] = {
         "model_type": _MODEL_TYPE[kind],
         "character_coverage": 1.0,
@@ -113,7 +113,7 @@ def _training_options(kind: str, vocab_size: int | None, folder: Path) -> dict[s
 
 
 def _sentences(kind: str, texts: Iterable[str] | None) -> Iterator[str]:
-    """Training sentences; for jamo the whole alphabet first, so that no syllable is ever unknown."""
+    """Yield training sentences; for jamo the whole alphabet first, so that no syllable is ever unknown."""
     if kind == "jamo":
         yield " ".join(_SYLLABLES)
         if texts is None:
@@ -150,7 +150,7 @@ def train(kind: str, texts: Iterable[str] | None, out: Path, vocab_size: int | N
 
 
 def _explain(message: str, kind: str, vocab_size: int | None) -> str:
-    """One sentence for what SentencePiece says when the text is too small or empty."""
+    """Turn SentencePiece's message for too small or empty a text into one sentence."""
     if limit := re.search(r"<= (\d+)|value <= (\d+)", message):
         most = limit.group(1) or limit.group(2)
         return (
@@ -182,7 +182,7 @@ def _publish(model: Path, kind: str, out: Path) -> Path:
 
 
 def load(folder: str | Path) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece processor of the tokenizer in ``folder`` (UserError when there is none)."""
+    """Load the SentencePiece processor of the tokenizer in ``folder`` (UserError when there is none)."""
     model = Path(folder) / "tokenizer.model"
     if not model.is_file():
         raise UserError(f"no tokenizer in {folder}: build one with python tokenizers/build.py --out {folder}")
