@@ -187,7 +187,7 @@ with initialize_config_dir(sys.argv[1], version_base="1.3"):
 from ko_asr.models.nemo_file import quiet_nemo
 quiet_nemo()
 from nemo.collections.asr.models import EncDecCTCModelBPE
-from ko_asr.training.memory import _loss, activation_law, estimate
+from ko_asr.training.memory import activation_law, estimate, noise_loss
 from pathlib import Path
 
 def resident(field="VmRSS"):
@@ -195,7 +195,7 @@ def resident(field="VmRSS"):
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 def step(utterances, seconds):
-    _loss(model, utterances, seconds).backward()
+    noise_loss(model, utterances, seconds).backward()
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 

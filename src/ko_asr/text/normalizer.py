@@ -195,12 +195,13 @@ class Normalizer:
         return _Step(name, rule.get("needs", ""), act, pattern.search, rule.get("reject", ""))
 
     def _function(self, name: str) -> Callable[[str], str]:
+        rule: Any = self.options["stand_alone_jamo"]  # one of the rules: options are checked against rules.yaml
         functions: dict[str, Callable[[str], str]] = {
             "unicode": _unicode,
             "spaces": _spaces,
             "lower": str.lower,
             "upper": str.upper,
-            "stand_alone_jamo": lambda line: stand_alone_jamo(line, self.options["stand_alone_jamo"]),  # type: ignore[arg-type]
+            "stand_alone_jamo": lambda line: stand_alone_jamo(line, rule),
         }
         return functions[name]
 

@@ -90,7 +90,7 @@ def kept_bytes(model: NemoCtc, utterances: int, seconds: float, bfloat16: bool =
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
     ):
-        loss = _loss(model, utterances, seconds)
+        loss = noise_loss(model, utterances, seconds)
     del loss
     with torch.no_grad():
         for tensor, before in statistics:
@@ -103,7 +103,8 @@ def _is_statistic(buffer: str) -> bool:
     return buffer.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _loss(model: NemoCtc, utterances: int, seconds: float) -> torch.Tensor:
+def noise_loss(model: NemoCtc, utterances: int, seconds: float) -> torch.Tensor:
+    """The training loss of ``utterances`` of noise, each with as many tokens as speech of its length has."""
     samples = torch.randn(utterances, round(seconds * model.preprocessor._sample_rate)) * 0.1
     lengths = torch.full((utterances,), samples.shape[1])
     log_probs, encoded, _ = model(input_signal=samples, input_signal_length=lengths)
