@@ -195,7 +195,7 @@ class Normalizer:
         return _Step(name, rule.get("needs", ""), act, pattern.search, rule.get("reject", ""))
 
     def _function(self, name: str) -> Callable[[str], str]:
-        rule: Any = self.options["stand_alone_jamo"]  # one of the rules: options are checked against rules.yaml
+        rule: Any = self.options["stand_alone_jamo"]  # options are checked against rules.yaml
         functions: dict[str, Callable[[str], str]] = {
             "unicode": _unicode,
             "spaces": _spaces,
