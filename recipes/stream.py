@@ -30,7 +30,7 @@ from ko_asr.recognition import search
 from ko_asr.recognition.latency import CountingDecoder, LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.runtime.ctc_decoder import DecoderSettings
-from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.endpoint import LONGEST_MS, EndpointRules
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RATE = 16_000  # Hz
@@ -56,8 +56,11 @@ def arguments() -> argparse.Namespace:
     add("--input-device", help="number or name of the microphone (default: the system's)")
     search.add_arguments(parser)
     args = parser.parse_args()
-    if min(args.packet_ms, args.silence_ms, args.max_utterance_ms, args.chunk) <= 0:
-        parser.error("--packet-ms, --silence-ms, --max-utterance-ms and --chunk must be positive")
+    times = (args.packet_ms, args.silence_ms, args.max_utterance_ms, 1000 * args.chunk)
+    if not all(0 < time_ms <= LONGEST_MS for time_ms in times):
+        parser.error(
+            "--packet-ms, --silence-ms, --max-utterance-ms and --chunk must be positive, and at most a day"
+        )
     if min(args.left, args.right) < 0:
         parser.error("--left and --right must not be negative")
     return args

@@ -27,7 +27,7 @@ from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient, Streaming
 from ko_asr.errors import UserError, run_main
 from ko_asr.recognition.latency import LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
-from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.endpoint import LONGEST_MS, EndpointRules
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
@@ -57,7 +57,11 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.mic == bool(args.files):
         parser.error("name files or --mic, one of both")
-    if min(args.concurrency, args.packet_ms, args.timeout) <= 0 or args.reconnect < 0:
+    if args.silence_ms is not None and not 0 < args.silence_ms <= LONGEST_MS:
+        parser.error("--silence-ms must be positive, and at most a day")
+    if not (
+        min(args.concurrency, args.timeout) > 0 and 0 < args.packet_ms <= LONGEST_MS and args.reconnect >= 0
+    ):
         parser.error("--concurrency, --packet-ms and --timeout must be positive, --reconnect not negative")
     return args
 

@@ -27,6 +27,7 @@ from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, newest_model
 from ko_asr.recognition import search
 from ko_asr.recognition.subtitles import FORMATS
+from ko_asr.runtime.ctc_decoder import DecoderSettings
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 
@@ -123,11 +124,13 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     check_nemo_file(path)
     print(f"loading {path}", file=sys.stderr, flush=True)
     model, batch_seconds = load(args, path)
+    how = search.Search.of(args)
+    how.decoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))  # or say now what is wrong
     from tqdm import tqdm
 
     from ko_asr.recognition.files import transcribe_file
 
-    started, done, how = time.perf_counter(), 0.0, search.Search.of(args)
+    started, done = time.perf_counter(), 0.0
     with tqdm(total=round(sum(seconds.values())), unit="s", unit_scale=True, desc="transcribing") as bar:
         for file in seconds:
             try:

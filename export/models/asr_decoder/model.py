@@ -32,7 +32,8 @@ class TritonPythonModel:
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH)
         )
-        scores = [row[:length] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
+        # Silence comes with a negative length: no frames, and a confidence of 0.
+        scores = [row[: max(0, length)] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
         tokens = [
             ctc.collapse(row[: len(score)], self.contract.blank_id, score)
             for row, score in zip(ids, scores, strict=True)

@@ -3,7 +3,8 @@
 Where a graph computes the features (the contract's front_end), audio leaves here padded in the same way.
 
 Every check of a request is here: what is wrong with one is answered to that one (INVALID_ARGUMENT), and
-never fails the requests that share its batch.
+never fails the requests that share its batch. Silence (the contract's silence_dbfs) leaves here with a length
+that no audio has, by which the decoder knows it.
 """
 
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied besi
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.log_mel import LOUDEST, LogMel
+from ko_asr.runtime.silence import SILENT_FRAMES, is_silent
 
 
 class InvalidAudio(ValueError):
@@ -67,7 +69,7 @@ class TritonPythonModel:
         features = np.zeros((rows, self.contract.mels, self.contract.bucket(frames)), np.float32)
         for row in range(rows):
             features[row, :, :frames] = self.log_mel(audio[row])
-        return {tensors.FEATURES: features, tensors.LENGTH: np.full((rows, 1), frames, np.int64)}
+        return {tensors.FEATURES: features, tensors.LENGTH: self._lengths(audio, frames, SILENT_FRAMES)}
 
     def _padded(self, audio: np.ndarray) -> dict[str, np.ndarray]:
         """Audio [rows, samples] to the padded samples of a bucket [rows, ...] and samples [rows, 1]."""
@@ -75,7 +77,13 @@ class TritonPythonModel:
         bucket = self.contract.bucket(samples // self.contract.hop)
         padded = np.zeros((rows, self.contract.padded_samples(bucket)), np.float32)
         padded[:, :samples] = audio
-        return {tensors.PADDED_AUDIO: padded, tensors.SAMPLES: np.full((rows, 1), samples, np.int64)}
+        silent = SILENT_FRAMES * self.contract.hop
+        return {tensors.PADDED_AUDIO: padded, tensors.SAMPLES: self._lengths(audio, samples, silent)}
+
+    def _lengths(self, audio: np.ndarray, length: int, silent: int) -> np.ndarray:
+        """[rows, 1]: ``length`` of each row of ``audio``, ``silent`` of those that are silence."""
+        rows = (silent if is_silent(row, self.contract.silence_dbfs) else length for row in audio)
+        return np.fromiter(rows, np.int64, len(audio))[:, None]
 
     def _check(self, audio: np.ndarray) -> None:
         samples, rate = audio.shape[1], self.contract.sample_rate

@@ -79,7 +79,7 @@ class TritonPythonModel:
         )
         if flags & START:
             given = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
-            options = self.defaults.updated(given.as_numpy()[0, 0].decode()) if given else self.defaults
+            options = self.defaults.updated(given.as_numpy()[0, 0]) if given else self.defaults
             self.streams.open(key, Stream(number, options.decoder(self.contract)))
         stream = self.streams.get(key)
         # An id used twice, or a chunk lost on the way, must never put one stream's words into another.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ko_asr.errors import UserError
+from ko_asr.runtime.silence import SILENCE_DBFS
 
 if TYPE_CHECKING:
     from ko_asr.export.options import ExportOptions
@@ -81,6 +82,13 @@ def _add_serving_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--max-batch-size", type=int, help="rows the server may put in one batch (default 8; streams 32)")
     add("--max-seconds", type=float, default=60.0, help="longest audio of one request (default 60)")
+    add(
+        "--silence-dbfs",
+        type=_level,
+        default=SILENCE_DBFS,
+        help="recordings in which nothing is louder are answered with no words "
+        f"(default {SILENCE_DBFS:g}; off: the model is always asked)",
+    )
     add("--instances", type=int, default=2, help="encoder sessions (default 2)")
     add("--threads", type=int, default=1, help="threads of an encoder session (default 1)")
     add("--preprocessors", type=int, default=2, help="preprocessors, and log-mel sessions (default 2)")
@@ -104,6 +112,14 @@ def _look_aheads(text: str) -> list[int]:
     if len(set(found)) != len(found) or min(found) < 0:
         raise ValueError(text)
     return found
+
+
+def _level(text: str) -> float | None:
+    """A level in dB, 0 for full scale; None for off."""
+    level = None if text == "off" else float(text)
+    if level is not None and not -200 <= level < 0:
+        raise ValueError(text)
+    return level
 
 
 def _check_manifests(options: argparse.Namespace) -> None:
@@ -135,6 +151,7 @@ def export_options(options: argparse.Namespace, model: Any) -> "ExportOptions":
         front_end=options.front_end,
         max_batch_size=options.max_batch_size,
         max_seconds=options.max_seconds,
+        silence_dbfs=options.silence_dbfs,
         look_aheads=options.look_aheads,
         limits=limits,
         on_figures=show_figures,

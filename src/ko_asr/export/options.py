@@ -7,6 +7,7 @@ from typing import Any
 
 from ko_asr.export.figures import Figure
 from ko_asr.export.precision import LIMITS, GateUtterance, Limits, Report, read_utterances
+from ko_asr.runtime.silence import SILENCE_DBFS
 
 
 def _ignore(*_: object) -> None:
@@ -22,6 +23,7 @@ class ExportOptions:
     front_end: str = "numpy"  # what computes its features, "numpy" or "graph"
     max_batch_size: int | None = None  # rows of a batch in the server; None: 8, of streams 32
     max_seconds: float = 60.0  # longest audio of an offline request, and of an utterance of the gate
+    silence_dbfs: float | None = SILENCE_DBFS  # offline audio below it has no words; None: no limit
     look_aheads: Sequence[int] = ()  # of a cache-aware model, the default one first; (): the model's first
     limits: Limits | None = None  # those of the precision, if None
     gate: Sequence[GateUtterance] = ()  # judges fp16 and int8

@@ -15,7 +15,7 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.models.nemo_file import check_nemo_file, read_config, tokenizer_bytes
+from ko_asr.models.nemo_file import check_nemo_file, open_archive, read_config, tokenizer_bytes
 from ko_asr.models.weights import WEIGHTS, open_weights
 from ko_asr.provenance import sha256
 
@@ -57,7 +57,7 @@ def save_adapters(model: Path, base: Path, out: Path) -> int:
 def _artifacts(model: Path) -> dict[str, bytes]:
     """Files of a .nemo beside config and weights, by their member name."""
     found = {}
-    with tarfile.open(model, "r:") as archive:
+    with open_archive(model) as archive:
         for member in archive.getmembers():
             known = Path(member.name).name in ("model_config.yaml", WEIGHTS)
             if not known and (stream := archive.extractfile(member)):

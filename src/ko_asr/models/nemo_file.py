@@ -1,44 +1,97 @@
 """Open a .nemo: first what can be known before NeMo, which takes seconds to import, then the model."""
 
+import contextlib
+import gzip
 import importlib
 import logging
 import os
 import tarfile
+import tempfile
 import warnings
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.models.nemo_ctc import NemoCtc
 
+MOST_BYTES = 64 << 30  # of a .nemo once unpacked: far more than any published model
+_PACKED_AT_MOST = 200  # times smaller; weights, which are all but noise, become a tenth smaller at best
+
+
+@contextlib.contextmanager
+def open_archive(path: str | Path) -> Iterator[tarfile.TarFile]:
+    """Open a .nemo for reading: a plain tar or, of before NeMo 1.7 (February 2022), a gzipped one.
+
+    A gzipped one is unpacked to a temporary file first, so that members can be read in any order. Raises
+    UserError when ``path`` is missing, is no archive, was cut off, or would unpack to more than a model.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no model at {path}: give a .nemo file, such as recipes/train_ctc.py writes")
+    with contextlib.ExitStack() as stack:
+        try:
+            plain = stack.enter_context(_plain_tar(Path(path)))
+            archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
+            _check_end(archive, path, plain.seek(0, os.SEEK_END))
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{path} is not a whole .nemo file ({error}): copy or export it again") from error
+        yield archive
+
+
+def _check_end(archive: tarfile.TarFile, path: str | Path, size: int) -> None:
+    """tarfile sees a cut inside a member only when it is read, so the last member's end is compared."""
+    if max((member.offset_data + member.size for member in archive.getmembers()), default=0) > size:
+        raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
+
+
+def is_gzipped(path: str | Path) -> bool:
+    """True for a file that begins as gzip does."""
+    with Path(path).open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+@contextlib.contextmanager
+def _plain_tar(path: Path) -> Iterator[IO[bytes]]:
+    """The tar of a .nemo: the file itself, or a temporary one with what its gzip holds."""
+    if not is_gzipped(path):
+        with path.open("rb") as stream:
+            yield stream
+        return
+    most = min(MOST_BYTES, max(1 << 28, _PACKED_AT_MOST * path.stat().st_size))
+    with tempfile.TemporaryFile(prefix="ko_asr_nemo_") as unpacked, gzip.open(path) as packed:
+        while block := packed.read(1 << 22):
+            unpacked.write(block)
+            if unpacked.tell() > most:
+                raise UserError(
+                    f"{path} unpacks to more than {most / 1e6:.0f} MB, which no model does: get it elsewhere"
+                )
+        unpacked.seek(0)
+        yield unpacked
+
 
 def check_nemo_file(path: str | Path) -> None:
     """Raise UserError when ``path`` is missing, is no .nemo archive, or was cut off.
 
-    A .nemo is a tar with model_config.yaml and the weights. tarfile sees a cut inside a member only when it
-    is read, so the last member's end is compared with the file's size.
+    A .nemo is a tar with model_config.yaml and the weights.
     """
-    if not Path(path).is_file():
-        raise UserError(f"no model at {path}: give a .nemo file, such as recipes/train_ctc.py writes")
-    try:
-        with tarfile.open(path, "r:") as archive:  # NeMo writes no compression
-            members = archive.getmembers()
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} is not a whole .nemo file ({error}): copy or export it again") from error
-    if not any(Path(member.name).name == "model_config.yaml" for member in members):
-        raise UserError(f"{path} is a tar without model_config.yaml, not a .nemo file: give a model's .nemo")
-    if max(member.offset_data + member.size for member in members) > os.path.getsize(path):
-        raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
+    with open_archive(path) as archive:
+        _config_member(archive, path)
+
+
+def _config_member(archive: tarfile.TarFile, path: str | Path) -> tarfile.TarInfo:
+    for member in archive.getmembers():
+        if Path(member.name).name == "model_config.yaml":
+            return member
+    raise UserError(f"{path} is a tar without model_config.yaml, not a .nemo file: give a model's .nemo")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The model_config.yaml of a .nemo as plain data, without NeMo; UserError as ``check_nemo_file``."""
-    check_nemo_file(path)
-    with tarfile.open(path, "r:") as archive:
-        members = archive.getmembers()
-        stream = archive.extractfile(next(m for m in members if Path(m.name).name == "model_config.yaml"))
+    with open_archive(path) as archive:
+        stream = archive.extractfile(_config_member(archive, path))
         try:
             config = yaml.safe_load(stream) if stream else None
         except yaml.YAMLError as error:
@@ -50,7 +103,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def tokenizer_bytes(path: str | Path) -> bytes | None:
     """The SentencePiece model inside a .nemo, None where it has none (a character model, say)."""
-    with tarfile.open(path, "r:") as archive:
+    with open_archive(path) as archive:
         for member in archive.getmembers():
             if member.name.endswith("tokenizer.model") and (stream := archive.extractfile(member)):
                 return stream.read()

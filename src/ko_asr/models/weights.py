@@ -25,7 +25,7 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.models.nemo_file import check_nemo_file, read_config, tokenizer_bytes
+from ko_asr.models.nemo_file import open_archive, read_config, tokenizer_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,6 @@ def open_weights(path: Path) -> Iterator["State"]:
     """
     with tempfile.TemporaryDirectory(prefix="ko_asr_weights_") as folder:
         if path.suffix == ".nemo":
-            check_nemo_file(path)
             loaded = _load(_unpack_weights(path, Path(folder)), path)
         else:
             if not path.is_file():
@@ -108,7 +107,7 @@ def open_weights(path: Path) -> Iterator["State"]:
 
 
 def _unpack_weights(path: Path, folder: Path) -> Path:
-    with tarfile.open(path, "r:") as archive:
+    with open_archive(path) as archive:
         for member in archive.getmembers():
             if Path(member.name).name == WEIGHTS and (stream := archive.extractfile(member)):
                 with (folder / WEIGHTS).open("wb") as out:
@@ -197,7 +196,7 @@ def write_nemo(template: Path, out: Path, state: "State", made_from: dict[str, A
 
     config = read_config(template)
     config["made_from"] = (config.get("made_from") or {}) | made_from
-    with tempfile.TemporaryDirectory(prefix="ko_asr_weights_") as folder, tarfile.open(template) as source:
+    with tempfile.TemporaryDirectory(prefix="ko_asr_weights_") as folder, open_archive(template) as source:
         torch.save(state, Path(folder) / WEIGHTS)
         text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode()
         with atomic_write(out, "wb") as stream, tarfile.open(fileobj=stream, mode="w:") as archive:

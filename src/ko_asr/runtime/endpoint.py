@@ -9,6 +9,7 @@ SILENCE_WITHOUT_SPEECH = "silence_without_speech"  # Kaldi's and sherpa-onnx's r
 SILENCE_AFTER_SPEECH = "silence_after_speech"  # their rule 2; RTZR's epd_time
 MAX_UTTERANCE = "max_utterance"  # their rule 3; RTZR's max_utter_duration
 
+LONGEST_MS = 86_400_000.0  # a day
 WORD_BOUNDARY_FROM = 0.8  # of the longest utterance: from there on the first word boundary ends it
 
 
@@ -21,7 +22,8 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Limits of an utterance in ms of audio; None switches a rule off. ValueError when one is not positive.
+    """Limits of an utterance in ms of audio; None switches a rule off. ValueError when one is not above 0
+    and at most a day.
 
     Silence is the frames since the end of the last token. No utterance is longer than ``max_utterance_ms``;
     from four fifths of it on the first word boundary ends it, so that a word is cut only where one word fills
@@ -33,10 +35,9 @@ class EndpointRules:
     max_utterance_ms: float | None = 12_000.0
 
     def __post_init__(self) -> None:
-        if bad := [
-            f"{name}={value}" for name, value in vars(self).items() if value is not None and value <= 0
-        ]:
-            raise ValueError(f"end-point times must be positive: {', '.join(bad)}")
+        times = [(name, value) for name, value in vars(self).items() if value is not None]
+        if bad := [f"{name}={str(value)[:20]}" for name, value in times if not 0 < value <= LONGEST_MS]:
+            raise ValueError(f"end-point times must be positive and at most a day in ms: {', '.join(bad)}")
 
     def due(self, frame_ms: float, origin: int, first: int | None, last: int | None) -> Endpoint | None:
         """The next end-point if only silence follows.

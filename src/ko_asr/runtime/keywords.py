@@ -59,6 +59,8 @@ def parse_keywords(items: Iterable[str]) -> list[Keyword]:
             )
         if not text or len(text) > MOST_LETTERS:
             raise UserError(f"keyword '{item[:40]}' has no text or more than {MOST_LETTERS} characters")
+        if any(unicodedata.category(char) == "Cc" for char in text):
+            raise UserError(f"keyword {text[:40]!a} holds a control character: write letters only")
         found[text] = Keyword(text, score)
     if len(found) > MOST_KEYWORDS:
         raise UserError(f"{len(found)} keywords are too many: give at most {MOST_KEYWORDS}")
@@ -75,11 +77,16 @@ def letters(text: str) -> str:
 
 
 class KeywordBooster:
-    """An Aho-Corasick automaton over letters, walked token by token; states are integers, 0 the start."""
+    """An Aho-Corasick automaton over letters, walked token by token; states are integers, 0 the start.
+
+    UserError names the first keyword that the tokens cannot spell, which would never be heard.
+    """
 
     START = 0
 
     def __init__(self, keywords: Sequence[Keyword], vocabulary: Vocabulary) -> None:
+        self._spelled = [_spelled(vocabulary, token) for token in range(len(vocabulary.pieces))]
+        _check_spelling(keywords, self._spelled)
         self._next: list[dict[str, int]] = [{}]
         self._fail, self._credit, self._complete = [0], [0.0], [0.0]
         self._open = [False]  # whether a coda could follow and make it another syllable
@@ -88,7 +95,6 @@ class KeywordBooster:
             for spelling in {keyword.text, keyword.text.replace(" ", "")}:
                 self._insert(letters(spelling), weight)
         self._link()
-        self._spelled = [_spelled(vocabulary, token) for token in range(len(vocabulary.pieces))]
         self._steps: dict[tuple[int, int], tuple[int, float]] = {}
 
     def _insert(self, spelling: str, weight: float) -> None:
@@ -140,6 +146,22 @@ class KeywordBooster:
     def end(self, state: int) -> float:
         """The bonus at the end of the utterance: a whole keyword is earned, a begun one given back."""
         return self._complete[state] - self._credit[state]
+
+
+def _check_spelling(keywords: Sequence[Keyword], spelled: Sequence[str]) -> None:
+    """Raise UserError for a character of a keyword that is in no token, nor all of its letters tokens."""
+    alone, within = {text for text in spelled if len(text) == 1}, _BREAK.join(spelled)
+    for keyword in keywords:
+        unknown = [
+            char
+            for char in dict.fromkeys(keyword.text)
+            if not char.isspace() and letters(char) not in within and not alone.issuperset(letters(char))
+        ]
+        if unknown:
+            raise UserError(
+                f"this model has no tokens for {' '.join(unknown)} of keyword '{keyword.text}' and cannot "
+                "hear it: write it in letters of its vocabulary, Hangul as it is spoken"
+            )
 
 
 def _spelled(vocabulary: Vocabulary, token: int) -> str:

@@ -33,6 +33,7 @@ class ModelContract:
     target: str = "onnx"  # what runs the encoder: "onnx" or "tensorrt"
     precision: str = "fp32"
     front_end: str = "numpy"  # what computes the log-mel features: "numpy" (the preprocessor) or "graph"
+    silence_dbfs: float | None = None  # `ko_asr.runtime.silence.is_silent`: audio below has no words
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, float] = field(default_factory=dict)  # figures of the gate that let it through
     format: int = FORMAT

@@ -9,8 +9,9 @@ search. Runs inside the server.
 """
 
 import json
+import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ko_asr.errors import UserError
 from ko_asr.runtime.ctc_decoder import DecoderSettings
@@ -22,6 +23,7 @@ from ko_asr.runtime.stream_contract import StreamingContract
 
 _KEYS = ("endpointing", "keywords")
 _RULES = tuple(rule.name for rule in fields(EndpointRules))
+_MOST_BYTES = 1 << 18  # more than the most keywords take, with each character escaped
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,12 @@ class StreamOptions:
     endpointing: EndpointRules | None = field(default_factory=EndpointRules)
     keywords: tuple[str, ...] = ()
 
-    def updated(self, text: str) -> "StreamOptions":
+    def updated(self, given: str | bytes) -> "StreamOptions":
         """These options with those of a JSON object in their place. UserError names what is wrong."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"options is not JSON ({error})") from error
+        data = _read(given)
         if not isinstance(data, dict) or not set(data) <= set(_KEYS):
-            raise UserError(f"options is an object with the keys {', '.join(_KEYS)}, not {text[:80]}")
+            shown = json.dumps(data, ensure_ascii=False)[:80]
+            raise UserError(f"options is an object with the keys {', '.join(_KEYS)}, not {shown}")
         changes: dict[str, Any] = {}
         if "endpointing" in data:
             changes["endpointing"] = self._rules(data["endpointing"])
@@ -63,15 +63,53 @@ class StreamOptions:
             raise UserError(f"options.endpointing: {error}") from error
 
     def to_json(self) -> str:
-        """The JSON object that gives these options."""
+        """The JSON object that gives these options. UserError for keywords that are no Unicode text."""
         rules = vars(self.endpointing) if self.endpointing else None
+        _check_text(list(self.keywords))
         return json.dumps({"endpointing": rules, "keywords": list(self.keywords)}, ensure_ascii=False)
 
     def decoder(self, contract: StreamingContract) -> Decoder:
-        """A decoder for one stream. UserError for invalid keywords."""
+        """A decoder for one stream. UserError for keywords that are invalid or that no token spells."""
         frame_ms = 1000.0 * contract.frame_seconds
         settings = DecoderSettings(contract.text_vocabulary(), contract.blank_id, frame_ms, self.endpointing)
         return make_decoder(settings, parse_keywords(self.keywords))
+
+
+def _read(given: str | bytes) -> Any:
+    """The JSON value of ``given``, whatever a client may have sent; UserError when it is none."""
+    if len(given) > _MOST_BYTES:
+        raise UserError(f"options is too long: {len(given)} bytes, at most {_MOST_BYTES}")
+    try:
+        text = given if isinstance(given, str) else given.decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        _check_text(data)
+    except UnicodeDecodeError as error:
+        raise UserError(f"options is not UTF-8 (byte {error.start})") from error
+    except RecursionError:
+        raise UserError("options is nested too deeply: it is one flat object") from None
+    except ValueError as error:
+        raise UserError(f"options is not JSON ({error})") from error
+    return data
+
+
+def _refuse_number(name: str) -> NoReturn:
+    """json takes NaN and Infinity, which JSON has not."""
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
+
+
+def _check_text(data: Any) -> None:
+    """Raise UserError when a string of ``data`` holds half of a UTF-16 pair, which no answer could repeat."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(f"options holds {half}, a surrogate and no character: send text as UTF-8") from error
 
 
 def _keywords(data: Any) -> tuple[str, ...]:

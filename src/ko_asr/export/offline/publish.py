@@ -130,6 +130,7 @@ def make_contract(
         target=options.target,
         precision=options.precision,
         front_end=options.front_end,
+        silence_dbfs=options.silence_dbfs,
         versions={name: version(name) for name in _PACKAGES},
     )
 

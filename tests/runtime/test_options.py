@@ -1,0 +1,97 @@
+"""Stream options as clients send them: whatever the bytes are, the answer is options or one sentence."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ko_asr.errors import UserError
+from ko_asr.runtime import hangul
+from ko_asr.runtime.ctc import Vocabulary
+from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.keywords import KeywordBooster, parse_keywords
+from ko_asr.runtime.options import StreamOptions
+
+JAMO = Vocabulary(("<unk>", "▁", *hangul.JAMO), rule="compose_compat")
+SYLLABLES = Vocabulary(("<unk>", "▁철수", "철수", "▁시", "장"))
+
+
+def silence(number: str) -> bytes:
+    return b'{"endpointing": {"silence_after_speech_ms": %s}}' % number.encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (b"\xff{}", "not UTF-8"),
+        (b"", "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"null", "an object with the keys endpointing, keywords, not null"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"keywords": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
+        (b" " * 2_000_000, "too long"),
+        (silence("NaN"), "NaN is no number of JSON"),
+        (silence("-Infinity"), "-Infinity is no number of JSON"),
+        (silence("1e400"), "1e400 is too large"),
+        (silence("1e300"), "at most a day"),
+        (silence("9" * 4000), "at most a day"),
+        (silence("9" * 9000), "not JSON"),
+        (silence("true"), "holds times in ms"),
+        (b'{"keywords": ["\\ud800"]}', r"holds \ud800, a surrogate"),
+        (b'{"\\udfff": 1}', r"holds \udfff, a surrogate"),
+        (b'{"keywords": "\\u0041"}', "a list of words"),
+        (json.dumps({"keywords": [f"단어{k}" for k in range(2000)]}).encode(), "2000 keywords are too many"),
+        (b'{"keywords": ["\\u0000:1"]}', "control character"),
+        (b'{"keywords": ["a:NaN"]}', "is not between -5 and 5"),
+    ],
+)
+def test_bad_options_are_one_sentence(given: bytes, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_keywords(StreamOptions().updated(given).keywords)
+    message = str(refused.value)
+    assert said in message and len(message) < 500 and "\n" not in message
+    message.encode()  # Triton sends it
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]":,endpointig0NaI\\u')).map(str.encode))
+def test_any_bytes_are_options_or_a_sentence(given: bytes) -> None:
+    try:
+        options = StreamOptions().updated(given)
+    except UserError as error:
+        str(error).encode()
+    else:
+        assert StreamOptions().updated(options.to_json()) == options
+
+
+def test_options_come_back_from_their_json() -> None:
+    options = StreamOptions(EndpointRules(300.0, None, 4000.0), ("철수:2", "서울 시청"))
+    assert StreamOptions().updated(options.to_json().encode()) == options
+    with pytest.raises(UserError, match="surrogate"):
+        StreamOptions(keywords=("\udcff",)).to_json()
+
+
+@pytest.mark.parametrize("time_ms", [float("nan"), float("inf"), 0.0, -1.0, 1e9])
+def test_end_point_times_are_times(time_ms: float) -> None:
+    with pytest.raises(ValueError, match="positive and at most a day"):
+        EndpointRules(silence_after_speech_ms=time_ms)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "keyword", "unknown"),
+    [
+        (JAMO, "KBS 뉴스", "K B S of keyword 'KBS 뉴스'"),
+        (JAMO, "뉴스😀:2", "😀 of keyword '뉴스😀'"),
+        (SYLLABLES, "시민", "민 of keyword '시민'"),
+    ],
+)
+def test_a_keyword_that_no_tokens_spell_is_named(vocabulary: Vocabulary, keyword: str, unknown: str) -> None:
+    with pytest.raises(UserError) as refused:
+        KeywordBooster(parse_keywords([keyword]), vocabulary)
+    assert f"no tokens for {unknown}" in str(refused.value)
+
+
+@pytest.mark.parametrize(("vocabulary", "keyword"), [(JAMO, "뷁ㅋㅋ 값"), (SYLLABLES, "철수 시장")])
+def test_a_keyword_that_tokens_spell_is_taken(vocabulary: Vocabulary, keyword: str) -> None:
+    KeywordBooster(parse_keywords([keyword]), vocabulary)
