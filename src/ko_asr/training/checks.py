@@ -13,6 +13,7 @@ from ko_asr.data.shards import bucket_duration_bins
 from ko_asr.errors import UserError
 from ko_asr.text.feasibility import TokenStatistics, refuse_infeasible, refuse_unknown, token_statistics
 from ko_asr.text.tokenizer import load
+from ko_asr.training.readable import check_audio
 from ko_asr.training.record import check_tracker
 from ko_asr.training.start import check_sources
 
@@ -27,6 +28,7 @@ def check_run(config: "DictConfig") -> TokenStatistics:
     """
     check_tracker(config)
     check_data(config)
+    check_audio(config)
     return check_feasibility(config)
 
 

@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -42,6 +44,7 @@ def recipe(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callabl
         def main() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints several lines and exits 1
             with exit_on_error(), config_errors(folder, config_name):
+                check_arguments(sys.argv[1:])
                 run()
 
         return main
@@ -115,6 +118,26 @@ def _keys(folder: Path, config_name: str) -> list[str]:
         config = compose(named or config_name)
     groups = [path.name for path in folder.iterdir() if path.is_dir()]
     return [*groups, *_dotted(config)]
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise UserError for what is neither an option of Hydra nor key=value, or where the two are mixed."""
+    parser = get_args_parser()
+    parser.error = _refuse_option  # type: ignore[method-assign]
+    known, unknown = parser.parse_known_args(arguments)
+    for word in unknown:
+        if word.startswith("-"):
+            key = word.lstrip("-").partition("=")[0]
+            raise UserError(f"no option {word}: keys of the config are written {key}=VALUE, without dashes")
+    if mixed := [word for word in unknown if "=" in word]:
+        raise UserError(f"{mixed[0]} stands after another option: write all key=value together, at the end")
+    for word in (*known.overrides, *unknown):
+        if word.startswith("=") or ("=" not in word and not word.startswith("~")):
+            raise UserError(f"'{word}' is no key=value: write it without spaces around =, such as size=s")
+
+
+def _refuse_option(message: str) -> NoReturn:
+    raise UserError(f"the command line cannot be read ({message}): --help lists the options")
 
 
 def _named_config(arguments: Sequence[str]) -> str | None:

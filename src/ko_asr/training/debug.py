@@ -22,6 +22,7 @@ from ko_asr.models.transcribe import transcribe
 from ko_asr.runtime.frames import encoder_frames, mel_frames
 from ko_asr.text.tokenizer import load
 from ko_asr.training.initial_loss import uniform_loss
+from ko_asr.training.readable import Opened, check_audio
 from ko_asr.training.small_run import choose, run_small, small_config
 from ko_asr.training.train import MakeModel
 
@@ -53,12 +54,18 @@ def debug(config: "DictConfig", make_model: MakeModel) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="ko_asr_debug_") as name:
         folder = Path(name)
+        opened = check_audio(config)
         train = choose(config, config.model.train_ds.manifest_filepath, UTTERANCES)
         dev = choose(config, config.model.validation_ds.manifest_filepath, UTTERANCES)
         small = small_config(config, folder, train, dev, STEPS, epoch=STEPS)
         watch = DebugChecks(small)
         nemo = run_small(small, make_model, [watch])
-        checks = [*_data_checks(config, train), *watch.checks, *_saved_checks(nemo, watch.saved, dev)]
+        checks = [
+            *_data_checks(config, train),
+            _audio_check(opened),
+            *watch.checks,
+            *_saved_checks(nemo, watch.saved, dev),
+        ]
         checks.append(_memory_check())
     print(f"debug: {config.name}, {STEPS} steps over {UTTERANCES} utterances")
     print("\n".join(map(str, checks)), flush=True)
@@ -84,6 +91,12 @@ def _data_checks(config: "DictConfig", train: list[dict]) -> list[Check]:
         Check("utterances", True, f"{seconds} s"),
         Check("tokens", not changed, found, advice),
     ]
+
+
+def _audio_check(opened: list[Opened]) -> Check:
+    """Every file that was opened; more than ``max_unreadable`` have ended the run before."""
+    bad, files = sum(len(each.unreadable) for each in opened), sum(each.opened for each in opened)
+    return Check("audio", True, f"{files} utterances opened by header, {bad} cannot be read")
 
 
 class DebugChecks(pl.Callback):

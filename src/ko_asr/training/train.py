@@ -24,6 +24,7 @@ from ko_asr.errors import SaidByFirstProcess, UserError
 from ko_asr.models.device import check_usable
 from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.text.feasibility import TokenStatistics
+from ko_asr.training import readable
 from ko_asr.training.callbacks import Recorder, ReportValidation, samples_of
 from ko_asr.training.checkpoints import (
     AtomicCheckpointIO,
@@ -74,10 +75,13 @@ def train(
     record = setup_record(config, trainer, log_dir)
     model = setup_model(config, trainer, make_model, log_dir)
     estimated = setup_memory(config, trainer, model, statistics)
+    unreadable = log_dir / "run" / readable.FILE
+    readable.name_unreadable(model, unreadable)
     fit(trainer, cast(pl.LightningModule, model))  # a NemoCtc is one
     if trainer.is_global_zero:
         peak = peak_bytes(_device(trainer) == "cuda")
         record.remember(memory={"estimated_bytes": estimated, "peak_bytes": peak})
+        readable.report_unreadable(unreadable)
     for process in getattr(trainer.strategy.launcher, "procs", ()):
         process.wait()  # a command that has ended has no process left
     if record.has_started and not record.has_finished:
@@ -205,9 +209,15 @@ def setup_memory(
 
 
 def fit(trainer: pl.Trainer, model: pl.LightningModule) -> None:
-    """Train until the trainer's limits; SystemExit, with a word, when it is stopped from outside."""
-    with _explain_stop(trainer), first_error():
-        trainer.fit(model)
+    """Train until the trainer's limits; SystemExit, with a word, when it is stopped from outside.
+
+    UserError, of a loader's process as well, for what the user can mend.
+    """
+    try:
+        with _explain_stop(trainer), first_error():
+            trainer.fit(model)
+    except UserError as error:
+        raise readable.sentence_of_worker(error) from error
 
 
 @contextlib.contextmanager
