@@ -73,6 +73,40 @@ def test_a_bad_line(tmp_path, raw, message):
         list(read_manifest(path))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": None}, "text is null, not a text"),
+        ({"text": 3}, "text is 3, not a text"),
+        ({"pred_text": float("nan")}, "pred_text is NaN, not a text"),
+        ({"pred_text": ["가"]}, 'pred_text is ["가"], not a text'),
+        ({"duration": None}, "duration is null, not a finite number"),
+        ({"duration": float("nan")}, "duration is NaN, not a finite number"),
+        ({"offset": "1"}, 'offset is "1", not a finite number'),
+        ({"duration": True}, "duration is true, not a finite number"),
+    ],
+)
+def test_what_is_no_value_never_becomes_a_word(tmp_path, change, message):
+    path = manifest(tmp_path, GOOD, GOOD | change)
+    with pytest.raises(UserError) as error:
+        list(read_manifest(path))
+    assert str(error.value) == f"{path}:2: {message}: mend or drop this line"
+
+
+def test_deep_nesting_is_a_bad_line(tmp_path):
+    path = manifest(tmp_path, GOOD, raw=b'{"a": ' + b"[" * 100_000 + b"\n")
+    with pytest.raises(UserError, match=r":2: not JSON"):
+        list(read_manifest(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = manifest(tmp_path, GOOD)
+    wanted = list(read_manifest(path))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(read_manifest(path)) == wanted
+    assert validate_manifest(path).utterances == 1
+
+
 def test_empty_and_missing(tmp_path):
     with pytest.raises(UserError, match="holds no utterance"):
         validate_manifest(manifest(tmp_path))

@@ -1,5 +1,6 @@
 """Checks, defaults and advice before a model is built."""
 
+import codecs
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,12 @@ def check_data(config: "DictConfig") -> None:
                 f"'python recipes/prepare_ksponspeech.py --corpus DIR --out {manifest.parent}', "
                 "or run 'make demo' to see the whole recipe on a synthetic corpus"
             )
+        with manifest.open("rb") as stream:
+            if stream.read(3) == codecs.BOM_UTF8:
+                raise UserError(
+                    f"{manifest} begins with a byte order mark, which NeMo's loader does not read: remove it "
+                    f"with sed -i '1s/^\\xEF\\xBB\\xBF//' {manifest}"
+                )
         # Audio in shards is found by NeMo's own loader; the manifest still says what they hold.
         validate_manifest(manifest, check_audio=not dataset.get("input_cfg"))
     for key, recipe in (
