@@ -136,7 +136,7 @@ def check_beam(args: argparse.Namespace) -> None:
 
 def boosted_words(path: Path | None) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path else []
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
     return [normalize("NFC", line.strip()) for line in lines if line.strip()]

@@ -77,7 +77,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
     normalize = Normalizer(PLAIN)
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             yield from filter(None, (normalize(line) for line in stream))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error

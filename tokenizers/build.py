@@ -20,11 +20,13 @@ from ko_asr.text.tokenizer import TYPES, load, train
 def texts_of(manifests: list[Path], files: list[Path]) -> Iterator[str]:
     """Yield the text of every manifest line, then every non-empty line of the text files (UTF-8)."""
     for manifest in manifests:
-        for entry in read_manifest(manifest):
+        for number, entry in enumerate(read_manifest(manifest), 1):
+            if "text" not in entry:
+                raise UserError(f"utterance {number} of {manifest} has no text: prepare the corpus again")
             yield entry["text"]
     for file in files:
         try:
-            with file.open(encoding="utf-8") as stream:
+            with file.open(encoding="utf-8-sig") as stream:
                 yield from (line.strip() for line in stream if line.strip())
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it first") from error

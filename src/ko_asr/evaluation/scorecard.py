@@ -118,7 +118,8 @@ def bootstrap_groups(entries: Sequence[dict], field: str | None) -> list[str] | 
     """
     if field is None:
         return None
-    groups = [str(entry.get(field, "")) for entry in entries]
+    values = [entry.get(field) for entry in entries]
+    groups = ["" if value is None else str(value) for value in values]
     if len(set(groups)) < 2:
         raise UserError(
             f"the field '{field}' does not divide the utterances: name one that differs, such as speaker"
