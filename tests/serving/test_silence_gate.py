@@ -66,7 +66,7 @@ def test_silence_leaves_the_front_end_with_a_length_that_no_audio_has(
     limit: float | None, gated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contract = replace(CONTRACT, silence_dbfs=limit)
-    offline.build(tmp_path, contract, offline.Serving(), TEMPLATES, {})
+    offline.write_models(tmp_path, contract, offline.Serving(), TEMPLATES, {})
     model = step(tmp_path / tensors.PREPROCESSOR, monkeypatch)
     audio = np.zeros((2, 16_000), np.float32)
     audio[1, 8000:9000] = 0.005
@@ -77,7 +77,7 @@ def test_silence_leaves_the_front_end_with_a_length_that_no_audio_has(
 
 
 def test_the_decoder_answers_silence_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offline.build(tmp_path, CONTRACT, offline.Serving(), TEMPLATES, {})
+    offline.write_models(tmp_path, CONTRACT, offline.Serving(), TEMPLATES, {})
     model = step(tmp_path / tensors.DECODER, monkeypatch)
     request = Request(
         token_ids=np.array([[1, 2, 2], [1, 2, 2]], np.int32),

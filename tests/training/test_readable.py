@@ -84,6 +84,14 @@ def test_training_refuses_before_nemo_is_imported(split: str, tmp_path: Path, go
     assert "page.wav: Format not recognised" in said and "max_unreadable=" in said
 
 
+def test_a_byte_order_mark_is_named_with_its_cure(tmp_path: Path, good: Path) -> None:
+    for name in ("train", "dev"):
+        path = manifest(tmp_path / f"{name}.jsonl", *[line(good)] * 4)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    said = sentence(train(tmp_path, "max_infeasible=1"))
+    assert "dev.jsonl begins with a byte order mark" in said and "sed -i" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
