@@ -20,6 +20,7 @@ from ko_asr.audio.source import AudioSource
 from ko_asr.corpora.base import Corpus, Utterance
 from ko_asr.corpora.layout import AUDIO_EXTENSIONS, decode, existing_folder, read_lines, read_table
 from ko_asr.errors import UserError
+from ko_asr.text.normalizer import PLAIN
 
 _AUDIO = ("audio", "audio_filepath", "path", "file", "file_name", "filename", "wav", "wav_filename")
 _TEXT = ("text", "sentence", "transcript", "transcription", "label")
@@ -34,12 +35,21 @@ def _split_of(where: Path) -> str:
 
 
 class Folder(Corpus):
-    """A folder of recordings; ``dev_share`` is drawn for dev where nothing names the splits."""
+    """A folder of recordings; ``dev_share`` is drawn for dev where nothing names the splits.
+
+    ``style`` is the convention of the texts, one of `known_styles`.
+    """
 
     licence, url = "your own", ""
 
-    def __init__(self, root: str | Path, table: str | Path | None = None, dev_share: float = 0.05) -> None:
-        self.root = existing_folder(root)
+    def __init__(
+        self,
+        root: str | Path,
+        table: str | Path | None = None,
+        dev_share: float = 0.05,
+        style: str = PLAIN,
+    ) -> None:
+        self.root, self.style = existing_folder(root), style
         self.name = self.title = self.root.resolve().name
         self._table = self._find_table(table)
         self._dev_share = dev_share

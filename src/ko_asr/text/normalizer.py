@@ -14,7 +14,6 @@ import argparse
 import functools
 import importlib.resources
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -22,60 +21,40 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.runtime.hangul import stand_alone_jamo
+from ko_asr.text.unicode_forms import fold_forms, spell_symbols
 
 EMPTY = "empty after cleaning"
 KSPONSPEECH, PLAIN = "ksponspeech", "plain"  # styles: conventions of transcription
 
-# Anything outside these needs the slow path of `_unicode`: most lines are syllables and ASCII already.
-_UNUSUAL = re.compile(r"[^ -~가-힣ㄱ-ㅣ]")
-_DELETED: dict[int, int | None] = {
-    code: None
-    for code in (
-        *range(0x200B, 0x2010),
-        *range(0x202A, 0x202F),
-        *range(0x2060, 0x2070),
-        *range(0xD800, 0xE000),
-        0xFEFF,
-        0xAD,
-        0x3164,
-    )
-}
-_FULL_WIDTH: dict[int, int | None] = {
-    **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
-    0x3000: 0x20,
-    0xFFE0: 0xA2,
-}
-_CONTROLS: dict[int, int | None] = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), 0x20)
 _NOTHING_SAID = re.compile(r"[\W_]*")
-
-
-def _letters_of_loose_jamo() -> dict[int, int]:
-    """Map conjoining and half-width jamo that NFC left alone to the compatibility letters people type."""
-    letters = {}
-    for letter in map(chr, range(0x3131, 0x3164)):
-        nfkc = unicodedata.normalize("NFKC", letter)
-        letters[ord(nfkc)] = ord(letter)
-    for half_width in range(0xFFA0, 0xFFDD):
-        full = unicodedata.normalize("NFKD", chr(half_width))
-        if ord(full) in letters:
-            letters[half_width] = letters[ord(full)]
-    finals = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
-    return letters | {0x11A8 + index: ord(letter) for index, letter in enumerate(finals)}
-
-
-_LOOSE_JAMO = _letters_of_loose_jamo()
-
-
-def _unicode(line: str) -> str:
-    """Return NFC with full-width forms as ASCII, without zero-width and control characters and loose jamo."""
-    if not _UNUSUAL.search(line):
-        return line
-    line = line.translate(_CONTROLS | _DELETED | _FULL_WIDTH)
-    return unicodedata.normalize("NFC", line).translate(_LOOSE_JAMO)
+_DEEPEST = 8  # passes of a rule that repeats: nesting deeper than that stays, and is rejected as a bracket
 
 
 def _spaces(line: str) -> str:
     return " ".join(line.split())
+
+
+def _substitution(rule: dict[str, Any], pattern: re.Pattern[str]) -> Callable[[str], str]:
+    """Return what a rule with ``replace`` does: once or repeatedly, and never to what it is to ``keep``."""
+    if "keep" in rule:
+        kept = re.compile(rule["keep"])
+        either = re.compile(f"(?:{rule['keep']})|(?:{rule['pattern']})")
+
+        def beside_kept(match: re.Match[str]) -> str:
+            return match[0] if kept.fullmatch(match[0]) else pattern.sub(rule["replace"], match[0])
+
+        return functools.partial(either.sub, beside_kept)
+    if rule.get("repeat"):
+
+        def again(line: str) -> str:
+            for _ in range(_DEEPEST):
+                line, changes = pattern.subn(rule["replace"], line)
+                if not changes:
+                    break
+            return line
+
+        return again
+    return functools.partial(pattern.sub, rule["replace"])
 
 
 class Cleaned(NamedTuple):
@@ -191,13 +170,14 @@ class Normalizer:
         if "call" in rule:
             act = self._function(rule["call"])
         elif "replace" in rule:
-            act = functools.partial(pattern.sub, rule["replace"])
+            act = _substitution(rule, pattern)
         return _Step(name, rule.get("needs", ""), act, pattern.search, rule.get("reject", ""))
 
     def _function(self, name: str) -> Callable[[str], str]:
         rule: Any = self.options["stand_alone_jamo"]  # options are checked against rules.yaml
         functions: dict[str, Callable[[str], str]] = {
-            "unicode": _unicode,
+            "unicode": fold_forms,
+            "spell_symbols": spell_symbols,
             "spaces": _spaces,
             "lower": str.lower,
             "upper": str.upper,
@@ -207,9 +187,19 @@ class Normalizer:
 
 
 def known_styles() -> list[str]:
-    """Return the transcription styles that some rule names, and PLAIN."""
-    styles = {style for rule in rule_book()["rules"] for style in rule.get("styles", ())}
-    return sorted(styles | {PLAIN})
+    """Return the names of the transcription styles."""
+    return sorted(rule_book()["styles"])
+
+
+def add_style_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--style``, for text whose convention of transcription only its owner knows."""
+    about = "; ".join(f"{name}: {text}" for name, text in rule_book()["styles"].items())
+    parser.add_argument(
+        "--style",
+        choices=known_styles(),
+        default=PLAIN,
+        help=f"convention of the transcriptions (default {PLAIN}); {about}".replace("%", "%%"),
+    )
 
 
 @functools.lru_cache(maxsize=32)
