@@ -32,6 +32,7 @@ from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 from ko_asr.text import language_model
+from ko_asr.text.plain_files import text_lines
 
 PACKAGES = ("nemo_toolkit", "torch", "lhotse", "numpy", "rapidfuzz", "soundfile")
 
@@ -135,11 +136,7 @@ def check_beam(args: argparse.Namespace) -> None:
 
 
 def boosted_words(path: Path | None) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
-    return [normalize("NFC", line.strip()) for line in lines if line.strip()]
+    return [normalize("NFC", line) for line in text_lines(path)] if path else []
 
 
 def beam_search(args: argparse.Namespace, model: Any) -> dict:

@@ -4,8 +4,9 @@
     python recipes/train_lm.py --tokenizer tokenizers/jamo --manifest ... --text news.txt --order 6 \
         --out lm/big --dev data/ksponspeech/dev.jsonl --held-out data/ksponspeech/eval_clean.jsonl
 
-Manifests are taken as they are, text files go through the text rules (ko_asr.text.normalizer) line by line.
-lmplz (make lmplz) counts on disk, whatever the size; without it the same model is estimated in memory.
+Manifests are taken as they are, text files go through the text rules of --style line by line, and what these
+reject is counted. lmplz (make lmplz) counts on disk, whatever the size; without it the same model is made in
+memory.
 Training text only: sentences of --dev and --held-out that stand in it are counted, and too many are refused.
 """
 
@@ -14,6 +15,7 @@ import itertools
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from ko_asr.files import atomic_write
 from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 from ko_asr.text import language_model, tokenizer
+from ko_asr.text.normalizer import Normalizer, add_style_argument
+from ko_asr.text.plain_files import text_lines
 
 LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) occur everywhere
 BATCH = 2_000  # sentences given to SentencePiece at once
@@ -45,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--text", type=Path, nargs="+", default=[], help="further text, UTF-8, a sentence a line"
     )
+    add_style_argument(parser)
     parser.add_argument("--order", type=int, default=5, help="longest n-gram (default 5)")
     parser.add_argument("--dev", type=Path, help="manifest whose perplexity to print")
     parser.add_argument(
@@ -71,24 +76,14 @@ def manifest_texts(path: Path) -> Iterator[str]:
         yield entry["text"]
 
 
-def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file by the text rules; lines that they reject are left out."""
-    from ko_asr.text.normalizer import PLAIN, Normalizer
-
-    normalize = Normalizer(PLAIN)
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            yield from filter(None, (normalize(line) for line in stream))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it first") from error
-
-
 class TrainingText:
     """Sentences as token ids, streamed once; it counts what passes and what is held out."""
 
     def __init__(self, args: argparse.Namespace, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._args, self._tokenizer = args, processor
         self.sentences = self.tokens = self.unknown = 0
+        self._normalizer = Normalizer(args.style)
+        self.rejected: Counter[str] = Counter()  # lines of text files, by the rule's reason
         paths = [path for path in (args.dev, *args.held_out) if path]
         self.held_out = {
             text for path in paths for text in manifest_texts(path) if len(text) >= LONG_SENTENCE
@@ -96,11 +91,20 @@ class TrainingText:
         self.overlap: set[str] = set()
 
     def _texts(self) -> Iterator[str]:
-        sources = [*map(manifest_texts, self._args.manifest), *map(text_lines, self._args.text)]
+        sources = [*map(manifest_texts, self._args.manifest), *map(self._cleaned, self._args.text)]
         for text in itertools.chain.from_iterable(sources):
             if text in self.held_out:
                 self.overlap.add(text)
             yield text
+
+    def _cleaned(self, path: Path) -> Iterator[str]:
+        """Yield the lines of a text file by the text rules, and count those that they reject."""
+        for line in text_lines(path):
+            cleaned = self._normalizer.clean(line)
+            if cleaned.reason:
+                self.rejected[cleaned.reason] += 1
+            else:
+                yield cleaned.text
 
     def __iter__(self) -> Iterator[list[int]]:
         from tqdm import tqdm
@@ -116,6 +120,9 @@ class TrainingText:
 
     def check(self) -> None:
         """Raise UserError when the text was empty or holds too much of what it must not."""
+        if self.rejected:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
+            print(f"warning: {self.rejected.total()} lines of the text files are left out ({reasons})")
         if not self.tokens:
             raise UserError(language_model.NO_SENTENCE)
         share = len(self.overlap) / max(1, len(self.held_out))

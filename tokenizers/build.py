@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
+from ko_asr.text.plain_files import text_lines
 from ko_asr.text.tokenizer import TYPES, load, train
 
 
@@ -25,11 +26,7 @@ def texts_of(manifests: list[Path], files: list[Path]) -> Iterator[str]:
                 raise UserError(f"utterance {number} of {manifest} has no text: prepare the corpus again")
             yield entry["text"]
     for file in files:
-        try:
-            with file.open(encoding="utf-8-sig") as stream:
-                yield from (line.strip() for line in stream if line.strip())
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text (byte {error.start}): convert it first") from error
+        yield from text_lines(file)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Error rates against jiwer, against plain-Python references, and against cases worked by hand."""
 
 import math
+import unicodedata
 
 import jiwer
 import numpy as np
@@ -255,3 +256,43 @@ def test_two_strings_are_one_utterance() -> None:
     assert metrics.score("가나", "가나 다").counts["cer"].shape == (1, 4)
     with pytest.raises(TypeError, match="two strings or two sequences"):
         metrics.score("가나", ["가나"])
+
+
+# ----------------------------------------------------------------------------------------- forms of one sign
+
+ALIKE = [
+    *("안\u200b녕", "\ufeff안녕", "안\u00ad녕", "안녕！", "안녕，", "안ㆍ녕", "안・녕", "「안녕」", "안녕〜"),
+    *("안녕\u2060", "안\u200d녕", "【안녕】"),
+]
+
+
+@pytest.mark.parametrize("text", ALIKE)
+def test_plain_does_not_count_how_a_text_is_typed(text):
+    assert metrics.score("안녕", text).total("cer").errors == 0
+    assert metrics.score("OK 20", "ＯＫ　２０").total("cer").errors == 0
+
+
+# errors against 안녕, as each toolkit's published rules count them
+PUBLISHED = {
+    "안\u200b녕": dict(espnet=1, speechbrain=1, icefall=1, kospeech=1, rtzr=1, strict=1),
+    "안\u00ad녕": dict(espnet=1, speechbrain=1, icefall=1, kospeech=1, rtzr=1, strict=1),
+    "안녕！": dict(espnet=1, speechbrain=1, icefall=1, kospeech=1, rtzr=1, strict=1),
+    "안ㆍ녕": dict(espnet=1, speechbrain=1, icefall=1, kospeech=1, rtzr=1, strict=1),
+    "안녕.": dict(espnet=0, speechbrain=0, icefall=1, kospeech=1, rtzr=0, strict=1),
+    "안녕+": dict(espnet=1, speechbrain=0, icefall=1, kospeech=1, rtzr=1, strict=1),
+    "안녕_": dict(espnet=1, speechbrain=1, icefall=1, kospeech=0, rtzr=0, strict=1),
+}
+
+
+@pytest.mark.parametrize("text", PUBLISHED)
+def test_other_profiles_count_as_published(text):
+    counted = {name: metrics.score("안녕", text, name).total("cer").errors for name in PUBLISHED[text]}
+    assert counted == PUBLISHED[text]
+
+
+@given(st.text(max_size=20), st.sampled_from(sorted(set(metrics.PROFILES) - {"plain"})))
+@settings(max_examples=200, deadline=None)
+def test_no_other_profile_folds_forms(text, name):
+    rules = metrics.PROFILES[name]
+    kept = "".join(c for c in unicodedata.normalize("NFC", text) if c not in rules.punctuation)
+    assert rules.apply(text) == " ".join((kept.casefold() if rules.fold_case else kept).split())

@@ -25,11 +25,14 @@ import numpy as np
 
 from ko_asr.evaluation.alignment import Alignment, align, code_points, jamo_parts
 from ko_asr.runtime.hangul import CODAS, NUCLEI, ONSETS, to_compat
+from ko_asr.text.unicode_forms import fold_forms
 
 ROLES = ("onset", "nucleus", "coda")
 METRICS = ("cer", "cer_no_spaces", "wer", "swer", "jamo", *ROLES)
 # .,?! are the only marks in KsponSpeech's rules; the rest is what other corpora and systems write
 _MARKS = ".,?!~…·‧・:;\"'`“”‘’«»<>〈〉《》「」『』()[]{}-–—_。、!?"
+_MORE_MARKS = "ㆍ•‥∙⋅･〜∼‐‑‒―【】〔〕′″‹›"  # the same marks as other keyboards and systems write them
+_PLAIN = "this project: punctuation, case, width and invisible characters ignored, spaces counted"
 _SPEECHBRAIN = "SpeechBrain recipes/KsponSpeech: spaces counted, no punctuation"
 
 
@@ -44,7 +47,9 @@ class Rules:
 
     Both become NFC with single spaces always. ``punctuation`` lists the characters that are taken out,
     ``fold_case`` compares Latin without case, and ``spaces`` says whether this profile's headline CER counts
-    spaces (both figures are always computed). ``source`` says whose rules these are.
+    spaces (both figures are always computed). ``source`` says whose rules these are. ``fold_forms`` first
+    takes out zero-width characters and soft hyphens and writes full-width forms and loose jamo as the text
+    rules do (`ko_asr.text.unicode_forms`); the published rules of other toolkits do not.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Rules:
     punctuation: str
     fold_case: bool
     source: str
+    fold_forms: bool = False
 
     def apply(self, text: str) -> str:
         """The text as it is compared.
@@ -59,7 +65,7 @@ class Rules:
         >>> PROFILES["plain"].apply(" 아,  OK?  그래. "), PROFILES["icefall"].apply("아,  OK? ")
         ('아 ok 그래', '아, OK?')
         """
-        text = unicodedata.normalize("NFC", text)
+        text = fold_forms(text) if self.fold_forms else unicodedata.normalize("NFC", text)
         if self.punctuation:
             text = text.translate(_removal(self.punctuation))
         return " ".join((text.casefold() if self.fold_case else text).split())
@@ -68,7 +74,7 @@ class Rules:
 PROFILES = {
     rules.name: rules
     for rules in (
-        Rules("plain", True, _MARKS, True, "this project: punctuation and case ignored, spaces counted"),
+        Rules("plain", True, _MARKS + _MORE_MARKS, True, _PLAIN, fold_forms=True),
         Rules("espnet", True, ".,?!", False, "ESPnet egs2/ksponspeech: spaces counted, no punctuation"),
         Rules("speechbrain", True, "+*/.?!,", False, _SPEECHBRAIN),
         Rules("icefall", False, "", False, "icefall egs/ksponspeech: spaces removed, punctuation kept"),
