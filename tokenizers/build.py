@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ko_asr.corpora.layout import text_of
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.text.plain_files import text_lines
@@ -19,14 +20,30 @@ from ko_asr.text.tokenizer import TYPES, load, train
 
 
 def texts_of(manifests: list[Path], files: list[Path]) -> Iterator[str]:
-    """Yield the text of every manifest line, then every non-empty line of the text files (UTF-8)."""
+    """Yield the text of every manifest line, then every non-empty line of the text files (UTF-8).
+
+    UserError names an entry whose text is missing or no text; such lines of a text file (null, nan) are left
+    out and counted, as they come from a table with gaps.
+    """
     for manifest in manifests:
         for number, entry in enumerate(read_manifest(manifest), 1):
-            if "text" not in entry:
-                raise UserError(f"utterance {number} of {manifest} has no text: prepare the corpus again")
-            yield entry["text"]
+            text, problem = text_of(entry.get("text"))
+            if problem:
+                raise UserError(f"{manifest}, entry {number}: {problem}: prepare the corpus again")
+            yield text
     for file in files:
-        yield from text_lines(file)
+        yield from _lines_of(file)
+
+
+def _lines_of(file: Path) -> Iterator[str]:
+    missing = 0
+    for line in text_lines(file):
+        text, problem = text_of(line)
+        missing += bool(problem)
+        if text:
+            yield text
+    if missing:
+        print(f"note: {missing} lines of {file} are no text (null, nan or of enormous length): left out")
 
 
 def parse_arguments() -> argparse.Namespace:

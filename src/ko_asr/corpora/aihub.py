@@ -18,21 +18,37 @@ from typing import Any
 
 from ko_asr.audio.source import AudioSource
 from ko_asr.corpora.base import Corpus, Utterance
-from ko_asr.corpora.layout import AUDIO_EXTENSIONS, existing_folder, read_json, text_fields
+from ko_asr.corpora.layout import (
+    existing_folder,
+    number_of,
+    place,
+    read_json,
+    segment_of,
+    text_fields,
+    text_of,
+    walk,
+)
+from ko_asr.corpora.names import AUDIO_EXTENSIONS, FINDER, without_audio_extension
+from ko_asr.corpora.splits import kind_named
 from ko_asr.errors import UserError
 from ko_asr.text.normalizer import PLAIN
 
 _LABEL_WORDS = (("라벨링", "원천"), ("라벨", "원천"), ("TL", "TS"), ("VL", "VS"), ("label", "source"))
 _HEADERLESS = {".pcm", ".raw"}
 _ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz)(\.part\d+)?$", re.IGNORECASE)
-_EXTENSIONS = {*AUDIO_EXTENSIONS, ".wavp"}
+_EXTENSIONS = (*AUDIO_EXTENSIONS, ".wavp")  # 자유대화 writes that too; NIKL's ids have dots of their own
+_UNNAMED = "no split in its folders' names, though others have one"
 
 
 def split_of(path: Path) -> str:
-    """Return train, dev or test by the names of a file's folders.
+    """Return train, dev or test by the names of a file's folders, "" when they name none.
+
+    AI Hub's own names come first, the innermost of them; then what else names a split, in Korean as well.
 
     >>> [split_of(Path(p)) for p in ("1.Training/TL1/a.json", "Validation/[라벨]x/a.json", "x/VL_01/a.json")]
     ['train', 'dev', 'dev']
+    >>> [split_of(Path(p)) for p in ("3.평가/a.json", "02.검증데이터/a.json", "other/a.json")]
+    ['test', 'dev', '']
     """
     for part in reversed(path.parts[:-1]):
         name = part.lower().strip("[]0123456789. ")
@@ -42,7 +58,7 @@ def split_of(path: Path) -> str:
             return "test"
         if name.startswith(("train", "tl", "ts")):
             return "train"
-    return "train"
+    return next((split for part in path.parts[:-1] if (split := kind_named(part))), "")
 
 
 def archives_below(root: Path) -> list[Path]:
@@ -71,21 +87,14 @@ def _unpacking(archive: str) -> str:
     return f"{join}python -m zipfile --metadata-encoding cp949 -e '{name}.zip' '{name}'"
 
 
-def _without_extension(name: str) -> str:
-    # an extension that audio has (자유대화 writes .wavp too); NIKL's ids have dots of their own
-    return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in _EXTENSIONS else name
-
-
 class _AudioFolders:
     """Index of the folders in which the audio of a label may lie."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._by_name: dict[str, list[Path]] = {}
-        for folder, subfolders, files in os.walk(root):
-            subfolders.sort()
+        for path, files, _ in walk(root):
             if any(file.lower().endswith(AUDIO_EXTENSIONS) for file in files):
-                path = Path(folder)
                 self._by_name.setdefault(path.name, []).append(path)
         self.count = sum(map(len, self._by_name.values()))
         self._candidates: dict[Path, list[Path]] = {}
@@ -94,23 +103,23 @@ class _AudioFolders:
         if label_folder not in self._candidates:
             relative = str(label_folder.relative_to(self._root))
             renamed = [self._root / relative.replace(a, b) for a, b in _LABEL_WORDS if a in relative]
-            split = split_of(label_folder / "x")
-            same_name = [p for p in self._by_name.get(label_folder.name, []) if split_of(p / "x") == split]
+            split = self._side(label_folder)
+            same_name = [p for p in self._by_name.get(label_folder.name, []) if self._side(p) == split]
             few = [p for folders in self._by_name.values() for p in folders] if self.count <= 16 else []
-            near = [p for p in few if split_of(p / "x") == split]
+            near = [p for p in few if self._side(p) == split]
             self._candidates = {
                 label_folder: list(dict.fromkeys([label_folder, *renamed, *same_name, *near]))
             }
         return self._candidates[label_folder]
 
+    def _side(self, folder: Path) -> str:
+        return split_of(folder.relative_to(self._root) / "x") or "train"
+
     def find(self, label: Path, *names: str) -> Path | None:
         """Find a label's audio file under one of ``names`` (extensions do not count, folders may lead)."""
-        for folder in self._of(label.parent):
-            for name in names:
-                for extension in AUDIO_EXTENSIONS:
-                    if (file := folder / f"{_without_extension(name)}{extension}").is_file():
-                        return file
-        return None
+        stems = [without_audio_extension(name.replace("\\", "/"), _EXTENSIONS) for name in names]
+        places = (folder / stem for folder in self._of(label.parent) for stem in stems)
+        return next((file for path in places if (file := FINDER.find(path, AUDIO_EXTENSIONS))), None)
 
 
 class _AiHub(Corpus):
@@ -122,34 +131,42 @@ class _AiHub(Corpus):
     def __init__(self, root: str | Path) -> None:
         self.root = existing_folder(root)
         self._audio = _AudioFolders(self.root)
-        found = {split_of(label.relative_to(self.root)) for label in self._labels()}
+        found = {split_of(label.relative_to(self.root)) for label, problem in self._labels() if not problem}
         if not found:
             raise _no_labels(self.root)
-        self._splits: list[str] = [split for split in ("train", "dev", "test") if split in found]
+        # the folders of a corpus without splits name none; where others do, such a label is rejected
+        self._unnamed_problem = _UNNAMED if found > {""} else ""
+        self._splits: list[str] = [split for split in ("train", "dev", "test") if split in found] or ["train"]
 
-    def _labels(self) -> Iterator[Path]:
-        for folder, subfolders, files in os.walk(self.root):
-            subfolders.sort()
-            yield from (Path(folder) / name for name in sorted(files) if name.lower().endswith(".json"))
+    def _labels(self) -> Iterator[tuple[Path, str]]:
+        """Yield every label file, and every folder with the problem why it is not read."""
+        for folder, files, problem in walk(self.root):
+            if problem:
+                yield folder, problem
+            yield from ((folder / name, "") for name in files if name.lower().endswith(".json"))
 
     def splits(self) -> list[str]:
         """Return train, dev and test, as far as the folders' names distinguish them."""
         return self._splits
 
     def utterances(self, split: str) -> Iterator[Utterance]:
-        """Yield every record of every label file of the split."""
-        for path in self._labels():
-            where = path.relative_to(self.root)
-            if split_of(where) != split:
+        """Yield every record of every label file of the split, those of no split in the first."""
+        for path, problem in self._labels():
+            named = split_of(path.relative_to(self.root))
+            if (named or self._splits[0]) != split:
                 continue
-            key = f"{split}/{where.with_suffix('')}"
+            where = place(path, self.root)
+            key = f"{split}/{os.path.splitext(where)[0]}"
+            if problem or (problem := "" if named else self._unnamed_problem):
+                yield Utterance(key, split, "", where, problem=problem)
+                continue
             try:
                 label = read_json(path)
                 yield from self._records(label, path, key, split)
             except ValueError as error:
-                yield Utterance(key, split, "", str(where), problem=f"unreadable label ({error})")
+                yield Utterance(key, split, "", where, problem=f"unreadable label ({error})")
             except (KeyError, TypeError, AttributeError) as error:
-                yield Utterance(key, split, "", str(where), problem=f"label of another kind ({error!r})")
+                yield Utterance(key, split, "", where, problem=f"label of another kind ({error!r})")
 
     def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
         raise NotImplementedError
@@ -167,13 +184,15 @@ class Conversation(_AiHub):
     name, title, style, key = "aihub_conversation", "AI Hub 자유대화", "aihub", "발화정보"
 
     def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
-        speech, talk, speaker = label["발화정보"], label.get("대화정보", {}), label.get("녹음자정보", {})
+        speech, talk, speaker = label["발화정보"], _part(label, "대화정보"), _part(label, "녹음자정보")
+        text, problem = text_of(speech["stt"])
         yield Utterance(
             id=key,
             split=split,
-            text=speech["stt"],
-            where=str(path.relative_to(self.root)),
-            source=self._source(path, str(speech.get("fileNm") or path.stem)),
+            text=text,
+            where=place(path, self.root),
+            source=self._source(path, _file_name(speech.get("fileNm"), path)),
+            problem=problem,
             fields=text_fields(
                 [
                     ("speaker", speaker.get("recorderId")),
@@ -192,18 +211,22 @@ class Command(_AiHub):
     name, title, style, key = "aihub_command", "AI Hub 명령어", PLAIN, "전사정보"
 
     def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
-        script, file, speaker = label["전사정보"], label.get("파일정보", {}), label.get("화자정보", {})
-        text = next(
-            script[k] for k in ("LabelText", "TransLabelText", "OrgLabelText", "") if k in script or not k
+        script, file, speaker = label["전사정보"], _part(label, "파일정보"), _part(label, "화자정보")
+        text, problem = text_of(
+            next(
+                script[k] for k in ("LabelText", "TransLabelText", "OrgLabelText", "") if k in script or not k
+            )
         )
-        quality = label.get("기타정보", {}).get("QualityStatus") or "Good"
+        quality = _part(label, "기타정보").get("QualityStatus") or "Good"
+        if quality not in ("Good", "N/A"):
+            problem = f"labelled as of bad quality ({quality})"
         yield Utterance(
             id=key,
             split=split,
             text=text,
-            where=str(path.relative_to(self.root)),
-            source=self._source(path, str(file.get("FileName") or path.stem)),
-            problem="" if quality in ("Good", "N/A") else f"labelled as of bad quality ({quality})",
+            where=place(path, self.root),
+            source=self._source(path, _file_name(file.get("FileName"), path)),
+            problem=problem,
             fields=text_fields(
                 [
                     ("speaker", speaker.get("SpeakerName")),
@@ -212,7 +235,7 @@ class Command(_AiHub):
                     ("region", speaker.get("Region")),
                 ]
             ),
-            labelled_seconds=_number(file.get("FileLength")) or 0.0,
+            labelled_seconds=number_of(file.get("FileLength")) or 0.0,
         )
 
 
@@ -231,23 +254,29 @@ class Dialect(_AiHub):
 
     def _records(self, label: Any, path: Path, key: str, split: str) -> Iterator[Utterance]:
         for document in label.get("document", [label]):
-            speakers = document.get("speaker") or document.get("metadata", {}).get("speaker", [])
-            people = {str(person.get("id")): person for person in speakers}
+            speakers = document.get("speaker") or _part(document, "metadata").get("speaker") or []
+            people = {str(person.get("id")): person for person in speakers if isinstance(person, dict)}
             for number, entry in enumerate(document["utterance"]):
-                yield self._segment(entry, path, f"{key}/{entry.get('id') or number}", split, number, people)
+                if isinstance(entry, dict):
+                    name = entry.get("id") or number
+                    yield self._segment(entry, path, f"{key}/{name}", split, number, people)
+                else:
+                    where = f"{place(path, self.root)}[{number}]"
+                    yield Utterance(f"{key}/{number}", split, "", where, problem="no utterance in the label")
 
     def _segment(
         self, entry: dict, path: Path, key: str, split: str, number: int, people: dict[str, dict]
     ) -> Utterance:
         source, problem = self._cut(entry, path)
+        text, no_text = text_of(entry.get(self._form) or entry.get("form") or "")
         person = people.get(str(entry.get("speaker_id")), {})
         return Utterance(
             id=key,
             split=split,
-            text=entry.get(self._form) or entry.get("form") or "",
-            where=f"{path.relative_to(self.root)}[{number}]",
+            text=text,
+            where=f"{place(path, self.root)}[{number}]",
             source=source,
-            problem=problem,
+            problem=problem or no_text,
             fields=text_fields(
                 [
                     ("speaker", entry.get("speaker_id")),
@@ -263,11 +292,11 @@ class Dialect(_AiHub):
         own = self._audio.find(path, f"{path.stem}/{entry.get('id')}", str(entry.get("id")))
         if own is not None:
             return AudioSource(str(own), headerless=own.suffix.lower() in _HEADERLESS), ""
-        start, end = _number(entry.get("start")), _number(entry.get("end"))
-        if start is None or end is None:
+        if entry.get("start") in (None, "") or entry.get("end") in (None, ""):
             return AudioSource(), "segment without start and end"
-        if end <= start:
-            return AudioSource(), "segment of no length"
+        start, end, problem = segment_of(entry["start"], entry["end"])
+        if problem:
+            return AudioSource(), problem
         return dataclasses.replace(self._source(path, path.stem), start=start, end=end), ""
 
 
@@ -277,14 +306,13 @@ FAMILIES: dict[str, type[_AiHub]] = {"conversation": Conversation, "command": Co
 def detect_family(root: str | Path) -> str:
     """Detect a folder's family by its first readable label; UserError when none is of a known kind."""
     seen = 0
-    for folder, subfolders, files in os.walk(existing_folder(root)):
-        subfolders.sort()
-        for name in sorted(files):
+    for folder, files, _ in walk(existing_folder(root)):
+        for name in files:
             if not name.lower().endswith(".json"):
                 continue
             seen += 1
             try:
-                label = read_json(Path(folder) / name)
+                label = read_json(folder / name)
             except ValueError:
                 continue
             for family, reader in FAMILIES.items():
@@ -298,8 +326,11 @@ def detect_family(root: str | Path) -> str:
     raise UserError(f"none of {seen} JSON files below {root} holds {keys}: give --family, or another folder")
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+def _part(label: dict, name: str) -> dict:
+    """Return a member of a label that should be an object, an empty one for what is none."""
+    part = label.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _file_name(value: Any, label: Path) -> str:
+    return value if isinstance(value, str) and value else label.stem

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ko_asr.audio.source import AudioSource
 from ko_asr.corpora.base import Corpus, Utterance
-from ko_asr.corpora.layout import existing_folder, first_folder_with, read_json, text_fields
+from ko_asr.corpora.layout import existing_folder, first_folder_with, read_json, text_fields, text_of
+from ko_asr.corpora.names import without_audio_extension
 from ko_asr.errors import UserError
 
 
@@ -51,15 +52,19 @@ class ClovaCall(Corpus):
             raise UserError(
                 f"{table} is not readable as JSON ({error}): download the corpus again"
             ) from error
+        if not isinstance(entries, list):
+            raise UserError(f"{table} is no list of utterances: download the corpus again")
         folder = self._audio_folder(split)
         for number, entry in enumerate(entries):
-            wav = str(entry.get("wav", ""))
+            entry = entry if isinstance(entry, dict) else {}
+            wav, no_wav = text_of(entry.get("wav") or None, "wav in the label")
+            text, no_text = text_of(entry.get("text"))
             yield Utterance(
-                id=f"{split}/{Path(wav).stem or number}",
+                id=f"{split}/{without_audio_extension(wav.rpartition('/')[2]) or number}",
                 split=split,
-                text=str(entry.get("text", "")),
+                text=text,
                 where=f"{table.name}[{number}]",
                 source=AudioSource(path=str(folder / wav)),
-                problem="" if wav else "no wav in the label",
+                problem=no_wav or no_text,
                 fields=text_fields([("speaker", entry.get("speaker_id"))]),
             )

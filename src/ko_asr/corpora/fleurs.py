@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ko_asr.audio.source import AudioSource
 from ko_asr.corpora.base import Corpus, Utterance
-from ko_asr.corpora.layout import existing_folder, first_folder_with, read_table, text_fields
+from ko_asr.corpora.layout import existing_folder, first_folder_with, text_fields
+from ko_asr.corpora.names import without_audio_extension
+from ko_asr.corpora.tables import read_table
 
 _COLUMNS = ("id", "file", "raw", "transcription", "characters", "samples", "gender")
 
@@ -38,14 +40,14 @@ class Fleurs(Corpus):
     def utterances(self, split: str) -> Iterator[Utterance]:
         """Yield every row of the split's table; a sentence is read by up to three people."""
         folder = self._audio_folder(split)
-        for number, row in read_table(self.root / f"{split}.tsv", _COLUMNS):
+        for number, row, problem in read_table(self.root / f"{split}.tsv", _COLUMNS):
             file = row.get("file", "")
             yield Utterance(
-                id=f"{split}/{Path(file).stem or number}",
+                id=f"{split}/{without_audio_extension(file.rpartition('/')[2]) or number}",
                 split=split,
                 text=row.get("raw", ""),
                 where=f"{split}.tsv:{number}",
                 source=AudioSource(path=str(folder / file)),
-                problem="" if "raw" in row else "row with too few columns",
+                problem=problem or ("" if file and "raw" in row else "row with too few columns"),
                 fields=text_fields([("gender", row.get("gender", "").lower()), ("sentence", row.get("id"))]),
             )

@@ -59,9 +59,9 @@ class _Layout:
         for entry in entries:
             if _AUDIO_FOLDER.fullmatch(entry.name) and entry.is_dir():
                 self.folders.setdefault(entry.name, []).append(entry)
-            elif entry.suffix == ".trn" and entry.is_file():
-                self.scripts.setdefault(entry.stem, entry)
-            elif ".zip" in entry.suffixes and entry.is_file():
+            elif entry.suffix.lower() == ".trn" and entry.is_file():
+                self.scripts.setdefault(entry.stem.lower(), entry)
+            elif ".zip" in map(str.lower, entry.suffixes) and entry.is_file():
                 self._add_archive(entry)
             elif depth < _SEARCH_DEPTH and not entry.suffix and entry.is_dir():
                 self._search(entry, depth + 1)
@@ -127,7 +127,7 @@ class KsponSpeech(Corpus):
 
     def _open_script(self, split: str) -> IO[bytes]:
         script = self._layout.scripts[split]
-        if script.suffix == ".trn":
+        if script.suffix.lower() == ".trn":
             return script.open("rb")
         archive = zipfile.ZipFile(script)
         return archive.open(next(n for n in archive.namelist() if PurePosixPath(n).name == f"{split}.trn"))

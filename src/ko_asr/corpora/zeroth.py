@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ko_asr.audio.source import AudioSource
 from ko_asr.corpora.base import Corpus, Utterance
-from ko_asr.corpora.layout import existing_folder, first_folder_with, read_lines, text_fields
+from ko_asr.corpora.layout import existing_folder, first_folder_with, place, read_lines, text_fields
+from ko_asr.errors import UserError
 
 
 class Zeroth(Corpus):
@@ -41,15 +42,21 @@ class Zeroth(Corpus):
     def utterances(self, split: str) -> Iterator[Utterance]:
         """Yield every line of every transcript file."""
         for transcript in sorted(self.root.glob(f"{split}_data_*/*/*/*.trans.txt")):
-            reader = transcript.parent.name
-            fields = text_fields([("speaker", reader), ("gender", self._genders.get(reader))])
-            for number, line in read_lines(transcript):
-                key, _, text = line.partition(" ")
-                yield Utterance(
-                    id=f"{transcript.parent.relative_to(self.root)}/{key}",
-                    split=split,
-                    text=text,
-                    where=f"{transcript.relative_to(self.root)}:{number}",
-                    source=AudioSource(path=str(transcript.parent / f"{key}.flac")),
-                    fields=fields,
-                )
+            try:
+                yield from self._read_by(transcript.parent.name, transcript, split)
+            except (UserError, OSError) as error:
+                where = place(transcript, self.root)
+                yield Utterance(where, split, "", where, problem=f"unreadable transcript ({error})")
+
+    def _read_by(self, reader: str, transcript: Path, split: str) -> Iterator[Utterance]:
+        fields = text_fields([("speaker", reader), ("gender", self._genders.get(reader))])
+        for number, line in read_lines(transcript):
+            key, _, text = line.partition(" ")
+            yield Utterance(
+                id=f"{place(transcript.parent, self.root)}/{key}",
+                split=split,
+                text=text,
+                where=f"{place(transcript, self.root)}:{number}",
+                source=AudioSource(path=str(transcript.parent / f"{key}.flac")),
+                fields=fields,
+            )

@@ -3,8 +3,11 @@
 Functions here run in worker processes; they take and return plain picklable values.
 """
 
+import dataclasses
 import hashlib
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -22,6 +25,8 @@ from ko_asr.audio.corpus_audio import (
     signature,
 )
 from ko_asr.corpora.base import Utterance
+from ko_asr.corpora.layout import text_of
+from ko_asr.corpora.names import find_elsewhere
 from ko_asr.data.manifest import format_entry
 from ko_asr.data.state import AudioRecord
 from ko_asr.runtime.frames import SAMPLE_RATE
@@ -29,6 +34,12 @@ from ko_asr.text.normalizer import Normalizer
 
 # Some of AI Hub's 명령어 recordings end at 2.6 s whatever was said; what is only rounded differs by less.
 LABEL_SLACK = 0.25
+SEGMENT_CUT = "segment cut at the end of its file"
+# What a manifest line says of its audio, and what NeMo's loaders would take for that. A corpus' own field of
+# such a name is kept under another: what was measured stands.
+MEASURED = frozenset(
+    ("audio_filepath", "duration", "text", "offset", "sampling_rate", "sample_rate", "shard_id", "_skipme")
+)
 
 
 class Store(Protocol):
@@ -92,6 +103,7 @@ def process(task: Task) -> ChunkResult:
 
 
 def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outcome:
+    utterance = located(utterance)
     if utterance.problem or (problem := _bad_id(utterance.id)):
         return Outcome(utterance, utterance.problem or problem)
     cleaned = task.normalizer.clean(utterance.text)
@@ -120,6 +132,31 @@ def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outco
     )
 
 
+def located(utterance: Utterance) -> Utterance:
+    """Return the utterance with its audio's path as the disk spells it, or with the problem it has.
+
+    A pipe or a device is never opened: it would wait for ever.
+    """
+    text, problem = text_of(utterance.text)
+    if problem and not utterance.problem:
+        return dataclasses.replace(utterance, text=text, problem=problem)
+    path = utterance.source.path
+    if utterance.problem or not path:
+        return utterance
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        found = find_elsewhere(path)
+        return utterance if found is None else _moved(utterance, found)
+    except ValueError:  # a zero byte or half a character in the name
+        return dataclasses.replace(utterance, problem="missing file")
+    return utterance if regular else dataclasses.replace(utterance, problem="not a regular file")
+
+
+def _moved(utterance: Utterance, path: str) -> Utterance:
+    return dataclasses.replace(utterance, source=dataclasses.replace(utterance.source, path=path))
+
+
 def _bad_id(identifier: str) -> str:
     parts = PurePosixPath(identifier).parts
     unsafe = not parts or identifier.startswith("/") or ".." in parts or _UNWRITABLE.search(identifier)
@@ -133,9 +170,23 @@ def _convert(utterance: Utterance, store: Store) -> AudioRecord:
     missing = utterance.labelled_seconds - facts.samples / SAMPLE_RATE
     if missing > LABEL_SLACK:
         raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
+    repairs = (*repairs, *_cut_segment(utterance, facts))
     flac = flac_bytes(samples, store.effort)
     store.write(utterance.id, flac)
     return AudioRecord(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
+
+
+def _cut_segment(utterance: Utterance, facts: AudioFacts) -> tuple[str, ...]:
+    """Return the repair of a segment that ends after its file; one that loses half has times of no use."""
+    source, seconds = utterance.source, facts.samples / SAMPLE_RATE
+    if source.end is None or source.end - source.start - seconds <= LABEL_SLACK:
+        return ()
+    if seconds < (source.end - source.start) / 2:
+        raise AudioProblem(
+            f"segment outside its file ({source.start:g} to {source.end:g} s, the file ends after "
+            f"{source.start + seconds:.2f} s)"
+        )
+    return (SEGMENT_CUT,)
 
 
 def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
@@ -144,7 +195,7 @@ def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> 
         "duration": round(facts.samples / SAMPLE_RATE, 6),
         "text": text,
         "sampling_rate": SAMPLE_RATE,
-        **utterance.fields,
+        **{f"table_{key}" if key in MEASURED else key: value for key, value in utterance.fields.items()},
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ko_asr.corpora.base import Utterance
+from ko_asr.corpora.names import LONGEST_NAME, shortened
 from ko_asr.data.convert import ChunkResult, Task, process
 from ko_asr.data.state import AudioRecord, State
 from ko_asr.data.workers import OrderedMap
@@ -22,8 +23,10 @@ class FlacFiles:
     effort: ClassVar[float] = 0.625
 
     def name(self, identifier: str) -> str:
-        """Return the path relative to the manifests."""
-        return f"audio/{identifier}.flac"
+        """Return the path relative to the manifests; what is too long for a disk ends in a hash."""
+        folder, _, name = identifier.rpartition("/")
+        folders = [f"{shortened(part, LONGEST_NAME)}/" for part in folder.split("/") if part]
+        return f"audio/{''.join(folders)}{shortened(name, LONGEST_NAME - len('.flac'))}.flac"
 
     def holds(self, record: AudioRecord) -> bool:
         """Tell whether the recorded file is still there, whole."""

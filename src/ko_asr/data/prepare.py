@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ko_asr.corpora.base import Corpus, Utterance
+from ko_asr.corpora.names import folded, readable
 from ko_asr.data.convert import ChunkResult, Outcome
 from ko_asr.data.file_store import FileConverter, FlacFiles
 from ko_asr.data.shard_store import ShardConverter
@@ -22,6 +23,7 @@ from ko_asr.data.workers import OrderedMap, ordered_map
 from ko_asr.files import atomic_write
 from ko_asr.text.normalizer import Normalizer
 
+ALIKE = "id differs from an earlier one only in case or Unicode form"
 MOST_TEXT_SHOWN = 1000  # characters of a rejected text: a binary file taken for a script has longer lines
 
 
@@ -95,14 +97,20 @@ class Preparation:
         return FileConverter(self.run, self.normalizer, FlacFiles(self.out.absolute()), self.state)
 
     def _mark_duplicates(self, chunk: Sequence[Utterance]) -> Sequence[Utterance]:
-        """Give a problem to utterances whose id occurred before, in this split or an earlier one."""
+        """Give a problem to utterances whose id occurred before, in this split or an earlier one.
+
+        An id that differs only in case or Unicode form counts as well: on some disks it is the same file.
+        """
         marked = []
         for utterance in chunk:
             # 64 bits of siphash: a collision among a million ids has odds of 1 to 10^7
-            key = hash(utterance.id)
-            if key in self.seen and not utterance.problem:
-                utterance = dataclasses.replace(utterance, problem="duplicate id")
-            self.seen.add(key)
+            key, alike = hash(utterance.id), hash((folded(utterance.id),))
+            if not utterance.problem:
+                if key in self.seen:
+                    utterance = dataclasses.replace(utterance, problem="duplicate id")
+                elif alike in self.seen:
+                    utterance = dataclasses.replace(utterance, problem=ALIKE)
+            self.seen.update((key, alike))
             marked.append(utterance)
         return marked
 
@@ -142,7 +150,7 @@ def _rejection(outcome: Outcome) -> str:
         "split": utterance.split,
         "id": utterance.id,
         "where": utterance.where,
-        "audio": str(utterance.source),
+        "audio": readable(str(utterance.source)),
         "reason": outcome.reason,
         "text": utterance.text[:MOST_TEXT_SHOWN],
     }

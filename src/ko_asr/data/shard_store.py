@@ -22,7 +22,7 @@ from typing import ClassVar, NamedTuple
 
 from ko_asr.audio.corpus_audio import AudioFacts, signature
 from ko_asr.corpora.base import Utterance
-from ko_asr.data.convert import ChunkResult, Outcome, Task, process
+from ko_asr.data.convert import ChunkResult, Outcome, Task, located, process
 from ko_asr.data.manifest import format_entry
 from ko_asr.data.state import VERSION, AudioRecord
 from ko_asr.data.workers import OrderedMap
@@ -62,6 +62,7 @@ class ShardTask(NamedTuple):
 
 def process_shard(shard: ShardTask) -> ChunkResult:
     """Convert one chunk into one shard. Raises OSError when it cannot be written."""
+    shard = shard._replace(utterances=[located(utterance) for utterance in shard.utterances])
     number, note = shard.number, shard.folder / "keys" / f"{shard.number}.json"
     key = _key(shard)
     known = _records_of(note, key)

@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import tarfile
@@ -330,13 +331,24 @@ def checked_durations(manifest: Path) -> np.ndarray:
                 continue
             try:
                 entry = json.loads(line)
-                durations.append(float(entry["duration"]))
+                durations.append(_seconds(entry, "duration"))
+                _seconds({"offset": 0.0} | entry, "offset")
                 entry["text"] + entry["audio_filepath"]  # both there, both text
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{manifest}:{number} is no manifest line ({error}): prepare the corpus again"
                 ) from error
     return np.array(durations)
+
+
+def _seconds(entry: dict, name: str) -> float:
+    """Return a time of a manifest line; TypeError for no number, ValueError for nan and infinity."""
+    value = entry[name]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is no number: {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return float(value)
 
 
 def loader_options(out: Path, plan: Plan) -> dict[str, str]:
