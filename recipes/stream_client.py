@@ -24,7 +24,7 @@ import numpy as np
 from ko_asr.audio.stream import AudioStream
 from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
 from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient, StreamingClient
-from ko_asr.errors import UserError, run_main
+from ko_asr.errors import UserError, printable, run_main
 from ko_asr.recognition.latency import LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.runtime.endpoint import LONGEST_MS, EndpointRules
@@ -122,19 +122,25 @@ async def send(stream: AsyncStream, packets: Iterator[np.ndarray]) -> None:
     await stream.finish()
 
 
+async def show(stream: AsyncStream, output: Output) -> None:
+    """Show all results of a stream."""
+    async for result in stream:
+        output.show(result)
+
+
 async def stream_file(args: argparse.Namespace, client: AsyncStreamingClient, file: Path) -> LatencyMeter:
-    """Stream one file from its first packet to its last result."""
+    """Stream one file from its first packet to its last result. Raises what reading or the server raised."""
     with AudioStream(file, RATE) as audio:
         size = max(1, round(args.packet_ms * RATE / 1000))
         async with await client.open(options_of(args)) as stream:
-            output = Output(args, str(file))
-            sending = asyncio.create_task(send(stream, file_packets(audio, size, args.realtime)))
+            output = Output(args, printable(file))
+            packets = file_packets(audio, size, args.realtime)
+            both = [asyncio.create_task(task) for task in (send(stream, packets), show(stream, output))]
             try:
-                async for result in stream:
-                    output.show(result)
-                await sending
+                await asyncio.gather(*both)  # no result comes after a failure in reading: neither waits alone
             finally:
-                sending.cancel()
+                for task in both:
+                    task.cancel()
     return output.meter
 
 
@@ -148,9 +154,12 @@ async def stream_files(args: argparse.Namespace) -> tuple[list[LatencyMeter], in
             async with turn:
                 try:
                     return await stream_file(args, client, file)
-                except UserError as error:
-                    where = f"{file}: " if isinstance(error, ServerError) else ""
-                    print(f"error: {where}{error}", file=sys.stderr, flush=True)
+                except (UserError, OSError) as error:
+                    where = (
+                        "" if isinstance(error, UserError) and not isinstance(error, ServerError) else file
+                    )
+                    said = f"{where}: {error}" if where else str(error)
+                    print(f"error: {printable(said)}", file=sys.stderr, flush=True)
                     return None
 
         meters = await asyncio.gather(*(one(file) for file in args.files))

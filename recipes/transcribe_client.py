@@ -21,7 +21,7 @@ from ko_asr.allocator import keep_freed_memory
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
 from ko_asr.client.offline import AsrClient
-from ko_asr.errors import UserError, run_main
+from ko_asr.errors import UserError, printable, run_main
 from ko_asr.runtime.frames import SAMPLE_RATE
 
 
@@ -52,11 +52,11 @@ def transcribe(file: str, connect: Callable[[], AsrClient], words: bool) -> dict
         started = time.perf_counter()
         transcript = connect().transcribe(audio, words=words)
     except ServerError as error:
-        return {"file": file, "error": str(error), "code": error.code}
+        return {"file": printable(file), "error": printable(error), "code": error.code}
     except (UserError, OSError) as error:
-        return {"file": file, "error": str(error)}
+        return {"file": printable(file), "error": printable(error)}
     line = {
-        "file": file,
+        "file": printable(file),
         "text": transcript.text,
         "confidence": round(transcript.confidence, 4),
         "duration": round(len(audio) / SAMPLE_RATE, 3),

@@ -16,6 +16,14 @@ class SaidByFirstProcess(SystemExit):
         super().__init__(2)
 
 
+def printable(text: object) -> str:
+    """``text`` with the bytes of a file name that are no UTF-8 (Python's surrogates) as \\xNN.
+
+    Such a name is opened as it is, but cannot be printed or written as UTF-8.
+    """
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn what goes wrong in the block into one sentence and an exit: 2, or 130 on Ctrl-C.
@@ -26,11 +34,11 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        print(f"error: {printable(error.strerror or error)}{printable(where)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ko_asr.audio.read import joined
+from ko_asr.audio.reader import AudioProblem, AudioReader, MissingFile, open_file
 from ko_asr.audio.source import AudioSource
 from ko_asr.runtime.frames import SAMPLE_RATE
 
@@ -21,10 +23,6 @@ MIN_SECONDS = 0.1  # shorter than one encoder frame: no room for speech
 SILENCE_RMS = 10 ** (-50 / 20) * 32768  # of a 20 ms frame: -50 dBFS
 _FRAME = SAMPLE_RATE // 50
 _CONTAINERS = (b"RIFF", b"fLaC", b"OggS", b"RF64", b"FORM", b"ID3")
-
-
-class AudioProblem(Exception):
-    """Reason why an utterance's audio cannot be used."""
 
 
 class AudioFacts(NamedTuple):
@@ -52,16 +50,17 @@ def read_audio(source: AudioSource) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def read_bytes(source: AudioSource) -> bytes:
     """Read the bytes of a source's file or archive member. Raises AudioProblem."""
-    try:
-        if source.path:
-            return Path(source.path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if not source.archive:
-            raise AudioProblem("missing file") from None
-    except OSError as error:
-        raise AudioProblem(f"unreadable file ({error.strerror})") from error
+    if source.path:
+        try:
+            with open_file(source.path) as file:
+                return file.read()
+        except MissingFile:
+            if not source.archive:
+                raise
+        except OSError as error:
+            raise AudioProblem(f"unreadable file ({error.strerror})") from error
     if not source.archive:
-        raise AudioProblem("missing file")
+        raise MissingFile("missing file")
     return _read_member(source.archive, source.member)
 
 
@@ -114,42 +113,20 @@ def _cut(
     return samples[round(source.start * SAMPLE_RATE) : end], repairs
 
 
-def _read_container(file, source: AudioSource) -> tuple[np.ndarray, tuple[str, ...]]:
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(file) as stream:
-            rate, channels = stream.samplerate, stream.channels
-            exact = rate == SAMPLE_RATE and channels == 1 and stream.subtype == "PCM_16"
-            stream.seek(min(round(source.start * rate), stream.frames))
-            count = -1 if source.end is None else max(0, round((source.end - source.start) * rate))
-            samples = stream.read(count, dtype="int16" if exact else "float32")
-    except FileNotFoundError as error:
-        raise AudioProblem("missing file") from error
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        missing = isinstance(file, str) and not Path(file).exists()
-        raise AudioProblem("missing file" if missing else _unreadable(file, error)) from error
-    return (samples, ()) if exact else _to_int16(samples, rate, channels)
+def _read_container(file: str | io.BytesIO, source: AudioSource) -> tuple[np.ndarray, tuple[str, ...]]:
+    with AudioReader(file) as audio:
+        exact = audio.rate == SAMPLE_RATE and audio.channels == 1 and audio.pcm16
+        samples = joined(audio, source.start, source.end, "int16" if exact else "float32")
+    return (samples, ()) if exact else _to_int16(samples, audio.rate, audio.repairs)
 
 
-def _unreadable(file, error: Exception) -> str:
-    if isinstance(file, io.BytesIO) and not file.getbuffer().nbytes:
-        return "empty file"
-    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-    return f"unreadable audio ({reason})"
-
-
-def _to_int16(samples: np.ndarray, rate: int, channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    repairs = []
-    if channels > 1:
-        samples = samples.mean(axis=1)
-        repairs.append("mixed down to mono")
+def _to_int16(samples: np.ndarray, rate: int, repairs: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
     if rate != SAMPLE_RATE:
         import soxr
 
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="VHQ")
-        repairs.append("resampled to 16 kHz")
-    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16), tuple(repairs)
+        repairs = (*repairs, "resampled to 16 kHz")
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16), repairs
 
 
 def measure(samples: np.ndarray) -> AudioFacts:

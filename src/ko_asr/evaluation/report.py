@@ -19,6 +19,8 @@ import numpy as np
 import soundfile
 from rapidfuzz.distance import Levenshtein
 
+from ko_asr.audio.read import joined
+from ko_asr.audio.reader import AudioProblem, AudioReader
 from ko_asr.evaluation.metrics import PROFILES
 from ko_asr.evaluation.scorecard import METRIC_NAMES
 
@@ -124,17 +126,18 @@ def marked_up(said: str, heard: str) -> tuple[list[tuple[str, str]], list[tuple[
 
 
 def audio_data_uri(entry: dict) -> str | None:
-    """The entry's audio (at most 30 s) as an MP3 data URI, None where it cannot be read any more."""
+    """The entry's audio (at most 30 s) as an MP3 data URI, None where it cannot be read or holds NaN."""
     try:
-        with soundfile.SoundFile(entry["audio_filepath"]) as audio:
-            audio.seek(round(entry.get("offset", 0.0) * audio.samplerate))
-            samples = audio.read(
-                round(min(entry["duration"], _MOST_SECONDS) * audio.samplerate), dtype="float32"
-            )
-            rate = audio.samplerate
+        start = float(entry.get("offset", 0.0))
+        with AudioReader(entry["audio_filepath"]) as audio:
+            end = start + min(float(entry["duration"]), _MOST_SECONDS)
+            samples, rate = joined(audio, start, end), audio.rate
+        if not len(samples):
+            return None
         buffer = io.BytesIO()
-        soundfile.write(buffer, samples, rate, format="MP3")
-    except (RuntimeError, OSError, ValueError):
+        # LAME ends the whole process for samples that are no numbers or far from -1..1.
+        soundfile.write(buffer, np.clip(samples, -1.0, 1.0), rate, format="MP3")
+    except (AudioProblem, RuntimeError, OSError, ValueError, OverflowError):
         return None
     return "data:audio/mpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
