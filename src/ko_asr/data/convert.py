@@ -17,13 +17,13 @@ import numpy as np
 
 from ko_asr.audio.corpus_audio import (
     AudioFacts,
-    AudioProblem,
     flac_bytes,
     flac_digest,
     measure,
     read_audio,
     signature,
 )
+from ko_asr.audio.reader import AudioProblem
 from ko_asr.corpora.base import Utterance
 from ko_asr.corpora.layout import text_of
 from ko_asr.corpora.names import find_elsewhere
