@@ -53,8 +53,7 @@ def _rows(
             columns = [cell.strip() for cell in cells]
             _check_header(path, columns)
             continue
-        extra = len(cells) - len(columns)
-        if extra > 0 and any(cell.strip() for cell in cells[-extra:]):
+        if len(cells) > len(columns):
             problem = f"row with too many cells ({len(cells)} under {len(columns)} columns; quote the text)"
         yield Row(number, dict(zip(columns, cells, strict=False)), problem)
 
@@ -68,12 +67,16 @@ def _check_header(path: Path, columns: Sequence[str]) -> None:
 def _csv_records(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str], str]]:
     """Yield (line number, cells, problem); a record that cannot be parsed costs its first line only."""
     waiting: deque[tuple[int, str]] = deque()
-    lines = iter(lambda: waiting.popleft() if waiting else next(numbered, None), None)
-    for first in lines:
+
+    def lines() -> Iterator[tuple[int, str]]:
+        while line := waiting.popleft() if waiting else next(numbered, None):
+            yield line
+
+    for first in lines():
         taken: list[tuple[int, str]] = []
 
         def more(first=first, taken=taken) -> Iterator[str]:
-            for line in itertools.islice(itertools.chain([first], lines), _MOST_LINES):
+            for line in itertools.islice(itertools.chain([first], lines()), _MOST_LINES):
                 taken.append(line)
                 yield line[1] + "\n"
 
