@@ -160,7 +160,11 @@ def test_a_piece_of_a_cut_file_is_there_or_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, words in ((tmp_path / "pipe", "pipe"), (tmp_path, "folder"), (tmp_path / "x", "missing")):
+    for path, words in (
+        (tmp_path / "pipe", "pipe"),
+        (tmp_path, "folder|directory"),
+        (tmp_path / "x", "missing"),
+    ):
         for read in all_readers(path):
             with pytest.raises((UserError, AudioProblem), match=words):
                 read()
@@ -175,3 +179,9 @@ def test_a_name_in_cp949_and_a_file_that_grows(tmp_path: Path) -> None:
         more.flush()
         with pytest.raises(AudioProblem, match="grew"):
             list(audio.blocks())
+
+
+def test_the_page_tells_what_becomes_of_each_file() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/audio.md").read_text(encoding="utf-8")
+    rows = [f"| {name} | read whole |" for name in WHOLE] + [f"| {name} | refused |" for name in BROKEN]
+    assert [row for row in rows if row not in page] == []
