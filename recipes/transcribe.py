@@ -14,6 +14,7 @@ again to go on. A file that fails is named, the others go on, and the exit statu
 """
 
 import argparse
+import hashlib
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ko_asr.audio.stream import AudioStream
-from ko_asr.errors import UserError, run_main
+from ko_asr.errors import UserError, printable, run_main
 from ko_asr.files import atomic_write
 from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, newest_model
@@ -30,6 +31,7 @@ from ko_asr.recognition.subtitles import FORMATS
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+LONGEST_STEM = 200  # bytes of a file's name (of at most 255), so that endings fit
 
 
 def arguments() -> argparse.Namespace:
@@ -58,6 +60,14 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def short(stem: str) -> str:
+    """Return the name without an ending, or its beginning and a hash where an ending would not fit on it."""
+    encoded = os.fsencode(stem)
+    if len(encoded) <= LONGEST_STEM:
+        return stem
+    return f"{encoded[: LONGEST_STEM - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
 def outputs(args: argparse.Namespace) -> dict[Path, Path | None]:
     """Map each file to its transcript, None for standard output. UserError when two would be one file."""
     files = list(dict.fromkeys(args.files))
@@ -65,7 +75,7 @@ def outputs(args: argparse.Namespace) -> dict[Path, Path | None]:
         return {files[0]: args.output}
     found: dict[Path, Path] = {}
     for file in files:
-        target = args.output_dir / f"{file.stem}.{args.out}"
+        target = args.output_dir / f"{short(file.stem)}.{args.out}"
         if other := found.get(target):
             raise UserError(f"{other} and {file} would both be written to {target}: transcribe them apart")
         found[target] = file
@@ -117,7 +127,7 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     """Transcribe the files; return the number that failed."""
     seconds, failed = durations(list(todo))
     for reason in failed.values():
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {printable(reason)}", file=sys.stderr)
     if not seconds:
         return len(failed)
     path = args.model or newest_model(EXPERIMENTS)
@@ -142,7 +152,7 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
                 done += transcript.duration
             except (UserError, OSError) as error:
                 failed[file] = str(error)
-                bar.write(f"error: {error}", file=sys.stderr)
+                bar.write(f"error: {printable(error)}", file=sys.stderr)
     wall = time.perf_counter() - started
     where = args.output_dir or args.output or "standard output"
     print(

@@ -207,6 +207,28 @@ def test_segments_lose_nothing_but_silence(sections, packets) -> None:
     assert covered[loud].all()
 
 
+@pytest.mark.parametrize("level", [-25, -50, -65])  # dBFS of the speech
+@pytest.mark.parametrize("noise", [None, -85.0])  # dBFS of the pauses; None: digital silence
+def test_quiet_speech_is_heard(level: int, noise: float | None) -> None:
+    """A few syllables, each rising and falling by 30 dB, in half a minute of silence or faint noise."""
+    rng = np.random.default_rng(0)
+    audio = rng.standard_normal(30 * 16_000) * (0.0 if noise is None else 10 ** (noise / 20))
+    swell = 10 ** ((30 * np.abs(np.sin(np.arange(2 * 16_000) * np.pi / 4_000)) - 30 + level) / 20)
+    audio[10 * 16_000 : 12 * 16_000] += swell * rng.standard_normal(2 * 16_000)
+    cutter = Segmenter(FRAME)
+    windows = cutter.push(audio.astype(np.float32)) + cutter.flush()
+    covered = [frame for window in windows for frame in range(window.begin, window.end)]
+    assert set(range(251, 299)) <= set(covered)
+    assert len(covered) < 150 or level - (noise or -120) < 30  # the rest is dropped, where it is clear
+
+
+@pytest.mark.parametrize("level", [-65, -100])
+def test_faint_noise_alone_is_dropped(level: int) -> None:
+    noise = 10 ** (level / 20) * np.random.default_rng(0).standard_normal(30 * 16_000)
+    cutter = Segmenter(FRAME)
+    assert cutter.push(noise.astype(np.float32)) + cutter.flush() == []
+
+
 def test_frames_between_windows_are_blank() -> None:
     def frames(count: int, token: int) -> Frames:
         return Frames(np.full((count, 1), token, np.int32), np.zeros((count, 1), np.float32))

@@ -76,7 +76,7 @@ def open_file(path: str | Path) -> BinaryIO:
         reason = f"unreadable file ({error.strerror})"
         raise AudioProblem(reason, f"cannot be read ({error.strerror})") from error
     if stat.S_ISDIR(mode):
-        raise AudioProblem("a folder, not a file", "is a folder: name the files in it")
+        raise AudioProblem("unreadable file (Is a directory)", "is a folder: name the files in it")
     raise AudioProblem("a pipe or device, not a file", "is a pipe or device: save its audio as a file first")
 
 

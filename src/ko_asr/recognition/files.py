@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ko_asr.audio.stream import AudioStream
+from ko_asr.errors import printable
 from ko_asr.models.frame_model import FrameModel, Frames
 from ko_asr.recognition.buffered import FrameLine, Window
 from ko_asr.recognition.search import Search
@@ -75,7 +76,7 @@ def transcribe_file(
         results += decoder.finish()
         on_progress(audio.duration - done)
     finals = tuple(result for result in results if result.is_final and result.words)
-    return Transcript(str(path), audio.duration, finals)
+    return Transcript(printable(path), audio.duration, finals)
 
 
 def _windows(blocks: Iterable[np.ndarray], segmenter: Segmenter) -> Iterator[Window]:

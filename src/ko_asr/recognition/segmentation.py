@@ -10,7 +10,10 @@ import numpy as np
 
 from ko_asr.recognition.buffered import SampleBuffer, Window
 
-DIGITAL_SILENCE = -60.0  # dBFS: quieter is silence in any recording
+SILENCE = -60.0  # dBFS: quieter is silence beside speech of ordinary level, or where there is noise alone
+_DIGITAL_SILENCE = -90.0  # dBFS: quieter is silence in any recording
+_BELOW_SPEECH = 30.0  # dB: quiet speech is not cut nearer to its own level than this
+_ABOVE_NOISE = 10.0  # dB that steady noise varies
 _HISTORY = 60.0  # seconds from which the levels of noise and speech are learnt
 _SPREAD = 15.0  # dB between noise and speech, below which a pause cannot be told by its level
 _ABOVE_FLOOR = 0.35  # of that spread: what is quieter is a pause
@@ -78,11 +81,16 @@ class Segmenter:
         self._levels = np.append(self._levels, 10 * np.log10(power + 1e-12))
 
     def _threshold(self) -> float:
-        """The level in dBFS below which a frame is silent."""
+        """The level in dBFS below which a frame is silent.
+
+        Speech may be at -50 dBFS or less, where a microphone was far or turned down: what is silence depends
+        on the levels of this recording, and no fixed level is silence but that of 16-bit rounding.
+        """
         floor, speech = np.percentile(self._levels, (10, 95))
-        if speech - floor < _SPREAD:
-            return DIGITAL_SILENCE
-        return max(DIGITAL_SILENCE, floor + _ABOVE_FLOOR * (speech - floor))
+        if speech - floor < _SPREAD:  # noise alone, or noise with little speech in it
+            return max(_DIGITAL_SILENCE, min(SILENCE, floor + _ABOVE_NOISE))
+        lowest = max(_DIGITAL_SILENCE, min(SILENCE, speech - _BELOW_SPEECH))
+        return max(lowest, floor + _ABOVE_FLOOR * (speech - floor))
 
     def _next(self, stop: int, last: bool) -> list[Window]:
         """Skip silence or give a window of what lies before ``stop``; either way `_begin` moves on."""
