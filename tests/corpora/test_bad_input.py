@@ -109,7 +109,7 @@ def test_a_table_with_every_fault_keeps_the_rows_that_hold(tmp_path):
         f"b,{TEXT},0,inf": "end is no time",
         f"b,{TEXT},-1,1": "start is negative",
         f"b,{TEXT},0.4,0.2": "segment of no length",
-        f"b,{TEXT},0,450": "segment outside its file",
+        f"b,{TEXT},0,450": "segment outside the audio",
         f"b,{TEXT},450,900": "empty audio",
         "b," + "가 " * 70_000: "text of more than 100000 characters",
         "b,NaN": "no text",

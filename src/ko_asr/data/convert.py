@@ -34,7 +34,7 @@ from ko_asr.text.normalizer import Normalizer
 
 # Some of AI Hub's 명령어 recordings end at 2.6 s whatever was said; what is only rounded differs by less.
 LABEL_SLACK = 0.25
-SEGMENT_CUT = "segment cut at the end of its file"
+SEGMENT_SLACK = 0.5  # labels of dialogues round their times; the readers of containers allow as much
 # What a manifest line says of its audio, and what NeMo's loaders would take for that. A corpus' own field of
 # such a name is kept under another: what was measured stands.
 MEASURED = frozenset(
@@ -144,13 +144,16 @@ def located(utterance: Utterance) -> Utterance:
     if utterance.problem or not path:
         return utterance
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
+        mode = os.stat(path).st_mode
     except OSError:
         found = find_elsewhere(path)
         return utterance if found is None else _moved(utterance, found)
     except ValueError:  # a zero byte or half a character in the name
         return dataclasses.replace(utterance, problem="missing file")
-    return utterance if regular else dataclasses.replace(utterance, problem="not a regular file")
+    if stat.S_ISREG(mode):
+        return utterance
+    kind = "unreadable file (Is a directory)" if stat.S_ISDIR(mode) else "not a regular file"
+    return dataclasses.replace(utterance, problem=kind)
 
 
 def _moved(utterance: Utterance, path: str) -> Utterance:
@@ -170,23 +173,18 @@ def _convert(utterance: Utterance, store: Store) -> AudioRecord:
     missing = utterance.labelled_seconds - facts.samples / SAMPLE_RATE
     if missing > LABEL_SLACK:
         raise AudioProblem(f"audio cut off ({missing:.2f} s less than its label says)")
-    repairs = (*repairs, *_cut_segment(utterance, facts))
+    _check_segment(utterance, facts)
     flac = flac_bytes(samples, store.effort)
     store.write(utterance.id, flac)
     return AudioRecord(utterance.id, mark, len(flac), repairs, flac_digest(flac), facts)
 
 
-def _cut_segment(utterance: Utterance, facts: AudioFacts) -> tuple[str, ...]:
-    """Return the repair of a segment that ends after its file; one that loses half has times of no use."""
+def _check_segment(utterance: Utterance, facts: AudioFacts) -> None:
+    """Raise AudioProblem for a segment that ends after its file: its times are wrong, milliseconds say."""
     source, seconds = utterance.source, facts.samples / SAMPLE_RATE
-    if source.end is None or source.end - source.start - seconds <= LABEL_SLACK:
-        return ()
-    if seconds < (source.end - source.start) / 2:
-        raise AudioProblem(
-            f"segment outside its file ({source.start:g} to {source.end:g} s, the file ends after "
-            f"{source.start + seconds:.2f} s)"
-        )
-    return (SEGMENT_CUT,)
+    missing = 0.0 if source.end is None else source.end - source.start - seconds
+    if missing > SEGMENT_SLACK:
+        raise AudioProblem(f"segment outside the audio ({missing:.1f} s beyond its end)")
 
 
 def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
