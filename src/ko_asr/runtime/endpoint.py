@@ -22,10 +22,9 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Limits of an utterance in ms of audio; None switches a rule off. ValueError when one is not above 0
-    and at most a day.
+    """Limits of an utterance in ms of audio; None switches a rule off.
 
-    Silence is the frames since the end of the last token. No utterance is longer than ``max_utterance_ms``;
+    ValueError when one is not above 0 and at most a day. Silence is the frames since the end of the last token. No utterance is longer than ``max_utterance_ms``;
     from four fifths of it on the first word boundary ends it, so that a word is cut only where one word fills
     the last fifth. The defaults are RTZR's and, without speech, sherpa-onnx's.
     """
