@@ -24,9 +24,10 @@ class Endpoint(NamedTuple):
 class EndpointRules:
     """Limits of an utterance in ms of audio; None switches a rule off.
 
-    ValueError when one is not above 0 and at most a day. Silence is the frames since the end of the last token. No utterance is longer than ``max_utterance_ms``;
-    from four fifths of it on the first word boundary ends it, so that a word is cut only where one word fills
-    the last fifth. The defaults are RTZR's and, without speech, sherpa-onnx's.
+    ValueError when one is not above 0 and at most a day. Silence is the frames since the end of the last
+    token. No utterance is longer than ``max_utterance_ms``; from four fifths of it on the first word
+    boundary ends it, so that a word is cut only where one word fills the last fifth. The defaults are
+    RTZR's and, without speech, sherpa-onnx's.
     """
 
     silence_after_speech_ms: float | None = 500.0
