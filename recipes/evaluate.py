@@ -35,6 +35,7 @@ from ko_asr.text import language_model
 from ko_asr.text.plain_files import text_lines
 
 PACKAGES = ("nemo_toolkit", "torch", "lhotse", "numpy", "rapidfuzz", "soundfile")
+UNREADABLE = "unreadable.jsonl"  # in --out
 
 
 def arguments() -> argparse.Namespace:
@@ -182,23 +183,52 @@ def beam_search(args: argparse.Namespace, model: Any) -> dict:
     return said | {"alpha": weights.alpha, "beta": weights.beta}
 
 
-def transcribe(args: argparse.Namespace, model: Any, entries: list[dict], field: str) -> float:
-    """Fill in ``field`` of every entry with its transcript; returns the seconds that it took."""
+def transcribe(
+    args: argparse.Namespace, model: Any, entries: list[dict], field: str, unreadable: dict[str, str]
+) -> float:
+    """Fill in ``field`` of every entry with its transcript; returns the seconds that it took.
+
+    Entries whose audio cannot be read are taken out, and go to ``unreadable`` with the reason.
+    """
     from tqdm import tqdm
 
     from ko_asr.models import transcribe as transcription
 
     total = round(sum(entry["duration"] for entry in entries))
     start = time.perf_counter()
+    lost: dict[int, str] = {}
     with tqdm(total=total, unit="s", unit_scale=True, desc="transcribing", file=sys.stderr) as bar:
-        texts = transcription.transcribe(model, entries, args.batch_size, args.batch_seconds, bar.update)
+        texts = transcription.transcribe(
+            model, entries, args.batch_size, args.batch_seconds, bar.update, lost.__setitem__
+        )
     for entry, text in zip(entries, texts, strict=True):
         entry[field] = text
+    unreadable |= {entries[k]["audio_filepath"]: reason for k, reason in sorted(lost.items())}
+    entries[:] = [entry for k, entry in enumerate(entries) if k not in lost]
+    if not entries:
+        raise UserError(f"no audio of {args.manifest} can be read, the first: {next(iter(lost.values()))}")
     return time.perf_counter() - start
 
 
-def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
-    """Fill in ``pred_text`` of every entry (and ``greedy_text`` beside a beam); returns the run's figures."""
+def write_unreadable(folder: Path, unreadable: dict[str, str], total: int) -> None:
+    """Write unreadable.jsonl where there is something to write, and print what the scores leave out."""
+    if not unreadable:
+        (folder / UNREADABLE).unlink(missing_ok=True)
+        return
+    with atomic_write(folder / UNREADABLE) as stream:
+        for path, reason in unreadable.items():
+            stream.write(json.dumps({"audio_filepath": path, "reason": reason}, ensure_ascii=False) + "\n")
+    print(
+        f"{len(unreadable)} of {total} utterances could not be read and are in no score: see "
+        f"{folder / UNREADABLE}; the first: {next(iter(unreadable.values()))}"
+    )
+
+
+def run_model(args: argparse.Namespace, entries: list[dict], unreadable: dict[str, str]) -> dict:
+    """Fill in ``pred_text`` of every entry (and ``greedy_text`` beside a beam); returns the run's figures.
+
+    Entries whose audio cannot be read are moved to ``unreadable``, by path with the reason.
+    """
     import torch
 
     from ko_asr.models import transcribe as transcription
@@ -212,9 +242,9 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
     total = sum(entry["duration"] for entry in entries)
     decoding: dict[str, Any] = {}
     if args.lm or args.boost_words:
-        transcribe(args, model, entries, "greedy_text")
+        transcribe(args, model, entries, "greedy_text", unreadable)
         decoding = {"decoding": beam_search(args, model)}
-    seconds = transcribe(args, model, entries, "pred_text")
+    seconds = transcribe(args, model, entries, "pred_text", unreadable)
     return decoding | {
         "model": {
             "path": str(args.model),
@@ -232,8 +262,9 @@ def run_model(args: argparse.Namespace, entries: list[dict]) -> dict:
     }
 
 
-def main() -> None:
+def main() -> int:
     args = arguments()
+    unreadable: dict[str, str] = {}
     from ko_asr.evaluation import scorecard as evaluation
 
     if args.model:
@@ -250,7 +281,9 @@ def main() -> None:
     evaluation.slice_labels(entries, args.by)
     evaluation.bootstrap_groups(entries, args.bootstrap_by)
     if args.model:
-        run = run_model(args, entries)
+        run = run_model(args, entries, unreadable)
+    if others is not None:
+        others = [entry for entry in others if entry.get("audio_filepath") not in unreadable]
 
     card, scores = evaluation.scorecard(entries, args.profile, args.by, args.bootstrap_by)
     card |= run
@@ -274,10 +307,12 @@ def main() -> None:
         stream.write(page)
     with atomic_write(args.out / "scores.json") as stream:
         json.dump(card, stream, ensure_ascii=False, indent=2)
+    write_unreadable(args.out, unreadable, len(entries) + len(unreadable))
     print(evaluation.table(card))
     print(f"wrote {args.out}/scores.json, predictions.jsonl and report.html (open it in a browser)")
-    if args.model:
+    if args.model and not unreadable:
         print(f"next: python export/to_triton.py --model {args.model}")
+    return 1 if unreadable else 0
 
 
 if __name__ == "__main__":

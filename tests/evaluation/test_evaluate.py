@@ -17,7 +17,7 @@ from commands import run
 
 from ko_asr.audio.espeak import synthesize
 from ko_asr.audio.read import read_segment
-from ko_asr.data.manifest import write_manifest
+from ko_asr.data.manifest import read_manifest, write_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.scorecard import compare, scorecard
 from ko_asr.models.transcribe import check_vocabulary, load_transcriber
@@ -294,6 +294,26 @@ def test_a_model_of_another_vocabulary_is_refused(restored):
         UserError, match="the model's vocabulary cannot write 100% of the manifest's characters"
     ):
         check_vocabulary(restored, ["สวัสดีครับ"])
+
+
+@pytest.mark.slow
+def test_one_unreadable_utterance_leaves_the_scores_of_the_others(model, manifest, tmp_path):
+    entries = list(read_manifest(manifest))[:4]
+    noise, nan = tmp_path / "no_audio.flac", tmp_path / "nan.wav"
+    noise.write_bytes(b"<html>404</html>" * 50)
+    soundfile.write(nan, np.r_[np.zeros(8000), np.nan, np.zeros(8000)], 16_000, subtype="FLOAT")
+    bad = [{"audio_filepath": str(path), "duration": 1.0, "text": "네"} for path in (noise, nan)]
+    write_manifest(tmp_path / "m.jsonl", [*entries[:2], *bad, *entries[2:]])
+    done = evaluate("--model", model, "--manifest", tmp_path / "m.jsonl", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "2 of 6 utterances could not be read and are in no score" in done.stdout
+    listed = (tmp_path / "out" / "unreadable.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [Path(json.loads(line)["audio_filepath"]).name for line in listed] == [noise.name, nan.name]
+    predictions = list(read_manifest(tmp_path / "out" / "predictions.jsonl"))
+    assert [entry["text"] for entry in predictions] == [entry["text"] for entry in entries]
+    write_manifest(tmp_path / "all.jsonl", bad)
+    done = evaluate("--model", model, "--manifest", tmp_path / "all.jsonl", "--out", tmp_path / "none")
+    assert done.returncode == 2 and "no audio of" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_unreadable_audio_is_named(tmp_path):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -19,6 +20,8 @@ from ko_asr.models.nemo_file import restore_model
 
 # Above this share of reference characters that the vocabulary cannot write, the model is another language's.
 MAX_UNWRITABLE = 0.2
+
+OnUnreadable = Callable[[int, str], object]
 
 
 def load_transcriber(path: str | Path, device: str) -> Any:
@@ -78,11 +81,23 @@ class _PaddedBatches(IterableDataset):
     that an error in reading reaches the caller as it is, which worker processes would wrap.
     """
 
-    def __init__(self, entries: Sequence[dict], groups: list[list[int]], rate: int) -> None:
+    def __init__(
+        self, entries: Sequence[dict], groups: list[list[int]], rate: int, on_unreadable: OnUnreadable | None
+    ) -> None:
         self._entries, self._groups, self._rate = entries, groups, rate
+        self._on_unreadable = on_unreadable
 
     def _read(self, pool: ThreadPoolExecutor, group: list[int]) -> list:
-        return [pool.submit(read_segment, self._entries[k], self._rate) for k in group]
+        return [pool.submit(self._clip, k) for k in group]
+
+    def _clip(self, k: int) -> np.ndarray:
+        try:
+            return read_segment(self._entries[k], self._rate)
+        except UserError as error:
+            if self._on_unreadable is None:
+                raise
+            self._on_unreadable(k, str(error))
+            return np.zeros(self._rate // 2, np.float32)
 
     def __iter__(self) -> Iterator[tuple]:
         with ThreadPoolExecutor(max_workers=4) as pool:
@@ -101,13 +116,18 @@ def transcribe(
     batch_size: int = 16,
     batch_seconds: float = 600.0,
     on_batch: Callable[[float], object] = lambda seconds: None,
+    on_unreadable: OnUnreadable | None = None,
 ) -> list[str]:
-    """Transcripts of manifest entries, in their order; ``on_batch`` is told each batch's audio seconds."""
+    """Transcripts of manifest entries, in their order; ``on_batch`` is told each batch's audio seconds.
+
+    ``on_unreadable`` is told the index and the reason of each clip that cannot be read, whose transcript
+    means nothing; without it the first one raises UserError.
+    """
     from nemo.collections.asr.parts.mixins.transcription import InternalTranscribeConfig, TranscribeConfig
 
     groups = batches(entries, batch_size, batch_seconds)
     rate = int(model.cfg.preprocessor.sample_rate)
-    loader = DataLoader(_PaddedBatches(entries, groups, rate), batch_size=None)
+    loader = DataLoader(_PaddedBatches(entries, groups, rate, on_unreadable), batch_size=None)
     config = TranscribeConfig(batch_size=batch_size, verbose=False, _internal=InternalTranscribeConfig())
     texts = [""] * len(entries)
     with torch.inference_mode():
