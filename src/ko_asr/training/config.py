@@ -123,6 +123,7 @@ def _keys(folder: Path, config_name: str) -> list[str]:
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raise UserError for what is neither an option of Hydra nor key=value, or where the two are mixed."""
     parser = get_args_parser()
+    # The parser is made elsewhere, so that it cannot be a subclass with an error of its own.
     parser.error = _refuse_option  # type: ignore[method-assign]
     known, unknown = parser.parse_known_args(arguments)
     for word in unknown:
