@@ -1,6 +1,8 @@
 """Each Lightning callback alone, driven with a stand-in for the trainer and no NeMo."""
 
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +144,66 @@ def test_debug_finds_a_validation_that_is_no_number_and_notes_what_is_saved() ->
     watch.on_validation_end(after, MODULE)
     assert [check.ok for check in watch.checks] == [True, False]
     assert watch.saved == [fingerprints(state)] == [{"weight": 8.0}]
+
+
+@pytest.mark.parametrize(
+    ("limits", "validated"),
+    [
+        ({"max_steps": 5}, [3, 5]),
+        ({"max_steps": 6}, [3, 6]),
+        ({"max_steps": 5, "check_val_every_n_epoch": 3}, [5]),
+        ({"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None}, [2, 4, 5]),
+        ({"max_steps": 3, "accumulate_grad_batches": 2}, [2, 3]),
+        ({"max_epochs": 2, "val_check_interval": 2}, [2, 5, 6]),
+        ({"max_epochs": 2, "limit_train_batches": 2, "check_val_every_n_epoch": 3}, [4]),
+        ({"max_steps": 5, "max_time": 2.0}, [3, 5]),
+    ],
+)
+@pytest.mark.parametrize("sized", [True, False])
+def test_the_last_step_is_validated_and_may_be_the_best(
+    limits: dict, validated: list[int], sized: bool, tmp_path: Path
+) -> None:
+    """Epochs of three batches, by a real trainer, whose validation loss falls with every step."""
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from nemo.utils.exp_manager import StatelessTimer
+
+    from ko_asr.training.callbacks import ValidateAtEnd
+
+    seen: list[int] = []
+    limits = dict(limits)
+    seconds = limits.pop("max_time", 0.0)
+
+    class Model(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+            if seconds and self.global_step == 4:
+                time.sleep(seconds)  # so that the time is over exactly at the last step
+            return self.layer(batch).sum()
+
+        def validation_step(self, batch: torch.Tensor) -> None:
+            seen.append(self.global_step)
+            self.log("val_wer", 1.0 / (1 + self.global_step))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            return iter(torch.ones(3, 1))
+
+    train = torch.utils.data.DataLoader(torch.ones(3, 1) if sized else Endless())
+    best = ModelCheckpoint(tmp_path, monitor="val_wer")
+    callbacks: list = [ValidateAtEnd(), best]
+    if seconds:
+        callbacks.append(StatelessTimer(timedelta(seconds=seconds)))
+    trainer = pl.Trainer(
+        **limits, callbacks=callbacks, accelerator="cpu", logger=False, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Model(), train, torch.utils.data.DataLoader(torch.ones(1, 1)))
+    assert seen == validated and trainer.state.finished
+    assert torch.load(best.best_model_path, weights_only=True)["global_step"] == validated[-1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ko_asr.audio.read import read_segment
@@ -35,6 +36,36 @@ class ReportValidation(pl.Callback):
                 f"{float(metrics['val_wer']):.2%}, loss {float(metrics['val_loss']):.2f}",
                 flush=True,
             )
+
+
+class ValidateAtEnd(pl.Callback):
+    """Validates after the last step, wherever in an epoch it is, so that its weights may be the best ones.
+
+    Lightning validates by the epoch or every so many steps; what comes after the last of them would be
+    trained for nothing.
+    """
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if not _is_last_step(trainer):
+            return
+        # What Lightning asks once the batch is done; a loop that stops early would ask the same.
+        trainer.val_check_batch = 1
+        epochs = trainer.check_val_every_n_epoch
+        if epochs is not None and (trainer.current_epoch + 1) % epochs:
+            trainer.check_val_every_n_epoch = None
+        # max_time_per_run would end the run before this validation, and nothing goes on after the last step.
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, Timer)]
+
+
+def _is_last_step(trainer: pl.Trainer) -> bool:
+    """True when the optimizer step that comes is the last one of ``max_steps`` or ``max_epochs``."""
+    if trainer.max_steps != -1 and trainer.global_step + 1 >= trainer.max_steps:
+        return True
+    epochs = trainer.max_epochs
+    is_last_epoch = epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs
+    return is_last_epoch and trainer.is_last_batch
 
 
 class Recorder(pl.Callback):

@@ -25,7 +25,7 @@ from ko_asr.models.device import check_usable
 from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.text.feasibility import TokenStatistics
 from ko_asr.training import readable
-from ko_asr.training.callbacks import Recorder, ReportValidation, samples_of
+from ko_asr.training.callbacks import Recorder, ReportValidation, ValidateAtEnd, samples_of
 from ko_asr.training.checkpoints import (
     AtomicCheckpointIO,
     check_free_space,
@@ -133,6 +133,7 @@ def own_callbacks(config: "DictConfig") -> list[pl.Callback]:
         ResumeExactly(train_ds.seed),
         StopOnNonFiniteLoss(config.max_nonfinite_losses, train_ds.manifest_filepath),
         CheaperSteps(),
+        ValidateAtEnd(),
     ]
 
 
