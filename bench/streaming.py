@@ -1,15 +1,15 @@
-"""Measure the streams a core follows in real time, compute per chunk, and look-ahead's cost in CER.
+"""Measure the streams a core follows in real time, and compute per chunk.
 
-    python bench/streaming.py --model X.nemo --manifest data/demo/eval_clean.jsonl
+    python bench/streaming.py
 
-Speed: 32 streams in step, random weights of --size (8x subsampling, vocabulary 1,024), one core, one thread.
+32 streams in step, random weights of --size (8x subsampling, vocabulary 1,024), one core, one thread.
 Streams a core = chunk seconds x streams / median compute of a chunk of all of them. Compared with the bare
 graph on ONNX Runtime (no front end, no decoder), the served ensemble, NeMo's own cache-aware export on ONNX
 Runtime, NeMo's CacheAwareCTCPipeline and sherpa-onnx, each with the same weights in a process of its own, in
 turn. Of the ensemble, tritonserver, its models' processes, gRPC and the client share that one core.
-Latency against CER: the trained --model at each of its look-aheads; a frame waits for its chunk to be full,
-and CTC may emit a token later still. sherpa-onnx is installed into .build/sherpa-onnx at first; a peer
-that cannot run is left out with its reason. Machines differ, and so do minutes: trust the ratios.
+What look-ahead costs in CER is bench/look_ahead.py's to measure. sherpa-onnx is installed into
+.build/sherpa-onnx at first; a peer that cannot run is left out with its reason. Machines differ, and so do
+minutes: trust the ratios.
 """
 
 import argparse
@@ -331,85 +331,11 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return figures
 
 
-def curve(options: argparse.Namespace) -> list[dict[str, float]]:
-    """Measure CER and latency of each look-ahead of the trained model."""
-    from ko_asr.audio.stream import AudioStream
-    from ko_asr.data.manifest import read_manifest
-    from ko_asr.evaluation.metrics import Counts, character_counts
-    from ko_asr.recognition.streaming import StreamingRecognizer
-
-    entries = list(read_manifest(options.manifest))
-    clips = [np.concatenate(list(AudioStream(entry["audio_filepath"]))) for entry in entries]
-    points = []
-    recognizer = StreamingRecognizer.load(options.model, backend="torch", threads=2, max_batch=len(clips))
-    for look_ahead in recognizer.contract.look_aheads:
-        recognizer = StreamingRecognizer.load(
-            options.model, look_ahead, "torch", threads=2, max_batch=len(clips)
-        )
-        texts = transcribe(recognizer, clips)
-        counts = sum(
-            (character_counts(entry["text"], text) for entry, text in zip(entries, texts, strict=True)),
-            start=Counts(0, 0, 0, 0),
-        )
-        seconds = recognizer.contract.frame_seconds
-        points.append(
-            {
-                "look_ahead_frames": look_ahead,
-                "look_ahead_ms": round(1000 * seconds * look_ahead),
-                "chunk_ms": round(1000 * recognizer.contract.chunk_seconds),
-                "cer": counts.rate,
-            }
-        )
-        print(f"  look-ahead {points[-1]['look_ahead_ms']:5} ms: CER {counts.rate:.2%}")
-    return points
-
-
-def transcribe(recognizer: Any, clips: list[np.ndarray]) -> list[str]:
-    sessions = [recognizer.open() for _ in clips]
-    for session, clip in zip(sessions, clips, strict=True):
-        session.feed(clip)
-        session.end()
-    final = dict.fromkeys(sessions, "")
-    while turn := recognizer.step():
-        for session, results in turn:
-            final[session] = results[-1].text if results else final[session]
-    for session in sessions:
-        session.close()
-    return list(final.values())
-
-
-def plot(points: list[dict[str, float]], title: str, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    points = sorted(points, key=lambda point: point["chunk_ms"])
-    axes.plot([p["chunk_ms"] for p in points], [100 * p["cer"] for p in points], marker="o")
-    for point in points:
-        place = (point["chunk_ms"], 100 * point["cer"])
-        label = f"[70,{point['look_ahead_frames']}]"
-        axes.annotate(label, place, (0, 8), textcoords="offset points", ha="center", rotation=45)
-    top = 1.25 * max(100 * point["cer"] for point in points)
-    axes.set(xlabel="chunk, ms: a frame waits at most this long", ylabel="CER, %", title=title, ylim=(0, top))
-    axes.set_xscale("log")
-    ticks = [point["chunk_ms"] for point in points]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", type=Path, help="a trained streaming .nemo (without it, no CER)")
-    add("--manifest", type=Path, help="what to transcribe with it")
-    add("--title", default="synthetic speech", help="what the plot says of the audio")
     add("--size", default="s", help="xs, s, m or l (default s)")
     add("--streams", type=int, default=32)
     add("--rounds", type=int, default=30)
@@ -423,14 +349,9 @@ def main() -> int:
     if options.work:
         work(options.work, options.folder, options.look_ahead, options.streams, options.rounds)
         return 0
-    if (options.model is None) != (options.manifest is None):
-        raise UserError("--model and --manifest belong together: give both or none")
     with tempfile.TemporaryDirectory() as folder:
         result: dict[str, Any] = {"streams": options.streams, "size": options.size}
         result["speed"] = speed(options, Path(folder))
-    if options.model:
-        result["cer"] = curve(options)
-        plot(result["cer"], options.title, options.out.with_suffix(".png"))
     result |= provenance(["onnxruntime", "torch", "nemo-toolkit", "numpy", "scipy"])
     result["versions"]["sherpa-onnx"] = SHERPA_VERSION
     with atomic_write(options.out) as stream:

@@ -15,7 +15,14 @@ import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
-from ko_asr.models.nemo_file import check_nemo_file, open_archive, read_config, tokenizer_bytes
+from ko_asr.models.nemo_file import (
+    check_members,
+    check_nemo_file,
+    open_archive,
+    read_config,
+    tokenizer_bytes,
+)
+from ko_asr.models.safe_load import check_config
 from ko_asr.models.weights import WEIGHTS, open_weights
 from ko_asr.provenance import sha256
 
@@ -79,6 +86,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
         raise UserError(f"{path} is not a whole safetensors file: copy it again") from error
     if header.get("format") != _FORMAT:
         raise UserError(f"{path} holds no adapters of this project: recipes/finetune.py writes them")
+    check_config(json.loads(header["config"]), path)
+    check_members(map(tarfile.TarInfo, json.loads(header["files"])), path)
     return header, tensors
 
 

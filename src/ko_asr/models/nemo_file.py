@@ -9,14 +9,15 @@ import tarfile
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import yaml
 
 from ko_asr.errors import UserError
 from ko_asr.models.nemo_ctc import NemoCtc
+from ko_asr.models.safe_load import check_config, load_weights, weights_only_always
 
 MOST_BYTES = 64 << 30  # of a .nemo once unpacked: far more than any published model
 _PACKED_AT_MOST = 200  # times smaller; weights, which are all but noise, become a tenth smaller at best
@@ -27,7 +28,8 @@ def open_archive(path: str | Path) -> Iterator[tarfile.TarFile]:
     """Open a .nemo for reading: a plain tar or, of before NeMo 1.7 (February 2022), a gzipped one.
 
     A gzipped one is unpacked to a temporary file first, so that members can be read in any order. Raises
-    UserError when ``path`` is missing, is no archive, was cut off, or would unpack to more than a model.
+    UserError when ``path`` is missing, is no archive, was cut off, would unpack to more than a model, or
+    outside of its folder.
     """
     if not Path(path).is_file():
         raise UserError(f"no model at {path}: give a .nemo file, such as recipes/train_ctc.py writes")
@@ -36,6 +38,7 @@ def open_archive(path: str | Path) -> Iterator[tarfile.TarFile]:
             plain = stack.enter_context(_plain_tar(Path(path)))
             archive = stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
             _check_end(archive, path, plain.seek(0, os.SEEK_END))
+            check_members(archive.getmembers(), path)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{path} is not a whole .nemo file ({error}): copy or export it again") from error
         yield archive
@@ -45,6 +48,16 @@ def _check_end(archive: tarfile.TarFile, path: str | Path, size: int) -> None:
     """tarfile sees a cut inside a member only when it is read, so the last member's end is compared."""
     if max((member.offset_data + member.size for member in archive.getmembers()), default=0) > size:
         raise UserError(f"{path} is not a whole .nemo file (its end is missing): copy or export it again")
+
+
+def check_members(members: Iterable[tarfile.TarInfo], path: str | Path) -> None:
+    """Raise UserError for what would be written outside of a folder, or is neither file nor folder."""
+    for member in members:
+        parts = PurePosixPath(member.name).parts
+        if not (member.isfile() or member.isdir()) or ".." in parts or member.name.startswith("/"):
+            raise UserError(
+                f"{path} holds {member.name}, a link or a path outside of a model: it must not be loaded"
+            )
 
 
 def is_gzipped(path: str | Path) -> bool:
@@ -73,12 +86,11 @@ def _plain_tar(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_nemo_file(path: str | Path) -> None:
-    """Raise UserError when ``path`` is missing, is no .nemo archive, or was cut off.
+    """Raise UserError when ``path`` is missing, is no .nemo archive, was cut off, or names code to run.
 
-    A .nemo is a tar with model_config.yaml and the weights.
+    A .nemo is a tar with model_config.yaml and the weights; the latter are checked when they are read.
     """
-    with open_archive(path) as archive:
-        _config_member(archive, path)
+    read_config(path)
 
 
 def _config_member(archive: tarfile.TarFile, path: str | Path) -> tarfile.TarInfo:
@@ -98,6 +110,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise UserError(f"{path}: model_config.yaml is not YAML: copy or export it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: model_config.yaml is empty: copy or export it again")
+    check_config(config, path)
     return config
 
 
@@ -121,19 +134,42 @@ def newest_model(folder: Path) -> Path:
 
 
 def restore_model(path: str | Path, device: str = "cpu") -> Any:
-    """Restore any NeMo speech recognition model for inference; UserError when the file is not a whole one."""
+    """Restore any NeMo speech recognition model for inference.
+
+    UserError when the file is not a whole one or holds code.
+    """
     check_nemo_file(path)
 
     quiet_nemo()
     from nemo.collections.asr.models import ASRModel
 
     _give_nemo_a_later_tarfile()
+    weights_only_always()
     try:
-        model = ASRModel.restore_from(str(path), map_location=device)
+        model = ASRModel.restore_from(str(path), map_location=device, save_restore_connector=_connector(path))
+    except UserError:
+        raise
     except Exception as error:  # NeMo raises a dozen kinds, from UnpicklingError to ConfigAttributeError
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} is not a readable NeMo model ({reason}): copy or export it again") from error
     return model.eval()
+
+
+def _connector(path: str | Path) -> Any:
+    """NeMo's way to open the .nemo at ``path``, with its configurations checked and its weights only read."""
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+
+    class CheckedConnector(SaveRestoreConnector):
+        def _unpack_nemo_file(self, path2file: str, out_folder: str, members: Any = None) -> str:
+            folder = SaveRestoreConnector._unpack_nemo_file(path2file, out_folder, members)
+            for config in Path(folder).rglob("*.yaml"):  # what NeMo will read, were there two of a name
+                check_config(yaml.safe_load(config.read_text(encoding="utf-8")), path)
+            return folder
+
+        def _load_state_dict_from_disk(self, model_weights: str, map_location: Any = "cpu") -> dict:
+            return load_weights(model_weights, path, map_location)
+
+    return CheckedConnector()
 
 
 def _give_nemo_a_later_tarfile() -> None:

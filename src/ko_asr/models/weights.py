@@ -1,9 +1,7 @@
 """Model weights as files: read from .nemo and Lightning checkpoints, averaged or merged, written as .nemo.
 
-Nothing of a file is executed, though torch >= 2.6 refuses Lightning checkpoints of NeMo by default: their
-hyperparameters are pickled OmegaConf and NeMo objects. Here each object that is no tensor is read as an
-empty stand-in. Files are mapped, not loaded, and combined tensor by tensor, so memory holds the result and
-what the system caches, however many models go in.
+Nothing of a file is executed: see `safe_load`. Files are mapped, not loaded, and combined tensor by tensor,
+so memory holds the result and what the system caches, however many models go in.
 
 Averaging the last or best checkpoints of one run: Polyak averaging over snapshots, as in Vaswani et al. 2017,
 section 6.1. Merging models that were fine-tuned from one ancestor: "model soups", Wortsman et al. 2022.
@@ -11,12 +9,9 @@ section 6.1. Merging models that were fine-tuned from one ancestor: "model soups
 
 import contextlib
 import io
-import pickle
 import re
 import tarfile
 import tempfile
-import types
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +21,7 @@ import yaml
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
 from ko_asr.models.nemo_file import open_archive, read_config, tokenizer_bytes
+from ko_asr.models.safe_load import load_checkpoint, load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,71 +32,22 @@ WEIGHTS = "model_weights.ckpt"
 # Settings that change what the same weights compute. Dropout, dither and the like act in training only.
 _COMPUTING = ("preprocessor", "encoder", "decoder")
 _TRAINING_ONLY = re.compile(r"dropout|dither|stochastic_depth|att_context_probs|_drop")
-# What a state dict is made of; every other class in the pickle is read as a stand-in.
-_TENSOR_PARTS = ("torch._utils", "torch.storage", "collections")
-
-
-class _StandIn(dict):
-    """Takes the place of an object that is no tensor; whatever state the pickle gives is dropped."""
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> "_StandIn":
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, _state: Any) -> None:
-        pass
-
-    # A dict has no hash, and mypy wants it to stay so; but an object may be a key or in a set of the pickle.
-    def __hash__(self) -> int:  # type: ignore[override]
-        return id(self)
-
-    def append(self, _item: Any) -> None:
-        pass
-
-    def extend(self, _items: Any) -> None:
-        pass
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and containers; calls nothing else that a file names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = (module in _TENSOR_PARTS and (name.startswith("_rebuild_") or name == "OrderedDict")) or (
-            module in ("torch", "torch.storage")
-            and (name.endswith("Storage") or name in ("Size", "device", "float32", "float16", "bfloat16"))
-        )
-        return super().find_class(module, name) if allowed else _StandIn
-
-
-_PICKLE = types.ModuleType("tensor_pickle")
-_PICKLE.__dict__.update(Unpickler=_TensorUnpickler, load=lambda f, **k: _TensorUnpickler(f, **k).load())
-
-
-def _load(path: Path, shown: Path) -> Any:
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=False, pickle_module=_PICKLE)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise UserError(f"{shown} is not a whole checkpoint: leave it out or copy it again") from error
 
 
 @contextlib.contextmanager
 def open_weights(path: Path) -> Iterator["State"]:
     """The state dict of a .nemo or a Lightning .ckpt, mapped from disk while the block runs.
 
-    A .nemo's weights are unpacked to a temporary folder first. Raises UserError for a file that is neither.
+    A .nemo's weights are unpacked to a temporary folder first. Raises UserError for a file that is neither,
+    is damaged or holds code.
     """
     with tempfile.TemporaryDirectory(prefix="ko_asr_weights_") as folder:
         if path.suffix == ".nemo":
-            loaded = _load(_unpack_weights(path, Path(folder)), path)
+            loaded = load_weights(_unpack_weights(path, Path(folder)), path)
         else:
             if not path.is_file():
                 raise UserError(f"no checkpoint at {path}: give .ckpt or .nemo files, or a folder of them")
-            loaded = _load(path, path)
-            loaded = loaded.get("state_dict") if isinstance(loaded, dict) else None
+            loaded = load_checkpoint(path, mapped=True).get("state_dict", {})
         if not isinstance(loaded, dict) or not loaded:
             raise UserError(f"{path} holds no weights: give what recipes/train_ctc.py wrote")
         yield loaded

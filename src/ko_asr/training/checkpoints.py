@@ -19,6 +19,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from ko_asr.errors import UserError
 from ko_asr.files import atomic_write
 from ko_asr.models.nemo_ctc import NemoCtc
+from ko_asr.models.safe_load import load_checkpoint
+from ko_asr.models.weights import open_weights
 
 _UNFINISHED = "-unfinished"  # NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
 _ADAM_STATES = 2  # first and second moment, each as large as the weights
@@ -63,6 +65,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, stream)
             stream.flush()
             os.fsync(stream.fileno())  # network file systems report a full disk only here
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, **_: Any) -> dict:
+        """The checkpoint at ``path``, on the CPU; UserError when it is damaged or holds code."""
+        return load_checkpoint(path)
 
 
 def save_nemo(model: NemoCtc, path: Path) -> None:
@@ -109,6 +115,6 @@ def write_best(trainer: Any, model: NemoCtc, path: Path, is_best: bool) -> None:
     """Write the best checkpoint as the .nemo at ``path``; ``is_best``: ``model`` holds it already."""
     best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
     if best and not is_best:
-        # NeMo's hyperparameters are pickled objects; the file is this run's own.
-        model.load_state_dict(torch.load(best, map_location="cpu", weights_only=False)["state_dict"])
+        with open_weights(Path(best)) as state:
+            model.load_state_dict(state)
     save_nemo(model, path)

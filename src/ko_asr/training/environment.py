@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING
 
+from ko_asr.models.safe_load import weights_only_always
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -18,3 +20,4 @@ def set_environment(config: "DictConfig") -> None:
     """Set what training wants and nobody has set already; to be called before torch is imported."""
     for name, value in (_ALWAYS | (_CPU if config.trainer.accelerator == "cpu" else {})).items():
         os.environ.setdefault(name, value)
+    weights_only_always()

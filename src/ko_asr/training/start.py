@@ -10,37 +10,52 @@ from typing import TYPE_CHECKING, Any
 from ko_asr.errors import UserError
 from ko_asr.models.nemo_ctc import NemoCtc
 from ko_asr.models.nemo_file import check_nemo_file
+from ko_asr.models.safe_load import HoldsCodeError, load_checkpoint
+from ko_asr.models.weights import open_weights
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def sources(config: "DictConfig") -> Iterator[str]:
-    """Paths of the .nemo files whose weights ``init_from_nemo_model`` takes."""
-    source = config.get("init_from_nemo_model")
-    if isinstance(source, str):
-        yield source
-    elif source:
-        yield from (part.path for part in source.values())
+def sources(config: "DictConfig") -> Iterator[tuple[Path, list[str], list[str]]]:
+    """The models that a run starts from, with the parts of names to take and to leave out.
+
+    NeMo's keys: ``init_from_nemo_model`` and ``init_from_ptl_ckpt``, each a path, or sections with ``path``,
+    ``include`` and ``exclude``.
+    """
+    for key in ("init_from_nemo_model", "init_from_ptl_ckpt"):
+        given = config.get(key)
+        for part in [{"path": given}] if isinstance(given, str) else (given or {}).values():
+            yield Path(part["path"]), list(part.get("include", [""])), list(part.get("exclude", []))
 
 
 def check_sources(config: "DictConfig") -> None:
     """Raise UserError when a model to start from is missing or no .nemo; needs no NeMo."""
-    for path in sources(config):
-        check_nemo_file(path)
+    if config.get("init_from_pretrained_model"):
+        raise UserError(
+            "init_from_pretrained_model is not read here: download the .nemo and give its path as "
+            "init_from_nemo_model"
+        )
+    for path, _, _ in sources(config):
+        if path.suffix != ".ckpt":
+            check_nemo_file(path)
+        elif not path.is_file():
+            raise UserError(f"no checkpoint at {path}: give a .ckpt or .nemo file")
 
 
 def load_sources(model: NemoCtc, config: "DictConfig") -> None:
-    """Load the weights that ``init_from_nemo_model`` names; UserError when their shapes do not fit."""
-    try:
-        model.maybe_init_from_pretrained_checkpoint(config)
-    except RuntimeError as error:
-        if "size mismatch" not in str(error):
-            raise
-        raise UserError(
-            f"{', '.join(sources(config))} does not fit this config ({_first_mismatch(str(error))}): choose "
-            "its size and subsampling, or leave such weights out with init_from_nemo_model.NAME.exclude"
-        ) from error
+    """Load the weights that the config starts from; UserError when their shapes do not fit."""
+    for path, include, exclude in sources(config):
+        try:
+            with open_weights(path) as state:
+                model.load_part_of_state_dict(state, include, exclude)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise UserError(
+                f"{path} does not fit this config ({_first_mismatch(str(error))}): choose its size and "
+                "subsampling, or leave such weights out with init_from_nemo_model.NAME.exclude"
+            ) from error
 
 
 def _first_mismatch(message: str) -> str:
@@ -57,20 +72,18 @@ def check_checkpoint(path: str | Path | None, model: NemoCtc) -> None:
     """
     if path is None:
         return
-    import torch
-
     way_out = "choose another name= for a new run, or the tokenizer and size of the old one"
     try:
-        # Written by an earlier run of this very recipe; Lightning would unpickle it all the same.
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        checkpoint = load_checkpoint(path, mapped=True)
         theirs = checkpoint["hyper_parameters"]["cfg"]["decoder"]["vocabulary"]
         weights = checkpoint["state_dict"]
-    except OSError:
+    except (OSError, HoldsCodeError):
         raise
-    except Exception as error:  # a cut file raises anything from EOFError to UnpicklingError
+    except Exception as error:  # a cut file, or another program's
+        kind = type(error.__cause__ or error).__name__
         raise UserError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}): delete it to resume from an "
-            "earlier one, or choose another name="
+            f"the checkpoint {path} cannot be read ({kind}): delete it to resume from an earlier one, or "
+            "choose another name="
         ) from error
     ours = list(model.decoder.vocabulary)
     if list(theirs) != ours:
