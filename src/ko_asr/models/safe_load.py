@@ -124,7 +124,7 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    with torch.serialization.safe_globals(_checkpoint_globals()):
+    with torch.serialization.safe_globals(_checkpoint_globals()):  # type: ignore[arg-type]
         return _load(path, path, "cpu", mapped)
 
 
