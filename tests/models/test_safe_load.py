@@ -343,9 +343,11 @@ def command_lines(demo, bad: Path, out: Path) -> dict[str, tuple]:
     ],
 )  # fmt: skip
 def test_no_command_runs_what_a_model_holds(demo, hostile, name: str, attack: str, tmp_path: Path) -> None:
-    said = sentence(run(*command_lines(demo, hostile[attack], tmp_path)[name]))
-    assert not hostile["marker"].exists()
-    refused(said)
+    done = run(*command_lines(demo, hostile[attack], tmp_path)[name])
+    assert done.returncode == 2 and not hostile["marker"].exists()
+    said = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    assert len(said) == 1, done.stderr
+    refused(said[0])
 
 
 def test_a_language_model_is_trained_without_opening_the_weights(demo, hostile, tmp_path: Path) -> None:
