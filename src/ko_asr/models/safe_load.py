@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,15 @@ class _StandIn(dict):
 
 
 @cache
-def _checkpoint_globals() -> list[tuple[Any, str]]:
-    """(object, full name) of all that a Lightning checkpoint may name besides torch's own."""
-    own = [
+def _checkpoint_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """(class, full name) of all that a Lightning checkpoint may name besides torch's own."""
+    known: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (getattr(importlib.import_module(module), name), f"{module}.{name}")
         for module, names in _CHECKPOINT_CLASSES.items()
         for name in names.split()
     ]
-    return own + [(_StandIn, f"{m}.{name}") for m, names in _SECTION_TYPES.items() for name in names.split()]
+    known += [(_StandIn, f"{m}.{name}") for m, names in _SECTION_TYPES.items() for name in names.split()]
+    return known
 
 
 def load_weights(path: str | Path, shown: str | Path | None = None, device: Any = "cpu") -> dict[str, Any]:
@@ -124,7 +125,7 @@ def load_checkpoint(path: str | Path, mapped: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    with torch.serialization.safe_globals(_checkpoint_globals()):  # type: ignore[arg-type]
+    with torch.serialization.safe_globals(_checkpoint_globals()):
         return _load(path, path, "cpu", mapped)
 
 

@@ -56,8 +56,9 @@ class ValidateAtEnd(pl.Callback):
         if epochs is not None and (trainer.current_epoch + 1) % epochs:
             trainer.check_val_every_n_epoch = None
         # max_time_per_run would end the run before this validation, and nothing goes on after the last step.
-        callbacks: list[pl.Callback] = getattr(trainer, "callbacks")  # noqa: B009 (untyped in Lightning)
-        callbacks[:] = [each for each in callbacks if not isinstance(each, Timer)]
+        # A new list, because Lightning is going through the old one; it sets the attribute from outside its class.
+        kept = [each for each in trainer.callbacks if not isinstance(each, Timer)]  # type: ignore[attr-defined]
+        trainer.callbacks = kept  # type: ignore[attr-defined]
 
 
 def _is_last_step(trainer: pl.Trainer) -> bool:
