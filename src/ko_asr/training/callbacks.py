@@ -56,7 +56,7 @@ class ValidateAtEnd(pl.Callback):
         if epochs is not None and (trainer.current_epoch + 1) % epochs:
             trainer.check_val_every_n_epoch = None
         # max_time_per_run would end the run before this validation, and nothing goes on after the last step.
-        # A new list, because Lightning is going through the old one; it sets the attribute from outside its class.
+        # A new list, because Lightning goes through the old one. mypy does not find where it is set.
         kept = [each for each in trainer.callbacks if not isinstance(each, Timer)]  # type: ignore[attr-defined]
         trainer.callbacks = kept  # type: ignore[attr-defined]
 
