@@ -126,7 +126,7 @@ def spell_symbols(line: str) -> str:
         end = symbol.end()
         spelt = _SPELLINGS[symbol[0]]
         before = between[-1:] or before
-        after = line[end : end + 1]
+        after = line[end : end + 2].lstrip(",.")[:1]  # a comma would make thousands of two numbers
         left = " " if before.isdigit() and spelt[0].isdigit() else ""
         right = " " if spelt[-1].isdigit() and after.isdigit() and after not in _SPELLINGS else ""
         parts += [between, left, spelt, right]

@@ -1,6 +1,7 @@
 """export/to_triton.py by its front door, on random weights; serving/test_offline.py has the trained model."""
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -162,7 +163,9 @@ def test_truncated_checkpoint_changes_nothing(repository: Path, model: Path, tmp
 )
 def test_bad_input_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "whole.nemo", "w") as archive:
-        archive.addfile(tarfile.TarInfo("model_config.yaml"))
+        member, content = tarfile.TarInfo("model_config.yaml"), b"sample_rate: 16000\n"
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
     done = run(*[argument.format(tmp=tmp_path) for argument in arguments])
     assert done.returncode == 2
     assert done.stderr.startswith(sentence) and len(done.stderr.strip().splitlines()) == 1
