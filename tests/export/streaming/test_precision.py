@@ -268,10 +268,12 @@ def test_the_torch_backend_keeps_half_precision_states(nemo, exports: Exports, s
 
     contract = StreamingContract.load(exports["fp16"])
     graph = StreamingCTC(nemo, contract.look_ahead, contract.top_k, half=True).eval()
-    clips = [item.features for item in speech[:2]]
+    clips = [item.features for item in speech]
     backends = TorchBackend(graph, contract), OnnxBackend.load(exports["fp16"])
-    for mine, theirs in zip(*(stream_features(backend, clips) for backend in backends), strict=True):
-        assert mine.shape == theirs.shape and np.mean(mine.argmax(1) != theirs.argmax(1)) < 0.02
+    found = [[rows.argmax(1) for rows in stream_features(backend, clips)] for backend in backends]
+    mine, theirs = map(np.concatenate, found)  # one clip has 50 frames, of which one may be a draw
+    assert len(mine) > 300 and np.mean(mine != theirs) < 0.02
+    assert list(map(len, found[0])) == list(map(len, found[1]))
 
 
 # ---- the gate -----------------------------------------------------------------------------------
