@@ -6,14 +6,28 @@ unmodified. It reads the same model file name and the same parameters as the nat
 (``intra_op_thread_count``, ``inter_op_thread_count``), always runs on the CPU, and takes batches of
 requests whose inputs have one shape, as the dynamic batcher forms them.
 
+Two parameters of its own, which the native backend ignores, keep long requests from taking memory and time of
+short ones. A step is one place of the last axis of the model's first input.
+
+- ``max_run_steps``: most steps times rows of one run of the graph; a larger batch is run in parts.
+- ``long_steps``: a request of more steps is answered in the background (`Background`), and the memory that
+  such runs took is given back to the system when no more of them come.
+
 Triton ignores the ``state`` section of ``sequence_batching`` for Python backends, so implicit state is kept
 here by correlation id, zeros at a sequence's start, and forgotten ``time_to_live`` seconds (a parameter)
 after its last request, because nobody tells a Python model that a client has vanished.
 """
 
+import contextlib
+import ctypes
 import json
+import os
+import queue
+import socket
+import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +45,52 @@ def session_of(path: Path, parameters: dict) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+class Graph:
+    """A graph's session, and what one run of it may take.
+
+    ONNX Runtime keeps the memory of its largest run, as glibc does behind it: eight minutes of audio in one
+    batch took 3 GB for good. So a run is bounded, and memory that only long runs need is given back.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, first_input: str, parameters: dict) -> None:
+        self.session = session
+        self._first = first_input
+        self._max_run_steps = int(parameters.get("max_run_steps", "0"))
+        self._smallest: dict[str, np.ndarray] | None = None
+
+    def steps(self, feed: dict[str, np.ndarray]) -> int:
+        """The length of the last axis of the first input in ``feed``."""
+        return feed[self._first].shape[-1]
+
+    def run(self, wanted: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs ``wanted`` for the rows of ``feed``, in as many runs as their size asks for."""
+        if self._smallest is None or feed[self._first].size < self._smallest[self._first].size:
+            self._smallest = {name: array.copy() for name, array in feed.items()}
+        rows, most = len(feed[self._first]), self._rows_of_a_run(feed)
+        parts = [
+            self.session.run(wanted, {name: array[start : start + most] for name, array in feed.items()})
+            for start in range(0, rows, most)
+        ]
+        outputs = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        return dict(zip(wanted, outputs, strict=True))
+
+    def _rows_of_a_run(self, feed: dict[str, np.ndarray]) -> int:
+        if not self._max_run_steps:
+            return max(1, len(feed[self._first]))
+        return max(1, self._max_run_steps // max(1, self.steps(feed)))
+
+    def give_memory_back(self) -> None:
+        """Return to the system what no run of short requests needs.
+
+        ONNX Runtime gives up what its arena does not use at the end of a run that asks for it: here the
+        smallest so far, done once more.
+        """
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.session.run(None, self._smallest, options)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def same_shape_groups(batches: list[dict]) -> list[list[int]]:
     """Indices of requests grouped by the shapes of their inputs without the batch axis."""
     groups: dict[tuple, list[int]] = {}
@@ -44,6 +104,8 @@ START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
 )
 _TIME_TO_LIVE = 60.0  # seconds, where the model's parameters do not say
+_BACKGROUND_NICENESS = 5  # a third of the processor time of a short run beside it (sched(7))
+_IDLE_SECONDS = 1.0  # without a long request, after which their memory is given back
 
 
 class Sequences:
@@ -109,6 +171,84 @@ class Sequences:
             self._states[key] = (time.monotonic(), state)
 
 
+class Seats:
+    """``count`` places that the processes of one model's instances share; one that dies leaves its own."""
+
+    def __init__(self, model: str, count: int) -> None:
+        # Names without a file (unix(7), abstract sockets) in which the server that runs the model stands.
+        server = os.getppid()
+        started = Path(f"/proc/{server}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        self._names = [f"\0ko_asr_{server}_{started}_{model}_{seat}" for seat in range(count)]
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place, after waiting for one."""
+        while True:
+            for name in self._names:
+                with socket.socket(socket.AF_UNIX) as place:
+                    try:
+                        place.bind(name)
+                    except OSError:  # taken
+                        continue
+                    yield
+                    return
+            time.sleep(0.005)
+
+
+class Background:
+    """Long requests, answered beside the short ones and behind them.
+
+    A short request would wait for a whole run of a long one, and Triton has no way to set a run aside. So
+    threads of lower priority run the long ones: the kernel gives a short run most of a core at once. As many
+    long runs go on as the model has instances (`Seats`), whichever instance Triton gave the requests to; each
+    instance has a thread a seat, so that none stays empty.
+    """
+
+    def __init__(self, graph: Graph, seats: Seats, threads: int) -> None:
+        self._graph, self._seats = graph, seats
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock, self._running, self._memory_taken = threading.Lock(), 0, False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, job: Callable[[], None]) -> None:
+        """Run ``job``, which must not raise, when those before it have been begun."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Do what was added, and end."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError):  # Linux: of this thread alone
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _BACKGROUND_NICENESS
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        while True:
+            try:
+                job = self._jobs.get(timeout=_IDLE_SECONDS if self._memory_taken else None)
+            except queue.Empty:
+                self._give_memory_back()
+                continue
+            if job is None:
+                return
+            with self._seats.one():
+                with self._lock:
+                    self._running, self._memory_taken = self._running + 1, True
+                job()
+                with self._lock:
+                    self._running -= 1
+
+    def _give_memory_back(self) -> None:
+        with self._lock:
+            if self._memory_taken and not self._running:
+                self._memory_taken = False
+                self._graph.give_memory_back()
+
+
 class TritonPythonModel:
     """One instance: one session."""
 
@@ -120,12 +260,22 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         self.session = session_of(path, parameters)
         self.inputs = [entry["name"] for entry in config["input"]]
-        self.sequences = None
+        self.graph = Graph(self.session, self.inputs[0], parameters)
+        self.sequences = self.background = None
         if (config.get("sequence_batching") or {}).get("state"):
             self.sequences = Sequences(config, float(parameters.get("time_to_live", _TIME_TO_LIVE)))
+        elif "long_steps" in parameters:
+            self.long_steps = int(parameters["long_steps"])
+            instances = sum(int(group.get("count", 1)) for group in config["instance_group"])
+            self.background = Background(self.graph, Seats(config["name"], instances), instances)
+
+    def finalize(self) -> None:
+        """Answer what is still being run."""
+        if self.background is not None:
+            self.background.close()
 
     def execute(self, requests: list) -> list:
-        """Answer every request; what fails, fails alone."""
+        """Answer every request, or put it into the background (None); what fails, fails alone."""
         responses: list = [None] * len(requests)
         if self.sequences is not None:
             self.sequences.expire()
@@ -139,9 +289,34 @@ class TritonPythonModel:
                 failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
                 responses[index] = pb_utils.InferenceResponse(error=failure)
         for group in same_shape_groups(batches):
-            if remaining := [index for index in group if responses[index] is None]:
+            if self.background is not None and self.graph.steps(batches[group[0]]) > self.long_steps:
+                for index in group:
+                    self._answer_later(requests[index], batches[index])
+            elif remaining := [index for index in group if responses[index] is None]:
                 self._answer(remaining, requests, batches, responses)
         return responses
+
+    def _answer_later(self, request, inputs: dict) -> None:
+        sender, names = request.get_response_sender(), request.requested_output_names()
+        feed = {name: array.copy() for name, array in inputs.items()}  # the request's memory is Triton's
+
+        def job() -> None:
+            response = self._cancelled() if sender.is_cancelled() else self._respond(names, feed)
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+        self.background.add(job)
+
+    @staticmethod
+    def _cancelled():
+        message = "the client cancelled the request, or its deadline passed"
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.CANCELLED))
+
+    def _respond(self, names: list[str], feed: dict):
+        try:
+            outputs = self.graph.run(list(names), feed)
+        except Exception as error:  # onnxruntime raises many kinds
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name]) for name in names])
 
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
         names = {index: requests[index].requested_output_names() for index in group}
@@ -169,7 +344,7 @@ class TritonPythonModel:
         else:
             feed = {name: np.concatenate([inputs[name] for inputs in batches]) for name in batches[0]}
         if self.sequences is None:
-            return dict(zip(wanted, self.session.run(wanted, feed), strict=True))
+            return self.graph.run(wanted, feed)
         binding = self.session.io_binding()
         for name, array in (feed | self.sequences.before(requests)).items():
             binding.bind_cpu_input(name, array)

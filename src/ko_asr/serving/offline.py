@@ -25,6 +25,7 @@ from ko_asr.serving.model_config import (
 )
 from ko_asr.serving.staging import VERSION, copy_python_model
 
+LONG_SECONDS = 15  # audio of which an encoder answers behind shorter requests
 _PYTHON_MODELS = (tensors.PREPROCESSOR, tensors.DECODER)
 
 
@@ -102,12 +103,22 @@ def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
         dynamic_batching=pb.ModelDynamicBatching(),
     )
     if not tensorrt:
-        for key in ("intra_op_thread_count", "inter_op_thread_count"):
-            config.parameters[key].string_value = str(serving.threads)
+        for key, value in _run_parameters(contract, serving).items():
+            config.parameters[key].string_value = str(value)
     for frames in sorted({contract.bucket(100), contract.bucket(1000)}):
         shapes = {tensors.FEATURES: ("FP32", [contract.mels, frames]), tensors.LENGTH: ("INT64", [1])}
         config.model_warmup.append(warmup(f"frames_{frames}", 1, shapes))
     return config
+
+
+def _run_parameters(contract: Contract, serving: Serving) -> dict[str, int]:
+    """How the encoder's graph is run; the last two are read by this kit's own backend only."""
+    return {
+        "intra_op_thread_count": serving.threads,
+        "inter_op_thread_count": serving.threads,
+        "max_run_steps": max(contract.bucket_frames),
+        "long_steps": contract.bucket(LONG_SECONDS * contract.sample_rate // contract.hop),
+    }
 
 
 def _answers() -> list[dict]:
