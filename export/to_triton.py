@@ -46,22 +46,29 @@ def shown(path: Path) -> str:
 
 def export_offline(model: Any, path: Path, options: argparse.Namespace) -> str:
     """Export a full-context model; its models' names, for the last message."""
+    from ko_asr.export.memory import offline_memory
     from ko_asr.export.offline.publish import MODEL_CARD, publish_offline
 
     wanted, serving = export_options(options, model), offline_serving(options)
     print("against NeMo, largest difference:")
     contract = publish_offline(model, path, options.repository, serving, TEMPLATES, wanted)
     print(f"model card: {shown(options.repository)}/{MODEL_CARD}")
+    if options.target == "onnx":
+        print(offline_memory(options.repository, contract, serving))
     return f" ({', '.join(sorted(contract.models))})"
 
 
 def export_streams(model: Any, path: Path, options: argparse.Namespace) -> str:
     """Export the look-aheads of a cache-aware model; the last message names none of them."""
     from ko_asr.export.figures import show_look_aheads
+    from ko_asr.export.memory import streaming_memory
     from ko_asr.export.streaming.publish import publish_look_aheads
 
     wanted, serving = export_options(options, model), stream_serving(options)
-    show_look_aheads(publish_look_aheads(model, path, options.repository, serving, TEMPLATES, wanted))
+    contracts = publish_look_aheads(model, path, options.repository, serving, TEMPLATES, wanted)
+    show_look_aheads(contracts)
+    if options.target == "onnx":
+        print(streaming_memory(options.repository, contracts[0], serving))
     return ""
 
 

@@ -1,0 +1,115 @@
+"""Long recordings beside short ones, on a real server: who waits, what is heard, what memory stays."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ko_asr.audio.read import read_audio
+from ko_asr.client.connection import ServerError
+from ko_asr.client.offline import AsrClient
+from ko_asr.data.manifest import read_manifest
+from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.serving.server import TritonServer
+
+LONGEST = 60 * SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def server(demo) -> Iterator[TritonServer]:
+    with TritonServer(demo.repository, demo.server) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def short(demo) -> np.ndarray:
+    return read_audio(next(iter(read_manifest(demo.manifests["eval_clean"])))["audio_filepath"])
+
+
+@pytest.fixture(scope="module")
+def long(demo) -> np.ndarray:
+    """A minute of utterances, with the silence that parts them."""
+    entries = read_manifest(demo.manifests["eval_clean"])
+    gap = np.zeros(SAMPLE_RATE // 2, np.float32)
+    pieces = [piece for entry in entries for piece in (read_audio(entry["audio_filepath"]), gap)]
+    return np.concatenate(pieces)[:LONGEST]
+
+
+def text(url: str, audio: np.ndarray) -> str:
+    with AsrClient(url, timeout=120) as client:
+        return client.transcribe(audio).text
+
+
+def encoders(server: TritonServer) -> list[Path]:
+    """The folders in /proc of the processes in which the encoder's sessions live."""
+    assert server.process is not None
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        parent = path.with_name("stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+        if int(parent) == server.process.pid and "/asr_encoder/" in path.read_text(encoding="utf-8"):
+            found.append(path.parent)
+    assert found
+    return found
+
+
+def encoder_memory(server: TritonServer) -> float:
+    """Resident MB of the encoders."""
+    lines = [line for one in encoders(server) for line in (one / "status").read_text("utf-8").splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def encoder_seconds(server: TritonServer) -> float:
+    """Processor time of the encoders so far."""
+    fields = [(one / "stat").read_text("utf-8").rpartition(")")[2].split() for one in encoders(server)]
+    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def test_short_clips_do_not_wait_for_long_ones(server, short, long) -> None:
+    """With one queue for all, each short clip would wait for a long one, the last for all of them."""
+    alone = text(server.url, short), text(server.url, long)
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(text, server.url, long) for _ in range(8)]
+        time.sleep(0.3)
+        heard = [text(server.url, short) for _ in range(10)]
+        waiting = sum(not answer.done() for answer in answers)
+        assert [answer.result() for answer in answers] == [alone[1]] * 8
+    assert heard == [alone[0]] * 10
+    assert waiting, "ten short clips took longer than eight of a minute"
+
+
+def test_memory_of_long_clips_comes_back(demo, short, long) -> None:
+    with TritonServer(demo.repository, demo.server) as server:
+        for _ in range(10):
+            text(server.url, short)
+        before = encoder_memory(server)
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(text, server.url, long) for _ in range(8)]
+            most = before
+            while not all(answer.done() for answer in answers):
+                most = max(most, encoder_memory(server))
+                time.sleep(0.1)
+        deadline = time.monotonic() + 20
+        while (after := encoder_memory(server)) > 1.2 * before and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert most > 2 * before, "the clips took no memory that could come back"
+        assert after <= 1.2 * before
+
+
+def test_long_clips_whose_client_has_gone_are_not_computed(server, long) -> None:
+    begun = encoder_seconds(server)
+    wanted = text(server.url, long)
+    one = encoder_seconds(server) - begun
+
+    def give_up(_: int) -> None:
+        with pytest.raises(ServerError, match="DEADLINE_EXCEEDED"), AsrClient(server.url, 0.3) as client:
+            client.transcribe(long)
+
+    begun = encoder_seconds(server)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(give_up, range(16)))
+    assert text(server.url, long) == wanted
+    assert encoder_seconds(server) - begun < 10 * one, "of sixteen given up and one wanted"
