@@ -1,6 +1,7 @@
 """Long recordings beside short ones, on a real server: who waits, what is heard, what memory stays."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,11 @@ def test_memory_of_long_clips_comes_back(demo, short, long) -> None:
             time.sleep(0.2)
         assert most > 2 * before, "the clips took no memory that could come back"
         assert after <= 1.2 * before
+    printed = re.search(r"memory of an encoder process: (\d+) MB, and up to (\d+) MB more", demo.output)
+    assert printed
+    idle, clip = map(int, printed.groups())
+    assert 0.6 < before / (2 * idle) < 1.5
+    assert most < 2 * idle + 4 * clip  # either process may have both clips that are being run
 
 
 def test_long_clips_whose_client_has_gone_are_not_computed(server, long) -> None:

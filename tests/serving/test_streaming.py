@@ -241,6 +241,7 @@ def test_both_kinds_of_ensemble_in_one_repository(
     done = run(*command, "look_aheads=1")
     assert done.returncode == 0, done.stderr
     assert "chunks of 80 ms" in done.stdout
+    assert re.search(r"a stream keeps [\d.]+ MB, 128 streams \d+ MB", done.stdout)
     # The other look-aheads belonged to an earlier export.
     assert served_ensembles(repository) == ["asr", "asr_streaming"]
     with TritonServer(repository, ROOT / ".server") as server:
