@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
