@@ -13,6 +13,7 @@ after its last request, because nobody tells a Python model that a client has va
 
 import json
 import time
+import traceback
 from collections import OrderedDict
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def session_of(path: Path, parameters: dict) -> onnxruntime.InferenceSession:
     # Instances share the cores with other models: a pool that spins takes their time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Invalid(ValueError):
+    """A request that the graph cannot take; the message gives the reason."""
+
+
+def refusal(error: Exception):
+    """The response to a request that failed: a sentence, while what nobody foresaw goes to the log."""
+    if isinstance(error, Invalid):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    else:
+        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        sentence = "the model failed on this request, and the server's log says how: send it again"
+        failure = pb_utils.TritonError(sentence, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=failure)
 
 
 def same_shape_groups(batches: list[dict]) -> list[list[int]]:
@@ -131,17 +147,28 @@ class TritonPythonModel:
             self.sequences.expire()
         batches: list[dict] = []
         for index, request in enumerate(requests):
-            batches.append(
-                {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-            )
-            if self.sequences is not None and not self.sequences.knows(request):
-                message = "no such sequence, or it was idle for too long: begin one with sequence_start"
-                failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-                responses[index] = pb_utils.InferenceResponse(error=failure)
+            batches.append({})
+            try:
+                batches[index] = self._inputs(request)
+            except Exception as error:  # of any kind: its mates are answered all the same
+                responses[index] = refusal(error)
         for group in same_shape_groups(batches):
             if remaining := [index for index in group if responses[index] is None]:
                 self._answer(remaining, requests, batches, responses)
         return responses
+
+    def _inputs(self, request) -> dict[str, np.ndarray]:
+        """The inputs of ``request``; Invalid where they cannot be batched with those of others."""
+        if self.sequences is not None and not self.sequences.knows(request):
+            raise Invalid("no such sequence, or it was idle for too long: begin one with sequence_start")
+        inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+        for name, array in inputs.items():
+            if self.sequences is not None and len(array) != 1:
+                raise Invalid(f"{name} has {len(array)} rows; a sequence is one")
+            # Dynamic int8 takes its scale from the whole batch.
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise Invalid(f"{name} holds NaN or infinite values")
+        return inputs
 
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
         names = {index: requests[index].requested_output_names() for index in group}
@@ -153,7 +180,7 @@ class TritonPythonModel:
                 for index in group:
                     self._answer([index], requests, batches, responses)
                 return
-            responses[group[0]] = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            responses[group[0]] = refusal(error)
             return
         start = 0
         for index in group:
