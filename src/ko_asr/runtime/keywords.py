@@ -47,8 +47,7 @@ class Keyword:
 
 
 def parse_keywords(items: Iterable[str]) -> list[Keyword]:
-    """Read keywords written as 단어 or 단어:점수. UserError names the first invalid one, or tells that they are
-    too many or too long.
+    """Read keywords written as 단어 or 단어:점수. UserError names the first invalid one; or they are too many.
 
     >>> parse_keywords(["철수:2.5", "서울 시청"])
     [Keyword(text='철수', score=2.5), Keyword(text='서울 시청', score=3.0)]
@@ -118,8 +117,8 @@ class Spelling:
         for keyword in keywords:
             if unknown := [char for char in dict.fromkeys(keyword.text) if not self._has(char)]:
                 raise UserError(
-                    f"this model has no tokens for {' '.join(unknown)} of keyword '{keyword.text}' and cannot "
-                    "hear it: write it in letters of its vocabulary, Hangul as it is spoken"
+                    f"this model has no tokens for {' '.join(unknown)} of keyword '{keyword.text}' and "
+                    "cannot hear it: write it in letters of its vocabulary, Hangul as it is spoken"
                 )
 
     def _has(self, char: str) -> bool:
