@@ -47,7 +47,7 @@ class Keyword:
 
 
 def parse_keywords(items: Iterable[str]) -> list[Keyword]:
-    """Read keywords written as 단어 or 단어:점수. UserError names the first invalid one; or they are too many.
+    """Read keywords written as 단어 or 단어:점수. UserError for an invalid one, or too many.
 
     >>> parse_keywords(["철수:2.5", "서울 시청"])
     [Keyword(text='철수', score=2.5), Keyword(text='서울 시청', score=3.0)]
