@@ -163,8 +163,6 @@ class TritonPythonModel:
             raise Invalid("no such sequence, or it was idle for too long: begin one with sequence_start")
         inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
         for name, array in inputs.items():
-            if self.sequences is not None and len(array) != 1:
-                raise Invalid(f"{name} has {len(array)} rows; a sequence is one")
             # Dynamic int8 takes its scale from the whole batch.
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Invalid(f"{name} holds NaN or infinite values")

@@ -93,14 +93,11 @@ class TritonPythonModel:
     def _frames(self, request, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """The best tokens of the chunk's first ``frames`` frames, [frames, k] each."""
         ids, log_probs = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, :frames]
             for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
         )
-        if len(ids) != 1 or not 0 <= frames <= self.contract.chunk:
-            raise UserError(
-                f"{len(ids)} rows with {frames} frames: a chunk is one of at most {self.contract.chunk}"
-            )
-        ids, log_probs = ids[0, :frames], log_probs[0, :frames]
+        if not 0 <= frames <= self.contract.chunk:
+            raise UserError(f"stream tells of {frames} frames: a chunk has 0 to {self.contract.chunk}")
         ctc.check_frames(ids, log_probs, self.contract.blank_id)
         return ids, log_probs
 
