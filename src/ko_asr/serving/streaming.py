@@ -277,7 +277,8 @@ def ensemble_config(
         ensemble_scheduling=pb.ModelEnsembling(step=order),
     )
     values = {key: getattr(contract, key) for key in _CLIENT_PARAMETERS}
-    return _parameters(config, {**values, "max_streams": serving.max_streams})
+    limits = {"max_streams": serving.max_streams, "idle_seconds": serving.idle_seconds}
+    return _parameters(config, values | limits)
 
 
 def _front_end_steps(
