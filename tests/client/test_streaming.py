@@ -187,8 +187,9 @@ def test_the_messages_of_the_node_client_are_those_of_triton() -> None:
     """Names, numbers and kinds, message by message."""
     from tritonclient.grpc import model_config_pb2, service_pb2
 
-    kinds = {8: "bool", 3: "int64", 9: "string", 12: "bytes"}
-    known = service_pb2.DESCRIPTOR.message_types_by_name | model_config_pb2.DESCRIPTOR.message_types_by_name
+    kinds = {8: "bool", 3: "int64", 9: "string", 12: "bytes"}  # FieldDescriptor's types
+    files = (service_pb2, model_config_pb2)
+    known = {k: v for file in files for k, v in file.DESCRIPTOR.message_types_by_name.items()}
     source = (ROOT / "recipes" / "node" / "asr_streaming.proto").read_text(encoding="utf-8")
     opened: list = [None]
     fields = 0

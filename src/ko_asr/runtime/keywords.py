@@ -154,8 +154,8 @@ class KeywordBooster:
         self._open = [False]  # whether a coda could follow and make it another syllable
         for keyword in keywords:
             weight = keyword.score * NATS_PER_SYLLABLE * sum(not c.isspace() for c in keyword.text)
-            for spelling in {keyword.text, keyword.text.replace(" ", "")}:
-                self._insert(letters(spelling), weight)
+            for form in {keyword.text, keyword.text.replace(" ", "")}:
+                self._insert(letters(form), weight)
         self._link()
         self._steps: dict[tuple[int, int], tuple[int, float]] = {}
 
