@@ -1,6 +1,8 @@
 """The client's side of streams: the rule of chunks, and both clients by their commands on a real server."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +160,52 @@ def test_a_client_written_from_the_page_hears_the_same(url: str, spoken: list[Pa
     done = run("minimal_stream_client.py", wav, url)
     finals = [line for line in done.stdout.splitlines() if line.startswith("final")]
     assert " ".join(finals).startswith(f"final   {blocking_text(url, wav)} {{"), done.stderr
+
+
+def test_a_client_in_node_hears_the_same(url: str, spoken: list[Path], tmp_path: Path) -> None:
+    source = ROOT / "recipes" / "node"
+    assert len((source / "stream.mjs").read_text(encoding="utf-8").splitlines()) <= 60
+    if not shutil.which("npm"):
+        pytest.skip("no npm: the client in Node needs it")
+    client, wav = tmp_path / "node", tmp_path / "speech.wav"
+    shutil.copytree(source, client, ignore=shutil.ignore_patterns("node_modules", "package-lock.json"))
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(client)]
+    installed = subprocess.run(install, capture_output=True, encoding="utf-8", check=False, timeout=300)
+    if installed.returncode:
+        pytest.skip(f"npm has no packages: {installed.stderr[-300:]}")
+    for path in spoken:
+        soundfile.write(wav, soundfile.read(path, dtype="int16")[0], 16_000)
+        command = ["node", str(client / "stream.mjs"), str(wav), url]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=120)
+        said = [
+            line.removeprefix("final").strip() for line in done.stdout.splitlines() if "final" in line[:5]
+        ]
+        assert " ".join(filter(None, said)) == blocking_text(url, wav), done.stderr
+
+
+def test_the_messages_of_the_node_client_are_those_of_triton() -> None:
+    """Names, numbers and kinds, message by message."""
+    from tritonclient.grpc import model_config_pb2, service_pb2
+
+    kinds = {8: "bool", 3: "int64", 9: "string", 12: "bytes"}  # FieldDescriptor's types
+    files = (service_pb2, model_config_pb2)
+    known = {k: v for file in files for k, v in file.DESCRIPTOR.message_types_by_name.items()}
+    source = (ROOT / "recipes" / "node" / "asr_streaming.proto").read_text(encoding="utf-8")
+    opened: list = [None]
+    fields = 0
+    for line in map(str.strip, source.splitlines()):
+        if begun := re.match(r"(message|oneof|service) (\w+) {", line):
+            nested = opened[-1].nested_types_by_name if opened[-1] else known
+            opened.append(nested[begun[2]] if begun[1] == "message" else opened[-1])
+        elif line == "}":
+            opened.pop()
+        elif field := re.match(r"(?:repeated )?([\w<>, ]+) (\w+) = (\d+);", line):
+            fields += 1
+            real = opened[-1].fields_by_name[field[2]]
+            assert real.number == int(field[3]), line
+            if field[1] in kinds.values():
+                assert kinds[real.type] == field[1], line
+    assert fields > 15 and opened == [None]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ko_asr.errors import UserError
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import KeywordBooster, parse_keywords
+from ko_asr.runtime.keywords import KeywordBooster, booster_of, parse_keywords
 from ko_asr.runtime.options import StreamOptions
 
 JAMO = Vocabulary(("<unk>", "▁", *hangul.JAMO), rule="compose_compat")
@@ -28,7 +28,7 @@ def silence(number: str) -> bytes:
         (b"", "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
         (b"null", "an object with the keys endpointing, keywords, not null"),
-        (b"[" * 200_000, "nested too deeply"),
+        (b"[" * 60_000, "nested too deeply"),
         (b'{"keywords": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
         (b" " * 2_000_000, "too long"),
         (silence("NaN"), "NaN is no number of JSON"),
@@ -43,6 +43,8 @@ def silence(number: str) -> bytes:
         (b'{"keywords": "\\u0041"}', "a list of words"),
         (json.dumps({"keywords": [f"단어{k}" for k in range(2000)]}).encode(), "2000 keywords are too many"),
         (b'{"keywords": ["\\u0000:1"]}', "control character"),
+        (json.dumps({"keywords": [k * 100 for k in "가나다라마바"]}).encode(), "600 characters together"),
+        (json.dumps({"keywords": ["\u0301\u0323" * 9000]}, ensure_ascii=False).encode(), "more than 100"),
         (b'{"keywords": ["a:NaN"]}', "is not between -5 and 5"),
     ],
 )
@@ -63,6 +65,25 @@ def test_any_bytes_are_options_or_a_sentence(given: bytes) -> None:
         str(error).encode()
     else:
         assert StreamOptions().updated(options.to_json()) == options
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("철수:3"),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["endpointing", "keywords", "max_utterance_ms"]), inner, max_size=3)
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON | st.fixed_dictionaries({"keywords": st.lists(st.text(max_size=120), max_size=8)}))
+def test_any_value_is_a_decoder_or_a_sentence(given: object) -> None:
+    try:
+        options = StreamOptions().updated(json.dumps(given))
+        booster_of(tuple(parse_keywords(options.keywords)), JAMO)
+    except UserError as error:
+        assert len(str(error)) < 500
 
 
 def test_options_come_back_from_their_json() -> None:

@@ -26,6 +26,7 @@ import queue
 import socket
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,26 @@ class Graph:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.session.run(None, self._smallest, options)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class Invalid(ValueError):
+    """A request that the graph cannot take; the message gives the reason."""
+
+
+def log(error: Exception) -> None:
+    """Write ``error`` with its traceback to the server's log."""
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+
+
+def refusal(error: Exception):
+    """The response to a request that failed: a sentence, while what nobody foresaw goes to the log."""
+    if isinstance(error, Invalid):
+        failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    else:
+        log(error)
+        sentence = "the model failed on this request, and the server's log says how: send it again"
+        failure = pb_utils.TritonError(sentence, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=failure)
 
 
 def same_shape_groups(batches: list[dict]) -> list[list[int]]:
@@ -213,7 +234,7 @@ class Background:
             thread.start()
 
     def add(self, job: Callable[[], None]) -> None:
-        """Run ``job``, which must not raise, when those before it have been begun."""
+        """Run ``job`` when those before it have been begun."""
         self._jobs.put(job)
 
     def close(self) -> None:
@@ -238,7 +259,10 @@ class Background:
             with self._seats.one():
                 with self._lock:
                     self._running, self._memory_taken = self._running + 1, True
-                job()
+                try:
+                    job()
+                except Exception as error:  # the answer could not be sent: those that wait are answered
+                    log(error)
                 with self._lock:
                     self._running -= 1
 
@@ -281,20 +305,32 @@ class TritonPythonModel:
             self.sequences.expire()
         batches: list[dict] = []
         for index, request in enumerate(requests):
-            batches.append(
-                {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-            )
-            if self.sequences is not None and not self.sequences.knows(request):
-                message = "no such sequence, or it was idle for too long: begin one with sequence_start"
-                failure = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-                responses[index] = pb_utils.InferenceResponse(error=failure)
+            batches.append({})
+            try:
+                batches[index] = self._inputs(request)
+            except Exception as error:  # of any kind: its mates are answered all the same
+                responses[index] = refusal(error)
         for group in same_shape_groups(batches):
-            if self.background is not None and self.graph.steps(batches[group[0]]) > self.long_steps:
-                for index in group:
-                    self._answer_later(requests[index], batches[index])
-            elif remaining := [index for index in group if responses[index] is None]:
+            remaining = [index for index in group if responses[index] is None]
+            if not remaining:
+                continue
+            if self.background is None or self.graph.steps(batches[group[0]]) <= self.long_steps:
                 self._answer(remaining, requests, batches, responses)
+                continue
+            for index in remaining:
+                self._answer_later(requests[index], batches[index])
         return responses
+
+    def _inputs(self, request) -> dict[str, np.ndarray]:
+        """The inputs of ``request``; Invalid where they cannot be batched with those of others."""
+        if self.sequences is not None and not self.sequences.knows(request):
+            raise Invalid("no such sequence, or it was idle for too long: begin one with sequence_start")
+        inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+        for name, array in inputs.items():
+            # Dynamic int8 takes its scale from the whole batch.
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise Invalid(f"{name} holds NaN or infinite values")
+        return inputs
 
     def _answer_later(self, request, inputs: dict) -> None:
         sender, names = request.get_response_sender(), request.requested_output_names()
@@ -315,7 +351,7 @@ class TritonPythonModel:
         try:
             outputs = self.graph.run(list(names), feed)
         except Exception as error:  # onnxruntime raises many kinds
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            return refusal(error)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name]) for name in names])
 
     def _answer(self, group: list[int], requests: list, batches: list[dict], responses: list) -> None:
@@ -328,7 +364,7 @@ class TritonPythonModel:
                 for index in group:
                     self._answer([index], requests, batches, responses)
                 return
-            responses[group[0]] = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            responses[group[0]] = refusal(error)
             return
         start = 0
         for index in group:

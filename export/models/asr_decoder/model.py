@@ -10,7 +10,8 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr.runtime import ctc, results, tensors
+from ko_asr.errors import UserError
+from ko_asr.runtime import answers, ctc, results, tensors
 from ko_asr.runtime.contract import Contract
 
 
@@ -25,20 +26,22 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
-        return [self._respond(request) for request in requests]
+        return answers.answer_each(pb_utils, requests, self._respond)
 
     def _respond(self, request):
         ids, log_probs, lengths = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH)
         )
+        if ids.shape != log_probs.shape or lengths.max() > ids.shape[1]:
+            raise UserError(
+                f"token_ids {ids.shape}, token_log_probs {log_probs.shape} and an encoded_length of "
+                f"{lengths.max()} do not belong together"
+            )
         # Silence comes with a negative length: no frames, and a confidence of 0.
         scores = [row[: max(0, length)] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
-        tokens = [
-            ctc.collapse(row[: len(score)], self.contract.blank_id, score)
-            for row, score in zip(ids, scores, strict=True)
-        ]
-        answers = {
+        tokens = [self._tokens(row[: len(score)], score) for row, score in zip(ids, scores, strict=True)]
+        makers = {
             tensors.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
             tensors.CONFIDENCE: lambda: np.array(
                 [[ctc.confidence(*row)] for row in zip(tokens, scores, strict=True)], dtype=np.float32
@@ -46,7 +49,11 @@ class TritonPythonModel:
             tensors.WORDS: lambda: self._strings(self._words(row) for row in tokens),
         }
         wanted = request.requested_output_names()
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, answers[name]()) for name in wanted])
+        return answers.response(pb_utils, {name: makers[name]() for name in wanted})
+
+    def _tokens(self, ids: np.ndarray, log_probs: np.ndarray) -> list[ctc.Token]:
+        ctc.check_frames(ids, log_probs, self.contract.blank_id)
+        return ctc.collapse(ids, self.contract.blank_id, log_probs)
 
     @staticmethod
     def _strings(values) -> np.ndarray:

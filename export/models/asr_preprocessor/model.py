@@ -16,14 +16,11 @@ import triton_python_backend_utils as pb_utils
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
-from ko_asr.runtime import file_names, tensors
+from ko_asr.errors import UserError
+from ko_asr.runtime import answers, file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.log_mel import LOUDEST, LogMel
 from ko_asr.runtime.silence import SILENT_FRAMES, is_silent
-
-
-class InvalidAudio(ValueError):
-    """Audio that cannot be transcribed; the message gives the reason."""
 
 
 class TritonPythonModel:
@@ -39,18 +36,13 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
-        return [self._respond(request) for request in requests]
+        return answers.answer_each(pb_utils, requests, self._respond)
 
     def _respond(self, request):
-        try:
-            self._check_rate(pb_utils.get_input_tensor_by_name(request, tensors.RATE))
-            audio = pb_utils.get_input_tensor_by_name(request, tensors.AUDIO).as_numpy()
-            self._check(audio)
-            outputs = self.prepared(audio)
-        except InvalidAudio as error:
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=failure)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
+        self._check_rate(pb_utils.get_input_tensor_by_name(request, tensors.RATE))
+        audio = pb_utils.get_input_tensor_by_name(request, tensors.AUDIO).as_numpy()
+        self._check(audio)
+        return answers.response(pb_utils, self.prepared(audio))
 
     def _check_rate(self, tensor) -> None:
         if tensor is None:
@@ -58,9 +50,7 @@ class TritonPythonModel:
         rate = self.contract.sample_rate
         if np.any(tensor.as_numpy() != rate):
             given = int(tensor.as_numpy().flat[0])
-            raise InvalidAudio(
-                f"sample_rate is {given} Hz; resample the audio to {rate} Hz before sending it"
-            )
+            raise UserError(f"sample_rate is {given} Hz; resample the audio to {rate} Hz before sending it")
 
     def _features(self, audio: np.ndarray) -> dict[str, np.ndarray]:
         """Audio [rows, samples] to features [rows, mels, bucket] and length [rows, 1]."""
@@ -89,15 +79,15 @@ class TritonPythonModel:
         samples, rate = audio.shape[1], self.contract.sample_rate
         least, most = self.contract.min_samples, self.contract.max_samples
         if samples < least:
-            raise InvalidAudio(
+            raise UserError(
                 f"audio has {samples} samples; the least is {least} ({1000 * least / rate:.0f} ms)"
             )
         if samples > most:
-            raise InvalidAudio(
+            raise UserError(
                 f"audio lasts {samples / rate:.1f} s; this server takes at most {most / rate:g} s a request"
             )
         low, high = audio.min(), audio.max()  # NaN goes through both
         if not np.isfinite(low) or not np.isfinite(high):
-            raise InvalidAudio("audio holds NaN or infinite samples")
+            raise UserError("audio holds NaN or infinite samples")
         if max(-low, high) > LOUDEST:
-            raise InvalidAudio("audio holds values far outside -1..1; scale the samples to -1..1")
+            raise UserError("audio holds values far outside -1..1; scale the samples to -1..1")

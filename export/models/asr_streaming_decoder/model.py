@@ -14,8 +14,8 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import failure, tensors
-from ko_asr.runtime.failure import Failure
+from ko_asr.runtime import answers, ctc, failure, tensors
+from ko_asr.runtime.failure import Failed
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 from ko_asr.runtime.stream_contract import StreamingContract
@@ -25,8 +25,6 @@ START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
 )
-# Names of Triton's codes: TritonError itself is not there yet when Triton imports this module.
-TRITON_CODES = {failure.INVALID: "INVALID_ARG", failure.FULL: "UNAVAILABLE"}
 
 
 class Stream:
@@ -52,31 +50,28 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
-        return [self._respond(request) for request in requests]
+        return answers.answer_each(pb_utils, requests, self._respond)
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        text = pb_utils.get_input_tensor_by_name(request, tensors.FAILURE).as_numpy()[0, 0].decode()
+        over = True  # a stream that fails is
         try:
-            if (failed := failure.parse(text)) is not None:
-                return self._refuse(key, failed)
-            return self._answer(self._results(request, key, flags))
-        except UserError as error:
-            return self._refuse(key, Failure(failure.INVALID, str(error)))
+            text = pb_utils.get_input_tensor_by_name(request, tensors.FAILURE).as_numpy()[0, 0]
+            if (failed := failure.parse(text.decode(errors="replace"))) is not None:
+                raise Failed(failed)
+            response = self._answer(self._results(request, key, flags))
+            over = bool(flags & END)
+            return response
         finally:
-            if flags & END:
+            if over:
                 self.streams.close(key)
-
-    def _refuse(self, key: int, failed: Failure):
-        self.streams.close(key)
-        code = getattr(pb_utils.TritonError, TRITON_CODES[failed.code])
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(failed.sentence, code))
 
     def _results(self, request, key: int, flags: int) -> list:
         """The finals of this chunk, and the partial after them; never empty."""
         number, taken, frames = (
             int(n) for n in pb_utils.get_input_tensor_by_name(request, tensors.STREAM).as_numpy()[0]
         )
+        ids, log_probs = self._frames(request, frames)
         if flags & START:
             given = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
             options = self.defaults.updated(given.as_numpy()[0, 0]) if given else self.defaults
@@ -86,10 +81,6 @@ class TritonPythonModel:
         if stream is None or stream.number != number or stream.chunk != taken - 1:
             raise UserError("this stream was interrupted: end it and begin another")
         stream.chunk = taken
-        ids, log_probs = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, :frames]
-            for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
-        )
         results = stream.decoder.accept(ids, log_probs) if frames else []
         if flags & END:  # a partial before its final holds nothing new
             results = [result for result in results if result.is_final] + stream.decoder.finish()
@@ -98,6 +89,17 @@ class TritonPythonModel:
         elif stream.shown.is_final:  # a final is given once
             stream.shown = Result("", False, 0, 0, utterance=stream.shown.utterance + 1)
         return results or [stream.shown]
+
+    def _frames(self, request, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best tokens of the chunk's first ``frames`` frames, [frames, k] each."""
+        ids, log_probs = (
+            pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, :frames]
+            for name in (tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS)
+        )
+        if not 0 <= frames <= self.contract.chunk:
+            raise UserError(f"stream tells of {frames} frames: a chunk has 0 to {self.contract.chunk}")
+        ctc.check_frames(ids, log_probs, self.contract.blank_id)
+        return ids, log_probs
 
     def _answer(self, results: list):
         words = [
@@ -110,4 +112,4 @@ class TritonPythonModel:
             tensors.UTTERANCE: np.array([[result.utterance for result in results]], np.int32),
             tensors.STABLE: np.array([[result.stable for result in results]], np.int32),
         }
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
+        return answers.response(pb_utils, outputs)

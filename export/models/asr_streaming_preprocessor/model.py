@@ -2,8 +2,9 @@
 
 Where a graph computes the features (the contract's front_end), windows of samples leave here instead.
 
-Every check of a request is here. Triton would never show a request that fails here to the next steps, which
-would then keep the stream's slot: so a failure travels on as a tensor, and the decoder answers with it.
+Every check of a request is here. Triton never shows a request that is answered with an error to the next
+steps. That is what a start that fails is for: it takes no place in them. A stream that has begun has its
+slots in them, so its failure travels on as a tensor, and the decoder answers with it.
 """
 
 import itertools
@@ -18,8 +19,8 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import failure, file_names, tensors
-from ko_asr.runtime.failure import Failure
+from ko_asr.runtime import answers, failure, file_names, tensors
+from ko_asr.runtime.failure import Failed, Failure
 from ko_asr.runtime.log_mel import LOUDEST, LogMel
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.runtime.stream_table import StreamTable
@@ -29,10 +30,6 @@ START, END = (
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START,
     pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END,
 )
-
-
-class StreamsFull(Exception):
-    """No room for another stream."""
 
 
 class Features:
@@ -69,10 +66,11 @@ class Samples:
 
 
 class Stream:
-    """One live stream: its front end, a number that no other stream has, and the reason if it failed."""
+    """One live stream: its front end, a number that no other stream has, and the failure it died of."""
 
     def __init__(self, number: int, windows: StreamingWindows | SampleWindows) -> None:
-        self.number, self.windows, self.failure = number, windows, ""
+        self.number, self.windows = number, windows
+        self.failure: Failure | None = None
 
 
 class TritonPythonModel:
@@ -90,45 +88,49 @@ class TritonPythonModel:
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
-        return [self._respond(request) for request in requests]
+        return answers.answer_each(pb_utils, requests, self._respond)
 
     def _respond(self, request):
         key, flags = request.correlation_id(), request.flags()
-        stream, outputs, frames, failed = None, None, 0, None
+        stream = self._stream(key, flags)
+        outputs, frames, failed, over = None, 0, None, bool(flags & END)
         try:
-            stream = self._stream(key, flags)
-            outputs, frames = self._window(stream, request, bool(flags & END))
-        except StreamsFull:
-            failed = failure.no_room(self.limit)
-        except UserError as error:
-            failed = Failure(failure.INVALID, str(error))
-            if stream is not None:
-                stream.failure = str(error)
-        if flags & END:
-            self.streams.close(key)
+            outputs, frames = self._window(stream, request, over)
+        except Exception as error:
+            if flags & START:
+                over = True
+                raise
+            failed = answers.failure_of(pb_utils, error)
+            stream.failure = stream.failure or failed
+        finally:
+            if over:
+                self.streams.close(key)
         if outputs is None:
             outputs = self.front_end.outputs(None)
-        place = [stream.number, stream.windows.taken, frames] if stream else [0, 0, 0]
+        place = [stream.number, stream.windows.taken, frames]
         outputs[tensors.STREAM] = np.array([place], np.int64)
         outputs[tensors.FAILURE] = np.array([[failure.dump(failed).encode()]], np.object_)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
+        return answers.response(pb_utils, outputs)
 
-    def _stream(self, key: int, flags: int) -> Stream:
-        if flags & START:
-            stream = Stream(next(self.numbers), self.front_end.open())
-            if not self.streams.open(key, stream):
-                raise StreamsFull
-            return stream
+    def _stream(self, key: int | str, flags: int) -> Stream:
         stream = self.streams.get(key)
-        if stream is None:
-            raise UserError("no such stream, or it was idle for too long: begin one with sequence_start")
-        if stream.failure:
-            raise UserError(f"this stream has failed ({stream.failure}): end it and begin another")
+        if not flags & START:
+            if stream is None:
+                raise UserError("no such stream, or it was idle for too long: begin one with sequence_start")
+            return stream
+        if stream is not None and stream.failure is None:
+            raise UserError("a live stream has this sequence_id: draw ids at random from 1 to 2^63 - 1")
+        stream = Stream(next(self.numbers), self.front_end.open())
+        if not self.streams.open(key, stream):
+            raise Failed(failure.no_room(self.limit))
         return stream
 
     def _window(self, stream: Stream, request, end: bool) -> tuple[dict[str, np.ndarray], int]:
         """The window's tensors, and the encoder frames to read."""
         contract, windows = self.contract, stream.windows
+        if stream.failure is not None:
+            sentence = stream.failure.sentence
+            raise UserError(f"this stream has failed ({sentence}): end it and begin another")
         rate = pb_utils.get_input_tensor_by_name(request, tensors.RATE)
         if rate is not None and np.any(rate.as_numpy() != contract.sample_rate):
             raise UserError(

@@ -20,7 +20,7 @@ import numpy as np
 from ko_asr.runtime.ctc import Token
 from ko_asr.runtime.ctc_decoder import CtcDecoder, DecoderSettings
 from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH
-from ko_asr.runtime.keywords import Keyword, KeywordBooster
+from ko_asr.runtime.keywords import Keyword, booster_of
 from ko_asr.runtime.prefix_search import IMPOSSIBLE, BeamOptions, Prefix, PrefixSearch, Scorer
 from ko_asr.runtime.results import Result, Word, silent_end, stable_length, words
 
@@ -40,7 +40,7 @@ class BeamDecoder(CtcDecoder):
     ) -> None:
         super().__init__(settings)
         self.options = options or BeamOptions()
-        booster = KeywordBooster(keywords, self.vocabulary) if keywords else None
+        booster = booster_of(tuple(keywords), self.vocabulary) if keywords else None
         self._search = PrefixSearch(self.vocabulary, self.blank_id, self.options, language_model, booster)
         self._begin(0)
 

@@ -1,6 +1,6 @@
 """Greedy CTC in numpy: frames to tokens, tokens to text, and the confidence in them.
 
-Runs inside the server, so it needs numpy and ``ko_asr.runtime.hangul`` only. Collapsing is Graves et al.
+Runs inside the server. Collapsing is Graves et al.
 2006, section 2: merge repeats, then drop blanks. Pieces are SentencePiece's; `Vocabulary.text` gives what
 ``SentencePieceProcessor.decode`` gives, which export checks on random token sequences.
 """
@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ko_asr.errors import UserError
 from ko_asr.runtime import hangul
 
 SPACE = "▁"  # U+2581, SentencePiece's word boundary
 UNKNOWN_SURFACE = " ⁇ "  # what SentencePiece writes for <unk>
 TEXT_RULES = ("identity", "compose", "compose_compat")
+_HIGHEST_LOG_PROB = 0.01  # 0, and what rounding to half precision may add
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _SYLLABLE_OR_JAMO = re.compile(f"[{hangul.ONSETS}][{hangul.NUCLEI}][{hangul.CODAS}]?|[{hangul.JAMO}]")
@@ -31,6 +33,16 @@ class Token(NamedTuple):
     start: int
     end: int
     log_prob: float
+
+
+def check_frames(token_ids: np.ndarray, log_probs: np.ndarray, blank_id: int) -> None:
+    """Raise UserError for frames that no encoder of this vocabulary gives; both arrays have one shape."""
+    if token_ids.shape != log_probs.shape:
+        raise UserError(f"token ids of shape {token_ids.shape} have log-probabilities of {log_probs.shape}")
+    if ((token_ids < 0) | (token_ids > blank_id)).any():
+        raise UserError(f"token ids lie outside the vocabulary: they go from 0 to {blank_id}")
+    if not (log_probs <= _HIGHEST_LOG_PROB).all():  # NaN fails, and -inf is a probability of 0
+        raise UserError("log-probabilities hold NaN or values above 0")
 
 
 def collapse(token_ids: np.ndarray, blank_id: int, log_probs: np.ndarray | None = None) -> list[Token]:

@@ -8,16 +8,26 @@ Triton's few codes. A server that is full and one that is gone have the same: `i
 import re
 from dataclasses import dataclass
 
-INVALID, FULL = "INVALID", "FULL"
+from ko_asr.errors import UserError
+
+INVALID, FULL, INTERNAL = "INVALID", "FULL", "INTERNAL"
 _FULL_SENTENCE = re.compile(r"all \d+ streams of this server are taken; try again later")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The reason why a request cannot be answered; ``code`` is INVALID or FULL."""
+    """The reason why a request cannot be answered; ``code`` is INVALID, FULL or INTERNAL."""
 
     code: str
     sentence: str
+
+
+class Failed(Exception):
+    """A request that cannot be answered, and the reason."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.sentence)
+        self.failure = failure
 
 
 def dump(failure: Failure | None) -> str:
@@ -30,7 +40,7 @@ def dump(failure: Failure | None) -> str:
 
 
 def parse(text: str) -> Failure | None:
-    """The failure that `dump` wrote; None where nothing failed. ValueError for an unknown code.
+    """The failure that `dump` wrote; None where nothing failed. UserError for an unknown code.
 
     >>> parse("INVALID a stream is one"), parse("")
     (Failure(code='INVALID', sentence='a stream is one'), None)
@@ -38,8 +48,8 @@ def parse(text: str) -> Failure | None:
     if not text:
         return None
     code, _, sentence = text.partition(" ")
-    if code not in (INVALID, FULL):
-        raise ValueError(f"unknown failure code {code!r}: one of {INVALID}, {FULL}")
+    if code not in (INVALID, FULL, INTERNAL):
+        raise UserError(f"unknown failure code {code[:20]!r}: one of {INVALID}, {FULL}, {INTERNAL}")
     return Failure(code, sentence)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -43,9 +44,13 @@ class ModelContract:
         """Seconds an encoder frame covers."""
         return self.hop * self.subsampling / self.sample_rate
 
-    def text_vocabulary(self) -> Vocabulary:
-        """The vocabulary as the decoder uses it."""
+    @cached_property
+    def _text_vocabulary(self) -> Vocabulary:
         return Vocabulary.from_json(self.vocabulary)
+
+    def text_vocabulary(self) -> Vocabulary:
+        """The vocabulary as decoders use it; they share one, and what it has worked out."""
+        return self._text_vocabulary
 
     def derived(self) -> dict[str, Any]:
         """Figures that follow from the contract, written along for readers in other languages."""

@@ -23,7 +23,7 @@ from ko_asr.runtime.stream_contract import StreamingContract
 
 _KEYS = ("endpointing", "keywords")
 _RULES = tuple(rule.name for rule in fields(EndpointRules))
-_MOST_BYTES = 1 << 18  # more than the most keywords take, with each character escaped
+_MOST_BYTES = 1 << 16  # more than the most keywords take, with each character escaped
 
 
 @dataclass(frozen=True)
