@@ -189,6 +189,39 @@ def test_a_bad_request_fails_alone(
             assert "Traceback" not in answer and "/" not in answer and len(answer) < 600, (name, answer)
 
 
+# Breaks on requests of two frames, as a fault of our own would.
+FAULT = """
+
+def _tokens(self, ids, log_probs, sound=TritonPythonModel._tokens):
+    if len(ids) == 2:
+        raise RuntimeError("/a/secret/path")
+    return sound(self, ids, log_probs)
+
+
+TritonPythonModel._tokens = _tokens
+"""
+
+
+def test_a_fault_of_the_server_is_one_sentence_and_a_traceback_in_its_log(demo, tmp_path: Path) -> None:
+    repository = tmp_path / "triton"
+    shutil.copytree(demo.repository, repository)
+    with (repository / tensors.DECODER / "1" / "model.py").open("a", encoding="utf-8") as source:
+        source.write(FAULT)
+    with TritonServer(repository, demo.server) as server, triton.InferenceServerClient(server.url) as client:
+
+        def decode(frames: int) -> str:
+            scores, length = np.full((1, frames), -1, np.float32), np.array([[frames]])
+            arrays = {tensors.TOKEN_IDS: np.ones((1, frames), np.int32), tensors.TOKEN_LOG_PROBS: scores}
+            return infer(client, tensors.DECODER, arrays | {tensors.ENCODED_LENGTH: length})
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(decode, [2, 3] * 20))
+        assert set(answers[1::2]) == {"OK"}
+        assert len(set(answers[::2])) == 1 and answers[0].startswith("INTERNAL: something went wrong")
+        assert "/" not in answers[0]
+        assert "/a/secret/path" in server.log.read_text(encoding="utf-8")
+
+
 def test_text_without_its_length_is_refused(server: TritonServer, contract: StreamingContract) -> None:
     """BYTES that end before they should, which no client library would send: Triton itself looks."""
     audio = np.zeros((1, contract.first_samples), np.float32)

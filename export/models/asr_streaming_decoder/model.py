@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied besi
 from ko_asr.errors import UserError
 from ko_asr.runtime import answers, ctc, failure, tensors
 from ko_asr.runtime.failure import Failed
+from ko_asr.runtime.keywords import spelling_of
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 from ko_asr.runtime.stream_contract import StreamingContract
@@ -47,6 +48,7 @@ class TritonPythonModel:
         self.streams = StreamTable[Stream](None, float(parameters["time_to_live"]))
         steps = (*parameters["front_end"].split(","), parameters["encoder"])
         self.contract.check_deployment(args, steps, parameters["encoder"])
+        spelling_of(self.contract.text_vocabulary())  # now, not while streams wait
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""

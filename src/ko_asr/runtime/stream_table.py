@@ -25,12 +25,12 @@ class StreamTable(Generic[State]):
     ) -> None:
         """Keep at most ``limit`` streams (None: any), each ``time_to_live`` seconds from its last use."""
         self.limit, self.time_to_live, self._clock = limit, time_to_live, clock
-        self._streams: OrderedDict[int, tuple[float, State]] = OrderedDict()
+        self._streams: OrderedDict[int | str, tuple[float, State]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def open(self, key: int, state: State) -> bool:
+    def open(self, key: int | str, state: State) -> bool:
         """Begin a stream, or begin ``key`` anew; False, and nothing is kept, when there is no room."""
         self._expire()
         self._streams.pop(key, None)
@@ -39,7 +39,7 @@ class StreamTable(Generic[State]):
         self._streams[key] = (self._clock(), state)
         return True
 
-    def get(self, key: int) -> State | None:
+    def get(self, key: int | str) -> State | None:
         """The state of a live stream, which counts as a use."""
         self._expire()
         found = self._streams.pop(key, None)
@@ -48,7 +48,7 @@ class StreamTable(Generic[State]):
         self._streams[key] = (self._clock(), found[1])
         return found[1]
 
-    def close(self, key: int) -> None:
+    def close(self, key: int | str) -> None:
         """Forget a stream, if it is there."""
         self._streams.pop(key, None)
 
