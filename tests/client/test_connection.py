@@ -10,6 +10,7 @@ from ko_asr.client.connection import (
     StreamsFull,
     server_error,
 )
+from ko_asr.errors import UserError
 from ko_asr.runtime import failure
 
 URL = "gpu-box:8001"
@@ -37,7 +38,7 @@ def test_a_failure_survives_the_way_to_the_decoder(failed: failure.Failure | Non
 
 
 def test_an_unknown_code_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown failure code 'LATE'"):
+    with pytest.raises(UserError, match="unknown failure code 'LATE'"):
         failure.parse("LATE for the train")
 
 

@@ -50,7 +50,9 @@ def test_equals_the_plain_formula_at_every_length(samples, seed, level):
     audio = (level * np.random.default_rng(seed).uniform(-1, 1, samples)).astype(np.float32)
     front = front_end()
     assert front(audio).shape == (MELS, samples // HOP)
-    np.testing.assert_allclose(front(audio), plain(front, audio), atol=1e-3)
+    found, wanted = np.exp(front(audio), dtype=np.float64), np.exp(plain(front, audio))
+    # In single precision a band that a frame hardly has is off by what the frame's loudest bands round to.
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-8 * wanted.max())
 
 
 @pytest.mark.parametrize("library", ["scipy.fft", "numpy.fft"])
