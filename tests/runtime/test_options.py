@@ -43,7 +43,10 @@ def silence(number: str) -> bytes:
         (b'{"keywords": "\\u0041"}', "a list of words"),
         (json.dumps({"keywords": [f"단어{k}" for k in range(2000)]}).encode(), "2000 keywords are too many"),
         (b'{"keywords": ["\\u0000:1"]}', "control character"),
-        (json.dumps({"keywords": [k * 100 for k in "가나다라마바사아자차카"]}).encode(), "1100 characters together"),
+        (
+            json.dumps({"keywords": [k * 100 for k in "가나다라마바사아자차카"]}).encode(),
+            "1100 characters together",
+        ),
         (json.dumps({"keywords": ["\u0301\u0323" * 9000]}, ensure_ascii=False).encode(), "more than 100"),
         (b'{"keywords": ["a:NaN"]}', "is not between -5 and 5"),
     ],
