@@ -48,6 +48,11 @@ PROCESS_SETTINGS = {  # the Dockerfile's, too
 }
 _ADDRESS = "127.0.0.1"
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
+# Of Triton's services those that no client of this project needs. Health, metadata, the configurations of
+# models, inference and statistics stay open.
+RESTRICTED = ("shared-memory", "model-repository", "trace", "logging")
+RESTRICTING_OPTIONS = ("--grpc-restricted-protocol", "--http-restricted-api")
+_KEY_NAME = "ko-asr-key"  # of the header that Triton compares
 REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
 
 
@@ -106,6 +111,21 @@ def with_defaults(arguments: Sequence[str], installation: Installation) -> list[
         added.append("--disable-auto-complete-config")  # our configurations are complete: start 1.5 s sooner
     if not any(_SHM_OPTION in argument for argument in arguments):
         added.append(f"--backend-config=python,{_SHM_OPTION}={_SHM_PREFIX}{os.getpid()}_")
+    return [*arguments, *added]
+
+
+def closed_to_clients(arguments: Sequence[str]) -> list[str]:
+    """``arguments``, and options that shut clients out of what recognition does not need.
+
+    Without the key, which nobody is told, no client registers shared memory, loads or unloads a model, sets
+    the log or traces. HTTP is off: Triton 2.51 dies of requests that its HTTP server cannot parse. An option
+    in ``arguments`` stands instead of ours.
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
+    added = [] if "--allow-http" in given else ["--allow-http=false"]
+    for option in RESTRICTING_OPTIONS:
+        if option not in given:
+            added.append(f"{option}={','.join(RESTRICTED)}:{_KEY_NAME}={secrets.token_hex(16)}")
     return [*arguments, *added]
 
 
@@ -307,11 +327,26 @@ def served_ensembles(repository: str | Path) -> list[str]:
     return found
 
 
-def is_alive(url: str, repository: str | Path | None = None) -> bool:
-    """True when every ensemble of ``repository`` answers an inference at ``url``.
+def probe_request(ensemble: str) -> tuple[list, dict[str, int | bool]]:
+    """Inputs and options of tritonclient's ``infer`` for an inference that costs an ensemble little.
 
-    A streaming ensemble is asked for a stream without audio. Without ``repository`` it is ``asr`` that must
-    answer; a repository without ensembles must be ready.
+    A second of silence; for a streaming ensemble a stream without audio.
+    """
+    import tritonclient.grpc as triton
+
+    samples, stream = 16_000, {}
+    if ensemble != tensors.ENSEMBLE:
+        sequence = secrets.randbelow(2**63 - 1) + 1
+        samples, stream = 0, {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
+    audio = triton.InferInput(tensors.AUDIO, [1, samples], "FP32")
+    audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+    return [audio], stream
+
+
+def is_alive(url: str, repository: str | Path | None = None) -> bool:
+    """True when every ensemble of ``repository`` answers one inference at ``url`` within 30 s.
+
+    Without ``repository`` it is ``asr`` that must answer; a repository without ensembles must be ready.
     """
     import tritonclient.grpc as triton
 
@@ -320,14 +355,9 @@ def is_alive(url: str, repository: str | Path | None = None) -> bool:
         if not client.is_server_ready(client_timeout=2):
             return False
         for name in ensembles:
-            samples, stream = 16_000, {}
-            if name != tensors.ENSEMBLE:
-                sequence = secrets.randbelow(2**63 - 1) + 1
-                samples, stream = 0, {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
-            audio = triton.InferInput(tensors.AUDIO, [1, samples], "FP32")
-            audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+            inputs, stream = probe_request(name)
             try:
-                client.infer(name, [audio], client_timeout=30, **stream)
+                client.infer(name, inputs, client_timeout=30, **stream)
             except triton.InferenceServerException as error:
                 if not failure.is_full(str(error)):  # a server with no place left answers, so it lives
                     raise
