@@ -86,7 +86,7 @@ class Server:
         return {model["name"]: model["inference_stats"]["success"]["count"] for model in models}
 
     def ensembles(self) -> dict[str, tuple[bool, int]]:
-        """Name -> (True for streams, probes that reach each process) of the ensembles that need audio only."""
+        """Name -> (True for streams, probes that reach each process) of the ensembles that take audio."""
         configs = {name: self.get(f"/v2/models/{quote(name)}/config") for name in self.answered()}
         found = {}
         for name, config in configs.items():
