@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.serving.server import closed_to_clients
+from ko_asr.serving.access import closed_to_clients
 from ko_asr.serving.supervisor import Supervisor
 
 

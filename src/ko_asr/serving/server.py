@@ -48,11 +48,6 @@ PROCESS_SETTINGS = {  # the Dockerfile's, too
 }
 _ADDRESS = "127.0.0.1"
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
-# Of Triton's services those that no client of this project needs. Health, metadata, the configurations of
-# models, inference and statistics stay open.
-RESTRICTED = ("shared-memory", "model-repository", "trace", "logging")
-RESTRICTING_OPTIONS = ("--grpc-restricted-protocol", "--http-restricted-api")
-_KEY_NAME = "ko-asr-key"  # of the header that Triton compares
 REPOSITORY_OPTIONS = ("--model-repository", "--model-store")
 
 
@@ -111,21 +106,6 @@ def with_defaults(arguments: Sequence[str], installation: Installation) -> list[
         added.append("--disable-auto-complete-config")  # our configurations are complete: start 1.5 s sooner
     if not any(_SHM_OPTION in argument for argument in arguments):
         added.append(f"--backend-config=python,{_SHM_OPTION}={_SHM_PREFIX}{os.getpid()}_")
-    return [*arguments, *added]
-
-
-def closed_to_clients(arguments: Sequence[str]) -> list[str]:
-    """``arguments``, and options that shut clients out of what recognition does not need.
-
-    Without the key, which nobody is told, no client registers shared memory, loads or unloads a model, sets
-    the log or traces. HTTP is off: Triton 2.51 dies of requests that its HTTP server cannot parse. An option
-    in ``arguments`` stands instead of ours.
-    """
-    given = {argument.partition("=")[0] for argument in arguments}
-    added = [] if "--allow-http" in given else ["--allow-http=false"]
-    for option in RESTRICTING_OPTIONS:
-        if option not in given:
-            added.append(f"{option}={','.join(RESTRICTED)}:{_KEY_NAME}={secrets.token_hex(16)}")
     return [*arguments, *added]
 
 

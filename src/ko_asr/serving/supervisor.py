@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import tritonclient.grpc as triton
 from ko_asr.errors import UserError
 from ko_asr.runtime import failure
 from ko_asr.serving.health import (
+    STALL_SECONDS,
     Answer,
     Judge,
     Look,
@@ -54,6 +56,15 @@ _QUEUE_FULL = "maximum queue size"
 _STATISTICS_SECONDS = 1.0  # that a server's counters may take
 
 
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a server is given."""
+
+    probe: float = 20.0  # to answer a probe, before another one is sent
+    stall: float = STALL_SECONDS  # without an answer and without work
+    start: float = 120.0  # without work, until it has answered for the first time
+
+
 class Supervisor:
     """Runs ``command`` with tritonserver's ``arguments`` until SIGTERM or SIGINT."""
 
@@ -63,15 +74,10 @@ class Supervisor:
         arguments: Sequence[str],
         *,
         interval: float = 2.0,
-        probe_seconds: float = 20.0,
-        start_seconds: float = 120.0,
+        patience: Patience | None = None,
         pauses: Pauses | None = None,
     ) -> None:
-        """Look every ``interval`` seconds; a probe is silent that was not answered in ``probe_seconds``.
-
-        A server is given up that never answered and computes nothing for ``start_seconds``. UserError without
-        a repository or gRPC.
-        """
+        """Look at the server every ``interval`` seconds. UserError without a repository or gRPC."""
         repositories = [value for name in REPOSITORY_OPTIONS for value in option_values(arguments, name)]
         ports = listening_ports(arguments)
         if not repositories or "grpc" not in ports:
@@ -82,9 +88,8 @@ class Supervisor:
         self.url = f"{'127.0.0.1' if address in _EVERYWHERE else address}:{port}"
         self._command = [str(command), *arguments]
         self._repository = repositories[0]
-        self._interval, self._probe_seconds = interval, probe_seconds
-        self._start_seconds = start_seconds
-        self._pauses = pauses or Pauses()
+        self._interval = interval
+        self._patience, self._pauses = patience or Patience(), pauses or Pauses()
         self._stop = threading.Event()
         self._server: subprocess.Popen | None = None
         self._answered_at: float | None = None  # the running server's first answers
@@ -144,8 +149,7 @@ class Supervisor:
     def _watch(self) -> str | None:
         """Wait until the server must be started again, and say why; None when this process is to stop."""
         assert self._server is not None
-        seconds = self._probe_seconds, self._start_seconds
-        with _Watch(self.url, self._repository, self._server.pid, *seconds) as watch:
+        with _Watch(self.url, self._repository, self._server.pid, self._patience) as watch:
             while not self._stop.wait(0.2 if self._answered_at is None else self._interval):
                 if (status := self._server.poll()) is not None:
                     return f"tritonserver ended with status {status}"
@@ -156,20 +160,20 @@ class Supervisor:
                     _say(f"tritonserver answers at {self.url}")
                     self._answered_at, self._served = time.monotonic(), True
                 elif not watch.starts():
-                    return f"tritonserver did not answer within {self._start_seconds:g} s"
+                    return "tritonserver has not answered and does nothing"
         return None
 
 
 class _Watch:
     """Looks at one running server: its processes, and every ensemble of its repository."""
 
-    def __init__(self, url: str, repository: str, process: int, probe_seconds: float, start: float) -> None:
+    def __init__(self, url: str, repository: str, process: int, patience: Patience) -> None:
         self._client = triton.InferenceServerClient(url, channel_args=_CHANNEL)
         names = served_ensembles(repository)
-        self._ensembles = [_Ensemble(self._client, name, probe_seconds) for name in names]
+        self._ensembles = [_Ensemble(self._client, name, patience) for name in names]
         self._process = process
         self._broken_before = False
-        self._starting = Judge(time.monotonic(), stall=start)
+        self._starting = Judge(time.monotonic(), stall=patience.start)
 
     def __enter__(self) -> "_Watch":
         return self
@@ -203,8 +207,8 @@ class _Watch:
 class _Ensemble:
     """Asks one ensemble, one question at a time; gRPC's threads take the answers."""
 
-    def __init__(self, client: triton.InferenceServerClient, name: str, seconds: float) -> None:
-        self._client, self._name, self._seconds = client, name, seconds
+    def __init__(self, client: triton.InferenceServerClient, name: str, patience: Patience) -> None:
+        self._client, self._name, self._patience = client, name, patience
         self._outcomes: queue.SimpleQueue[Probe] = queue.SimpleQueue()
         self._open = self._answered = False
         self._judge: Judge | None = None
@@ -219,10 +223,10 @@ class _Ensemble:
     def dead(self, cpu: float) -> str | None:
         """Judge what has come since the last look, ask again, and say why the ensemble is dead, if it is."""
         now = time.monotonic()
-        self._judge = self._judge or Judge(now)
+        self._judge = self._judge or Judge(now, self._patience.stall)
         probes = self._ended()
-        # Between answered probes nothing has to be known about the work of others.
-        answered = None if probes else self._requests_answered()
+        late = all(probe.answer is Answer.SILENT for probe in probes)
+        answered = self._requests_answered() if late else None
         reason = self._judge.dead(Look(now, probes, answered, cpu))
         self._ask()
         return reason and f"{self._name}: {reason}"
@@ -244,7 +248,7 @@ class _Ensemble:
             self._name,
             inputs,
             lambda result, error: outcomes.put(_outcome(error)),
-            client_timeout=self._seconds,
+            client_timeout=self._patience.probe,
             **stream,
         )
 
