@@ -31,7 +31,7 @@ ENV HOME=/tmp
 ENTRYPOINT ["python", "export/to_triton.py"]
 
 # Triton 26.08 carries TensorRT 11.2.1 and ONNX Runtime 1.28.0, CUDA 13.4 and Python 3.12.
-# Older releases than 26.07 have holes that NVIDIA has published: docs/serving.md, "Who may do what".
+# The holes that NVIDIA has published are closed in it: docs/serving.md, "What clients may do".
 FROM nvcr.io/nvidia/tritonserver:26.08-py3 AS serve
 WORKDIR /opt/ko-asr
 COPY requirements.txt requirements-gpu.txt constraints.txt ./

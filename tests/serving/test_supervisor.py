@@ -230,8 +230,8 @@ def test_clients_get_what_they_need_and_http_is_off(demo_served: Served) -> None
 
 
 def test_a_busy_server_is_left_alone(demo, tmp_path: Path) -> None:
-    """So many minutes of speech that probes go unanswered for many times the patience."""
-    patience = "interval=0.2, patience=Patience(probe=0.1, stall=2.0)"
+    """So much speech at once that probes stay unanswered for many times the patience."""
+    patience = "interval=0.2, patience=Patience(probe=0.1, stall=1.0)"
     with Served(demo.repository, tmp_path / "log", options=patience).running() as served:
         first = served.server()
 
@@ -239,16 +239,15 @@ def test_a_busy_server_is_left_alone(demo, tmp_path: Path) -> None:
             with triton.InferenceServerClient(served.url) as client:
                 return client.infer("asr", [noise(60)], client_timeout=120).as_numpy("text") is not None
 
-        with ThreadPoolExecutor(16) as pool:
-            begun = time.monotonic()
-            answers = pool.map(ask, range(16))
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(ask, range(8))
             time.sleep(1.0)
             with (
                 triton.InferenceServerClient(served.url) as client,
                 pytest.raises(Exception, match="Deadline"),
             ):
                 client.infer("asr", [noise(1)], client_timeout=0.1)
-            assert all(answers) and time.monotonic() - begun > 4.0
+            assert all(answers)
         assert served.server() == first and served.said("is dead") == 0
 
 

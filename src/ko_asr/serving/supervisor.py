@@ -182,7 +182,12 @@ class _Watch:
         self._client.close()
 
     def answers(self) -> bool:
-        """Ask again, and tell whether every ensemble has answered; a server without one must be ready."""
+        """Ask again, and tell whether every ensemble has answered; a server without one must be ready.
+
+        What answers before the command has become tritonserver is somebody else's, which holds the port.
+        """
+        if [process.name for process in process_tree(self._process)][:1] != ["tritonserver"]:
+            return False
         if not self._ensembles:
             with contextlib.suppress(triton.InferenceServerException):
                 return self._client.is_server_ready(client_timeout=_STATISTICS_SECONDS)
