@@ -4,8 +4,8 @@
 
 Exit status 0 when all answer, or when the server is late but works; 1 when not, with the reason in one line.
 Triton's own ready endpoint stays true when a model's process has died, and Triton never starts that process
-again; with --stop PID the server is ended then, so that a restart policy brings it back. It is not ended for
-being slow, full or not ready yet.
+again. With --stop PID the server is ended then, so that a restart policy brings it back, and when the checks of
+half a minute find that it neither answers nor works. It is not ended for being slow, full or not ready yet.
 
 Standard library only: this runs inside NVIDIA's container, which has no tritonclient.
 """
@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,15 @@ from urllib.parse import quote, urlsplit
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
 
-from ko_asr.serving.health import UNHEALTHY, broken_process, computes, cpu_seconds, process_tree, server_at
+from ko_asr.serving.health import (
+    STALL_SECONDS,
+    UNHEALTHY,
+    broken_process,
+    computes,
+    cpu_seconds,
+    process_tree,
+    server_at,
+)
 
 AUDIO = "audio"  # the input that every ensemble of this project takes
 SILENCE = [0.0] * 1600  # 100 ms at 16 kHz: more than any front end's window
@@ -184,16 +193,40 @@ def main() -> int:
     options = parser.parse_args()
     try:
         state = check(options.url, options.timeout, options.stop or process_of(options.url))
-        print(f"{options.url} is {state}")
     except (NotReady, Late) as error:
         print(f"{options.url} is not ready: {error}")
+        if options.stop and hangs(options.stop, isinstance(error, Late)):
+            end(options.stop)
         return 1
     except ModelFailed as error:
         print(f"{options.url} has lost a model: {error}")
-        if options.stop is not None:
-            os.kill(options.stop, signal.SIGTERM)
+        if options.stop:
+            end(options.stop)
         return 1
+    if options.stop:
+        hangs(options.stop, False)
+    print(f"{options.url} is {state}")
     return 0
+
+
+def hangs(pid: int, late: bool) -> bool:
+    """Whether the checks in a row that found the server ``late``, this one too, span a stall's seconds.
+
+    A file remembers the first of them.
+    """
+    mark = Path(tempfile.gettempdir(), f"ko_asr_late_{pid}")
+    if not late:
+        mark.unlink(missing_ok=True)
+        return False
+    if not mark.exists():
+        mark.touch()
+    return time.time() - mark.stat().st_mtime >= STALL_SECONDS
+
+
+def end(pid: int) -> None:
+    """End the server, which may be stopped and then would not see the signal."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
 
 
 if __name__ == "__main__":

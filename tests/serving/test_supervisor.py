@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from ko_asr.client.offline import AsrClient
 from ko_asr.serving.access import RESTRICTED, RESTRICTING_OPTIONS, closed_to_clients
 from ko_asr.serving.health import Answer, Judge, Look, Pauses, Probe, Process, broken_process, process_tree
-from ko_asr.serving.server import free_ports, is_alive
+from ko_asr.serving.server import TritonServer, free_ports, is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERED, FAILED, REFUSED, SILENT = (Probe(answer, "why") for answer in Answer)
@@ -269,26 +269,63 @@ input [{ name: "audio" data_type: TYPE_FP32 dims: [-1] }]
 output [{ name: "text" data_type: TYPE_FP32 dims: [1] }]
 instance_group [{ kind: KIND_CPU }]
 """
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 4
+input [{ name: "audio" data_type: TYPE_FP32 dims: [-1] }]
+output [{ name: "text" data_type: TYPE_FP32 dims: [1] }]
+ensemble_scheduling { step [{
+  model_name: "hanging" model_version: -1
+  input_map { key: "audio" value: "audio" }
+  output_map { key: "text" value: "text" }
+}] }
+"""
 
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A repository whose model hangs while there is a file "hang" beside the model."""
-    folder = tmp_path / "triton" / "asr"
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(CONFIG, encoding="utf-8")
-    (folder / "1" / "model.py").write_text(HANGS.format(folder=str(folder)), encoding="utf-8")
-    return tmp_path / "triton"
+    """A repository whose ensemble hangs while there is a file "hang" beside it."""
+    repository = tmp_path / "triton"
+    for name, config in (("asr", ENSEMBLE), ("hanging", CONFIG)):
+        (repository / name / "1").mkdir(parents=True)
+        (repository / name / "config.pbtxt").write_text(config, encoding="utf-8")
+    model = HANGS.format(folder=str(tmp_path))
+    (repository / "hanging" / "1" / "model.py").write_text(model, encoding="utf-8")
+    return repository
 
 
 @pytest.mark.slow  # needs the server's installation
 def test_a_server_that_hangs_is_dead(hanging: Path, tmp_path: Path) -> None:
     options = "interval=0.3, patience=Patience(probe=1.0, stall=3.0)"
     with Served(hanging, tmp_path / "log", options=options).running() as served:
-        (hanging / "asr" / "hang").touch()
+        (tmp_path / "hang").touch()
         served.wait_until_it_says("is dead: asr: nothing was answered or computed for 3 s", 1, 15)
-        (hanging / "asr" / "hang").unlink()
+        (tmp_path / "hang").unlink()
         served.wait_until_it_says("answers at", 2, 30)
+
+
+@pytest.mark.slow
+def test_the_containers_check_ends_a_server_that_hangs(hanging: Path, tmp_path: Path) -> None:
+    """After half a minute, which the file that it leaves has been made to show here."""
+    with TritonServer(hanging, ROOT / ".server") as server:
+        assert server.process is not None
+        pid = str(server.process.pid)
+        command = [sys.executable, str(ROOT / "export/healthcheck.py"), "--url", server.http_url]
+        command += ["--timeout", "2", "--stop", pid]
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+
+        def check() -> tuple[int, str]:
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
+            return done.returncode, done.stdout.strip()
+
+        assert check() == (0, f"{server.http_url} is alive: asr")
+        (tmp_path / "hang").touch()
+        late = (1, f"{server.http_url} is not ready: no answer to /v2/models/asr/infer in time")
+        assert check() == late and server.process.poll() is None
+        mark = tmp_path / f"ko_asr_late_{pid}"
+        os.utime(mark, (time.time() - 31, time.time() - 31))
+        assert check() == late
+        server.process.wait(20)
 
 
 @pytest.mark.slow
