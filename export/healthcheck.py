@@ -4,7 +4,7 @@
 
 Exit status 0 when all answer, or when the server is late but works; 1 when not, with the reason in one line.
 Triton's own ready endpoint stays true when a model's process has died, and Triton never starts that process
-again. With --stop PID the server is ended then, so that a restart policy brings it back, and when the checks of
+again. With --stop PID the server is ended then, so that a restart policy brings it back, and when checks for
 half a minute find that it neither answers nor works. It is not ended for being slow, full or not ready yet.
 
 Standard library only: this runs inside NVIDIA's container, which has no tritonclient.
