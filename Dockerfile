@@ -30,8 +30,9 @@ FROM train AS export
 ENV HOME=/tmp
 ENTRYPOINT ["python", "export/to_triton.py"]
 
-# Triton 26.01 carries TensorRT 10.13.3 and ONNX Runtime 1.23.2, CUDA 13 and Python 3.12.
-FROM nvcr.io/nvidia/tritonserver:26.01-py3 AS serve
+# Triton 26.08 carries TensorRT 11.2.1 and ONNX Runtime 1.28.0, CUDA 13.4 and Python 3.12.
+# The holes that NVIDIA has published are closed in it: docs/serving.md, "What clients may do".
+FROM nvcr.io/nvidia/tritonserver:26.08-py3 AS serve
 WORKDIR /opt/ko-asr
 COPY requirements.txt requirements-gpu.txt constraints.txt ./
 # What export/build_plan.py needs and the image lacks: Python bindings of the image's own TensorRT, and ONNX
@@ -40,12 +41,14 @@ RUN sed -nE 's/^tensorrt==/tensorrt-cu13-bindings==/p; /^onnxruntime==/p; /^nump
         requirements.txt requirements-gpu.txt > requirements-plan.txt \
     && pip install --no-cache-dir --target plan-packages -r requirements-plan.txt -c constraints.txt
 COPY src/ko_asr src/ko_asr
-COPY export/build_plan.py export/healthcheck.py export/
+COPY export/build_plan.py export/closed_server.py export/healthcheck.py export/
 # As ko_asr.serving.server's PROCESS_SETTINGS: one thread a Python model, and freed memory is kept.
 ENV OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=134217728
 USER 1000
-EXPOSE 8000 8001 8002
+EXPOSE 8001 8002
 HEALTHCHECK --interval=4s --timeout=5s --retries=2 --start-period=120s \
     CMD ["python3", "/opt/ko-asr/export/healthcheck.py"]
-# Each Python model needs shared memory: run with --shm-size=512m.
-CMD ["tritonserver", "--model-repository=/models", "--exit-timeout-secs=30"]
+# Each Python model needs shared memory: run with --shm-size=512m. HTTP is for the health check alone, so it
+# listens inside the container only.
+CMD ["python3", "/opt/ko-asr/export/closed_server.py", "tritonserver", "--model-repository=/models", \
+    "--exit-timeout-secs=30", "--allow-http=true", "--http-address=127.0.0.1"]

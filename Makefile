@@ -27,7 +27,7 @@ help:
 	@echo "make test    lint, types and every test (trains the demo model once)"
 	@echo "make docs    build the documentation site (build/site/index.html)"
 	@echo "make test-fast   the tests that need neither a trained model nor NeMo"
-	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8000 HTTP, 8001 gRPC, 8002 metrics)"
+	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8001 gRPC, 8002 metrics)"
 	@echo "make lmplz   build KenLM's estimator, for language models of any size"
 	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
 

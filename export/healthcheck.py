@@ -1,10 +1,11 @@
-"""Ask a Triton server for one inference of every ensemble that takes audio, over HTTP.
+"""Look at a Triton server's processes, and ask every ensemble that takes audio for an inference over HTTP.
 
     python3 export/healthcheck.py --url 127.0.0.1:8000
 
-Exit status 0 when all answer, 1 when not, with the reason in one line. Triton's own ready endpoint stays
-true when a model's process has died, and Triton never starts that process again; with --stop PID the server
-is ended then, so that a restart policy brings it back. It is not ended for being slow, full or not ready yet.
+Exit status 0 when all answer, or when the server is late but works; 1 when not, with the reason in one line.
+Triton's own ready endpoint stays true when a model's process has died, and Triton never starts that process
+again. With --stop PID the server is ended then, so that a restart policy brings it back, and when checks for
+half a minute find that it neither answers nor works. It is not ended for being slow, full or not ready yet.
 
 Standard library only: this runs inside NVIDIA's container, which has no tritonclient.
 """
@@ -17,23 +18,44 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "src"))
+
+from ko_asr.serving.health import (
+    STALL_SECONDS,
+    UNHEALTHY,
+    broken_process,
+    computes,
+    cpu_seconds,
+    process_tree,
+    server_at,
+)
 
 AUDIO = "audio"  # the input that every ensemble of this project takes
 SILENCE = [0.0] * 1600  # 100 ms at 16 kHz: more than any front end's window
 CONFIRM = 1.0  # seconds until a failed model is asked again
+RESERVE = 1.0  # seconds kept for the counters of a server that is late
 UNAVAILABLE = 503  # no stream is free, or a queue is full: busy, not dead
+MOST_PROBES = 8  # of one ensemble
+LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class NotReady(Exception):
-    """The server cannot be asked, or not in time."""
+    """The server cannot be asked."""
+
+
+class Late(Exception):
+    """The server does not answer in time."""
 
 
 class ModelFailed(Exception):
-    """A loaded model answers an inference with an error."""
+    """A loaded model answers an inference with an error, or its process does not run."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class Server:
         """Status and parsed JSON (None for an empty body) of one request."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise NotReady("no answer in time")
+            raise Late(f"no answer to {path} in time")
         text = None if body is None else json.dumps(body)
         try:
             with contextlib.closing(http.client.HTTPConnection(self.url, timeout=left)) as connection:
@@ -55,28 +77,36 @@ class Server:
                 response = connection.getresponse()
                 answer = response.read()
             return response.status, json.loads(answer) if answer else None
+        except TimeoutError as error:
+            raise Late(f"no answer to {path} in time") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NotReady(f"no answer to {path} ({error})") from error
 
-    def get(self, method: str, path: str, body: Any = None) -> Any:
+    def get(self, path: str) -> Any:
         """The JSON of a request that must succeed."""
-        status, answer = self.ask(method, path, body)
+        status, answer = self.ask("GET", path)
         if status != 200:
             raise NotReady(f"{path} answers {status}")
         return answer
 
-    def ensembles(self) -> dict[str, bool]:
-        """Name -> True for streams, of each loaded ensemble whose only required input is audio."""
-        loaded = [
-            m["name"] for m in self.get("POST", "/v2/repository/index", {}) if m.get("state") == "READY"
-        ]
-        configs = {name: self.get("GET", f"/v2/models/{quote(name)}/config") for name in loaded}
+    def answered(self) -> dict[str, int]:
+        """Name -> requests answered so far, of each loaded model."""
+        models = self.get("/v2/models/stats")["model_stats"]
+        return {model["name"]: model["inference_stats"]["success"]["count"] for model in models}
+
+    def ensembles(self) -> dict[str, tuple[bool, int]]:
+        """Name -> (True for streams, probes that reach each process) of the ensembles that take audio."""
+        configs = {name: self.get(f"/v2/models/{quote(name)}/config") for name in self.answered()}
         found = {}
         for name, config in configs.items():
             required = [tensor["name"] for tensor in config.get("input", []) if not tensor.get("optional")]
             if config.get("platform") == "ensemble" and required == [AUDIO]:
-                steps = [step["model_name"] for step in config["ensemble_scheduling"]["step"]]
-                found[name] = any("sequence_batching" in configs.get(step, {}) for step in steps)
+                steps = [
+                    configs.get(step["model_name"], {}) for step in config["ensemble_scheduling"]["step"]
+                ]
+                groups = [group for step in steps for group in step.get("instance_group", [])]
+                most = max((int(group.get("count", 1)) for group in groups), default=1)
+                found[name] = any("sequence_batching" in step for step in steps), min(most, MOST_PROBES)
         return found
 
     def infer(self, name: str, stream: bool) -> None:
@@ -94,21 +124,63 @@ class Server:
             raise ModelFailed(f"{name} answers {status}: {' '.join(str(reason).split())}")
 
     def answering(self) -> list[str]:
-        """Ask every ensemble, and return their names. NotReady or ModelFailed when one does not answer."""
-        self.get("GET", "/v2/health/ready")
+        """Ask every ensemble, and return their names. Raises when one does not answer.
+
+        Triton gives an idle model's requests to its processes in turn.
+        """
+        self.get("/v2/health/ready")
         found = self.ensembles()
-        for name, stream in found.items():
-            self.infer(name, stream)
+        for name, (stream, probes) in found.items():
+            for _ in range(probes):
+                self.infer(name, stream)
         return sorted(found)
 
 
-def ask_twice(url: str, timeout: float) -> list[str]:
+def look_at_processes(pid: int | None) -> None:
+    """Raise ModelFailed when a process of the server ``pid`` does not run."""
+    for confirmed in (False, True):
+        broken = broken_process(process_tree(pid)) if pid else None
+        if broken is None:
+            return
+        if not confirmed:  # a process ends when its model is unloaded, too
+            time.sleep(CONFIRM / 2)
+    raise ModelFailed(broken)
+
+
+def ask_twice(server: Server) -> list[str]:
     """Ask once more after a failure, because one error may be one request's bad luck."""
-    server = Server(url, time.monotonic() + timeout)
-    with contextlib.suppress(ModelFailed):
+    try:
         return server.answering()
+    except ModelFailed as error:
+        if UNHEALTHY in str(error):  # Triton has looked at the process
+            raise
     time.sleep(CONFIRM)
     return server.answering()
+
+
+def process_of(url: str) -> int | None:
+    """The process id of the server at ``url``, where it is one of this machine."""
+    address = urlsplit(f"//{url}")
+    return server_at(address.port or 80) if address.hostname in LOCAL else None
+
+
+def check(url: str, timeout: float, pid: int | None) -> str:
+    """What the server at ``url`` is, if it lives. Raises NotReady, Late or ModelFailed when it does not."""
+    began = time.monotonic()
+    look_at_processes(pid)
+    cpu, counters = cpu_seconds(process_tree(pid)) if pid else 0.0, {}
+    measured = time.monotonic()
+    patient = Server(url, began + timeout)
+    try:
+        counters = patient.answered()
+        names = ask_twice(Server(url, began + timeout - RESERVE))
+    except Late:
+        if pid and computes(cpu_seconds(process_tree(pid)) - cpu, time.monotonic() - measured):
+            return "busy"
+        if any(count > counters.get(name, count) for name, count in patient.answered().items()):
+            return "busy"
+        raise
+    return f"alive: {', '.join(names) or 'no ensemble'}"
 
 
 def main() -> int:
@@ -120,17 +192,41 @@ def main() -> int:
     parser.add_argument("--stop", type=int, metavar="PID", help="end this process when a model is dead")
     options = parser.parse_args()
     try:
-        names = ask_twice(options.url, options.timeout)
-    except NotReady as error:
+        state = check(options.url, options.timeout, options.stop or process_of(options.url))
+    except (NotReady, Late) as error:
         print(f"{options.url} is not ready: {error}")
+        if options.stop and hangs(options.stop, isinstance(error, Late)):
+            end(options.stop)
         return 1
     except ModelFailed as error:
         print(f"{options.url} has lost a model: {error}")
-        if options.stop is not None:
-            os.kill(options.stop, signal.SIGTERM)
+        if options.stop:
+            end(options.stop)
         return 1
-    print(f"{options.url} is alive: {', '.join(names) or 'no ensemble'}")
+    if options.stop:
+        hangs(options.stop, False)
+    print(f"{options.url} is {state}")
     return 0
+
+
+def hangs(pid: int, late: bool) -> bool:
+    """Whether the checks in a row that found the server ``late``, this one too, span a stall's seconds.
+
+    A file remembers the first of them.
+    """
+    mark = Path(tempfile.gettempdir(), f"ko_asr_late_{pid}")
+    if not late:
+        mark.unlink(missing_ok=True)
+        return False
+    if not mark.exists():
+        mark.touch()
+    return time.time() - mark.stat().st_mtime >= STALL_SECONDS
+
+
+def end(pid: int) -> None:
+    """End the server, which may be stopped and then would not see the signal."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 - "accepted by the TensorRT-RTX parser and builder": every exported graph goes through `build_plan` with
   TensorRT-RTX, which compiles on a CPU (`make setup-rtx`). It cannot run there.
 - the API check: every name that `ko_asr.export.tensorrt` and its callers take from ``tensorrt`` exists in the
-  real Python bindings of 10.13, 10.16 and 11.4, imported over stub libraries.
+  real Python bindings of 10.13, 11.2 and 11.4, imported over stub libraries.
 - a plan that is missing or stale is refused at start.
 
 Streaming graphs: streaming/test_precision.py.
@@ -30,7 +30,7 @@ from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
 RTX = ROOT / ".rtx" / "bin" / "python"
-BINDINGS = ("10.13.3.9", "10.16.1.11", "11.4.0.106")
+BINDINGS = ("10.13.3.9", "11.2.1.2", "11.4.0.106")
 
 # In a process of its own: TensorRT-RTX may crash on a graph that it does not like.
 BUILD = """

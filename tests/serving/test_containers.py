@@ -4,6 +4,7 @@ NVIDIA's image is neither built nor run here: Dockerfile and compose.yaml are li
 compared with the repository's files and with each other.
 """
 
+import json
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +30,8 @@ from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.driver import compute_capability
 from ko_asr.runtime.plan_record import PlanRecord, library_version, save_plan
 from ko_asr.runtime.stream_contract import StreamingContract
+from ko_asr.serving.access import RESTRICTED, RESTRICTING_OPTIONS, closed_to_clients
+from ko_asr.serving.health import process_tree
 from ko_asr.serving.server import PROCESS_SETTINGS, TritonServer
 from ko_asr.serving.staging import staging
 
@@ -153,7 +157,8 @@ def test_every_stage_copies_what_exists_and_runs_as_a_user() -> None:
         for copy in stage["COPY"]:
             assert all((ROOT / source).exists() for source in copy.split()[:-1]), copy
     assert in_image("export", "export/to_triton.py") and in_image("train", "recipes/train_ctc.py")
-    for path in ("src/ko_asr/export/streaming/plan.py", "export/build_plan.py", "export/healthcheck.py"):
+    library = ("src/ko_asr/export/streaming/plan.py", "src/ko_asr/serving/health.py")
+    for path in (*library, *(f"export/{name}.py" for name in ("build_plan", "closed_server", "healthcheck"))):
         assert in_image("serve", path), path
     assert not in_image("serve", "export/to_triton.py")
     assert STAGES["export"]["ENTRYPOINT"] == ['["python", "export/to_triton.py"]']
@@ -182,7 +187,7 @@ def test_the_served_repository_is_read_only_and_its_health_an_inference(name: st
     service, stage = SERVICES[name], STAGES["serve"]
     assert service["volumes"] == ["./triton:/models:ro"]
     (command,) = stage["CMD"]
-    assert '"--model-repository=/models"' in command
+    assert '"--model-repository=/models"' in command and "command" not in service
     exit_timeout = re.search(r"--exit-timeout-secs=(\d+)", command)
     assert exit_timeout and int(service["stop_grace_period"].removesuffix("s")) > int(exit_timeout[1])
     ports = [port.rsplit(":", 2)[1:] for port in service["ports"]]
@@ -194,6 +199,33 @@ def test_the_served_repository_is_read_only_and_its_health_an_inference(name: st
         assert f"--{key}={check[key]} " in stage["HEALTHCHECK"][0]
     noticed = check["retries"] * int(check["interval"].removesuffix("s"))
     assert noticed <= 10  # seconds until Docker calls a server with a dead model unhealthy
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_can_do_no_more_than_it_must(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True and service["tmpfs"] == ["/tmp"]
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc"} & set(service)
+
+
+def test_the_serve_stage_is_as_closed_as_make_serve(tmp_path: Path) -> None:
+    """Its command, run with a script in tritonserver's place that shows what it is given."""
+    command = json.loads(STAGES["serve"]["CMD"][0])
+    assert command[:3] == ["python3", "/opt/ko-asr/export/closed_server.py", "tritonserver"]
+    shown = tmp_path / "tritonserver"
+    shown.write_text('#!/bin/sh\nprintf "%s\\n" "$$" "$@"\n', encoding="utf-8")
+    shown.chmod(0o755)
+    script = str(ROOT / "export" / "closed_server.py")
+    line = [sys.executable, "-I", "-S", script, str(shown), *command[3:]]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, encoding="utf-8")
+    pid, *given = process.communicate(timeout=20)[0].split()
+    assert int(pid) == process.pid  # signals reach tritonserver itself
+    assert given[: len(command[3:])] == command[3:] and "--http-address=127.0.0.1" in given
+    without_keys = [option.rpartition("=")[0] for option in given]
+    added = [option.rpartition("=")[0] for option in closed_to_clients([])[1:]]
+    assert without_keys[len(command[3:]) :] == added and len(added) == len(RESTRICTING_OPTIONS)
+    assert all(f"{','.join(RESTRICTED)}:" in option for option in added)
 
 
 def test_the_plan_is_built_before_it_is_served() -> None:
@@ -265,10 +297,8 @@ def healthcheck(url: str, *arguments: str) -> tuple[int, str]:
 
 def processes(parent: int, model: str) -> list[int]:
     """The processes of a Python model."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split()
-    return [
-        int(pid) for pid in children if f"/{model}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found = [process.pid for process in process_tree(parent) if process.state != "Z"]
+    return [pid for pid in found if f"/{model}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def occupy_stream(url: str, samples: int) -> str:
@@ -302,17 +332,53 @@ def test_a_dead_model_is_noticed_and_the_server_ended(demo, streaming_repository
         assert failure.is_full(occupy_stream(server.url, samples))
         assert healthcheck(server.http_url) == (0, output)
         assert server.process is not None
-        victims = processes(server.process.pid, "asr_streaming_decoder")
-        assert victims
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+        os.kill(processes(server.process.pid, "asr_streaming_decoder")[0], signal.SIGKILL)
         started = time.monotonic()
         status, output = healthcheck(server.http_url, "--stop", str(server.process.pid))
-        assert status == 1 and "has lost a model: asr_streaming answers 500" in output, output
+        assert status == 1 and "has lost a model: a model's process" in output, output
         assert time.monotonic() - started < 10
         server.process.wait(15)
         status, output = healthcheck(server.http_url)
         assert status == 1 and "is not ready" in output
+
+
+@pytest.mark.parametrize(
+    "address, stopped, died",
+    [("127.0.0.1", "is stopped", "has died"), ("127.0.0.2", "is not healthy", "is not healthy")],
+)
+def test_half_a_model_is_dead_to_every_check(demo, address: str, stopped: str, died: str) -> None:
+    """By its processes where it listens at the usual address, and else, as from afar, by its answers."""
+    with TritonServer(demo.repository, demo.server, [f"--http-address={address}"]) as server:
+        assert server.process is not None
+        url = server.http_url.replace("127.0.0.1", address)
+        assert healthcheck(url)[0] == 0
+        victim, _ = processes(server.process.pid, "asr_encoder")
+        os.kill(victim, signal.SIGSTOP)
+        said = [healthcheck(url)]
+        os.kill(victim, signal.SIGKILL)
+        said += [healthcheck(url) for _ in range(6)]
+        assert {status for status, _ in said} == {1}, said
+        assert stopped in said[0][1] and all(died in output for _, output in said[1:]), said
+
+
+def test_a_busy_server_is_healthy(demo) -> None:
+    with TritonServer(demo.repository, demo.server) as server:
+        samples = np.random.default_rng(0).normal(0, 0.1, (1, 16_000 * 60)).astype(np.float32)
+        audio = triton.InferInput(tensors.AUDIO, list(samples.shape), "FP32")
+        audio.set_data_from_numpy(samples)
+
+        def ask(_: int) -> None:
+            with triton.InferenceServerClient(server.url) as client:
+                client.infer("asr", [audio], client_timeout=120)
+
+        with ThreadPoolExecutor(12) as pool:
+            load = [pool.submit(ask, number) for number in range(12)]
+            time.sleep(1.0)
+            said = {healthcheck(server.http_url, "--timeout", "1.3")}
+            while not all(asked.done() for asked in load):
+                said.add(healthcheck(server.http_url, "--timeout", "1.3"))
+            assert [asked.result() for asked in load] and {status for status, _ in said} == {0}, said
+        assert f"{server.http_url} is busy" in {output for _, output in said}
 
 
 def test_the_serve_stage_sets_what_the_servers_own_launcher_sets() -> None:

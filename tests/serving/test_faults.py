@@ -250,7 +250,7 @@ def survived(supervised: Supervised, audio: np.ndarray) -> str:
         half = len(audio) // 2
         results = stream.send(audio[:half])
         os.kill(model_process(supervised.process.pid, "asr_streaming_decoder"), signal.SIGKILL)
-        supervised.wait_until_it_says("does not answer inferences", 10)
+        supervised.wait_until_it_says("tritonserver is dead: a model's process", 10)
         return text_of([*results, *stream.send(audio[half:]), *stream.finish()])
 
 

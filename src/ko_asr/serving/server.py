@@ -307,11 +307,26 @@ def served_ensembles(repository: str | Path) -> list[str]:
     return found
 
 
-def is_alive(url: str, repository: str | Path | None = None) -> bool:
-    """True when every ensemble of ``repository`` answers an inference at ``url``.
+def probe_request(ensemble: str) -> tuple[list, dict[str, int | bool]]:
+    """Inputs and options of tritonclient's ``infer`` for an inference that costs an ensemble little.
 
-    A streaming ensemble is asked for a stream without audio. Without ``repository`` it is ``asr`` that must
-    answer; a repository without ensembles must be ready.
+    A second of silence; for a streaming ensemble a stream without audio.
+    """
+    import tritonclient.grpc as triton
+
+    samples, stream = 16_000, {}
+    if ensemble != tensors.ENSEMBLE:
+        sequence = secrets.randbelow(2**63 - 1) + 1
+        samples, stream = 0, {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
+    audio = triton.InferInput(tensors.AUDIO, [1, samples], "FP32")
+    audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+    return [audio], stream
+
+
+def is_alive(url: str, repository: str | Path | None = None) -> bool:
+    """True when every ensemble of ``repository`` answers one inference at ``url`` within 30 s.
+
+    Without ``repository`` it is ``asr`` that must answer; a repository without ensembles must be ready.
     """
     import tritonclient.grpc as triton
 
@@ -320,14 +335,9 @@ def is_alive(url: str, repository: str | Path | None = None) -> bool:
         if not client.is_server_ready(client_timeout=2):
             return False
         for name in ensembles:
-            samples, stream = 16_000, {}
-            if name != tensors.ENSEMBLE:
-                sequence = secrets.randbelow(2**63 - 1) + 1
-                samples, stream = 0, {"sequence_id": sequence, "sequence_start": True, "sequence_end": True}
-            audio = triton.InferInput(tensors.AUDIO, [1, samples], "FP32")
-            audio.set_data_from_numpy(np.zeros((1, samples), np.float32))
+            inputs, stream = probe_request(name)
             try:
-                client.infer(name, [audio], client_timeout=30, **stream)
+                client.infer(name, inputs, client_timeout=30, **stream)
             except triton.InferenceServerException as error:
                 if not failure.is_full(str(error)):  # a server with no place left answers, so it lives
                     raise
