@@ -100,8 +100,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
         while True:
-            self._start()
-            reason = self._watch()
+            reason = self._start() or self._watch()
             if self._stop.is_set():
                 return self._end(_STOP_SECONDS)
             if not self._served:
@@ -116,8 +115,8 @@ class Supervisor:
 
     def _give_up(self, reason: str | None) -> int:
         """End what never answered. A server that has ended by itself has said why."""
-        assert self._server is not None
-        if (status := self._server.poll()) is None:
+        status = None if self._server is None else self._server.poll()
+        if status is None:
             _say(f"{reason}: stopping it for good, see the log above")
             status = 1
         self._end(_BROKEN_STOP_SECONDS)
@@ -128,17 +127,23 @@ class Supervisor:
         if self._server is not None:
             self._server.terminate()
 
-    def _start(self) -> None:
+    def _start(self) -> str | None:
+        """Start the server; a sentence when the machine cannot, for want of memory or processes."""
         remove_stale_shared_memory()
-        self._answered_at = None
-        # In a process group of its own, so that what it started can be ended with it.
-        self._server = subprocess.Popen([*DYING_WITH_PARENT, *self._command], process_group=0)
+        self._server = self._answered_at = None
+        try:
+            # In a process group of its own, so that what it started can be ended with it.
+            self._server = subprocess.Popen([*DYING_WITH_PARENT, *self._command], process_group=0)
+        except OSError as error:
+            return f"tritonserver cannot be started ({error})"
         if self._stop.is_set():  # the signal came while there was no server to pass it to
             self._server.terminate()
+        return None
 
     def _end(self, seconds: float) -> int:
         """End the server and the processes of its models, of which a stopped one ends by SIGKILL only."""
-        assert self._server is not None
+        if self._server is None:
+            return 1
         self._server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._server.wait(seconds)
