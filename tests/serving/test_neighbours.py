@@ -33,7 +33,9 @@ OPTIONS = {
     "1e999": b'{"endpointing": {"max_utterance_ms": 1e999}}',
     "an integer of 5,000 digits": b'{"endpointing": {"max_utterance_ms": ' + b"9" * 5000 + b"}}",
     "a score that is no number": b'{"keywords": ["\xea\xb0\x80:nan"]}',
-    "too many letters": json.dumps({"keywords": [letter * 100 for letter in "가나다라마바"]}).encode(),
+    "too many letters": json.dumps(
+        {"keywords": [letter * 100 for letter in "가나다라마바사아자차카"]}
+    ).encode(),
     "marks that never end": json.dumps({"keywords": ["\u0301\u0323" * 8000]}, ensure_ascii=False).encode(),
     "too long": b" " * 300_000,
     "nothing": b"",

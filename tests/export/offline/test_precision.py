@@ -53,6 +53,7 @@ def half(demo, tmp_path_factory) -> Path:
         "target=tensorrt",
         f"gate_manifest={demo.manifests['eval_clean']}",
         "gate_utterances=24",
+        "max_cer_rise=0.005",  # one letter of so few utterances is 0.25 %
     )
     assert done.returncode == 0, done.stderr
     assert "fp16 against fp32, CER" in done.stdout
