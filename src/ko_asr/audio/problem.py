@@ -14,4 +14,8 @@ class MissingFile(AudioProblem):
 
 
 class UnknownFormat(AudioProblem):
-    """Not audio that libsndfile reads."""
+    """Not audio that libsndfile reads; ``kind`` names the format where its first bytes tell, or is empty."""
+
+    def __init__(self, reason: str, said: str, kind: str) -> None:
+        super().__init__(reason, said)
+        self.kind = kind

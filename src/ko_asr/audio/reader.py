@@ -23,13 +23,14 @@ from ko_asr.audio.problem import AudioProblem, MissingFile, UnknownFormat
 _BLOCK_SECONDS = 5.0
 _SLACK_SECONDS = 0.05  # headers that are off by a few bytes lose nothing that can be heard
 _PADDING_SECONDS = 0.5  # headers of compressed files may count the encoder's padding, and labels are rounded
+MP4, WEBM, AMR, AAC = "M4A or MP4", "WebM or Matroska", "AMR", "AAC"
 _FOREIGN = (
-    (4, b"ftyp", "M4A or MP4"),
-    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
+    (4, b"ftyp", MP4),
+    (0, b"\x1a\x45\xdf\xa3", WEBM),
     (0, b"\x30\x26\xb2\x75", "WMA"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"\xff\xf1", "AAC"),
-    (0, b"\xff\xf9", "AAC"),
+    (0, b"#!AMR", AMR),
+    (0, b"\xff\xf1", AAC),
+    (0, b"\xff\xf9", AAC),
 )
 
 
@@ -260,6 +261,7 @@ def _not_audio(file: BinaryIO, error: Exception) -> AudioProblem:
         f"unreadable audio ({reason})",
         f"is no audio that libsndfile reads (WAV, FLAC, OGG, Opus, MP3, AIFF ...){is_kind}: convert it "
         f"first, with {convert_command()}",
+        kind,
     )
 
 
