@@ -117,7 +117,8 @@ def test_an_unknown_model_is_not_found(gateway, files: list[Path]) -> None:
 
 def test_every_refusal_has_the_shape(gateway, files: list[Path]) -> None:
     audio, model = {"file": files[0].read_bytes()}, {"model": "asr"}
-    assert gateway.error(400, data=model)["param"] == "file"
+    assert gateway.error(400, files={"model": (None, "asr")})["param"] == "file"
+    assert gateway.error(415, data=model)["param"] == "file"
     assert gateway.error(400, files=audio)["param"] == "model"
     assert gateway.error(400, data={"model": ["asr", "asr"]}, files=audio)["param"] == "model"
     assert gateway.error(400, data={**model, "file": "speech.wav"}, files={"other": b"1"})["param"] == "file"
@@ -144,6 +145,4 @@ def test_curl_and_the_plain_route(gateway, files: list[Path]) -> None:
     body = answer.json()
     assert set(body) == {"text", "confidence", "processing_time_ms"} and body["processing_time_ms"] > 0
     assert body["text"] == gateway.text(files[3]) and 0 < body["confidence"] <= 1
-    assert (
-        httpx.post(f"{gateway.url}/v1/transcribe", files={"file": b"1"}).json()["error"]["param"] == "audio"
-    )
+    assert gateway.error(400, path="/v1/transcribe", files={"file": b"1"})["param"] == "audio"
