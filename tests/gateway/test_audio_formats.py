@@ -113,18 +113,16 @@ def test_channels_that_cancel_out_are_heard(gateway, files, speech) -> None:
 
 def test_a_wav_that_claims_two_terabytes_is_read_as_what_it_is(gateway, files, speech) -> None:
     samples = np.clip(np.round(speech * 32768), -32768, 32767).astype("<i2").tobytes()
-    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
-    streamed = b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVE" + form
-    assert sent(gateway, streamed + b"data" + struct.pack("<I", 0xFFFFFFFF) + samples) == gateway.text(
-        files[0]
-    )
+    form, unset = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16), b"\xff" * 4
+    streamed = b"RIFF" + unset + b"WAVE" + form + b"data" + unset + samples
+    assert sent(gateway, streamed) == gateway.text(files[0])
     sizes = b"ds64" + struct.pack("<IQQQI", 28, 2 << 40, 2 << 40, 1 << 40, 0)
     wide = b"RF64" + unset + b"WAVE" + sizes + form + b"data" + unset + samples
     assert "cut off" in refused(gateway, 400, wide)["message"]
 
 
 def test_headers_that_no_recording_has(gateway) -> None:
-    for rate, channels in ((4_000_000_000, 1), (192_000, 1024), (7, 1)):
+    for rate, channels in ((500_000, 1), (192_000, 1024), (7, 1)):
         form = struct.pack("<IHHIIHH", 16, 1, channels, rate, 0, 2 * channels, 16)
         data = b"RIFF" + struct.pack("<I", 20_036) + b"WAVEfmt " + form + b"data" + struct.pack("<I", 20_000)
         error = refused(gateway, 400, data + bytes(20_000))
@@ -154,17 +152,15 @@ def test_what_is_no_audio(gateway, tmp_path: Path) -> None:
     assert refused(gateway, 400, b"\x1a\x45\xdf\xa3" + bytes(100))["code"] == "invalid_audio"
 
 
-def test_hours_of_silence_in_a_small_file_take_no_memory(gateway, converter, tmp_path: Path) -> None:
-    hours = 6
-    silence = ("-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono", "-t", str(hours * 3600))
-    for name, codec in (("a.flac", "flac"), ("a.webm", "libopus")):
+def test_an_hour_of_silence_in_a_small_file_takes_no_memory(gateway, converter, tmp_path: Path) -> None:
+    silence = ("-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono", "-t", str(3600), "-c:a", "flac")
+    for name in ("a.flac", "a.mka"):  # of which ffmpeg decodes the second
         target = tmp_path / name
-        command = [converter, "-loglevel", "error", *silence, "-c:a", codec, "-b:a", "6k", str(target)]
-        subprocess.run(command, check=True)
+        subprocess.run([converter, "-loglevel", "error", *silence, str(target)], check=True)
         before = gateway.memory_mib()
         error = refused(gateway, 413, target.read_bytes())
         assert error["code"] == "audio_too_long" and "1800 s" in error["message"]
-        assert gateway.memory_mib() - before < 128, name  # decoded they are 1,300 MiB
+        assert gateway.memory_mib() - before < 128, name  # decoded it is 660 MiB
     gateway.wait_until_empty()
 
 

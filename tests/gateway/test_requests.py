@@ -83,7 +83,7 @@ def test_a_large_file_is_counted_while_it_comes(demo, tmp_path: Path) -> None:
         error = gateway.error(413, content=chunks(), headers=kind)
         assert (error["code"], error["param"]) == ("file_too_large", "file")
         gateway.error(413, data={"model": "asr"}, files={"other": bytes(3 << 20)})
-        gateway.error(413, data={"model": "a" * 100_000})
+        gateway.error(413, files={"model": (None, "a" * 100_000)})
         gateway.wait_until_empty()
 
 

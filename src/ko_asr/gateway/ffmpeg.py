@@ -48,7 +48,7 @@ def find_ffmpeg() -> str | None:
     import imageio_ffmpeg
 
     with contextlib.suppress(RuntimeError):  # a package without a binary for this machine
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     return None
 
 

@@ -33,7 +33,8 @@ class Metrics:
 
     def page(self) -> bytes:
         """All figures in Prometheus's text format."""
-        return generate_latest(self._registry)
+        page: bytes = generate_latest(self._registry)
+        return page
 
 
 class Observed:
