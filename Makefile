@@ -113,13 +113,15 @@ demo-streaming: .server/.ready
 serve: .server/.ready
 	@$(PY) export/serve.py --model-repository triton/
 
-# Starts the server as well where none listens at TRITON; it then ends with the gateway.
+# Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway.
 TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
+LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
 gateway: .gateway/.ready .server/.ready
-	@if ! (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null; then \
-		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & \
-		server=$$!; trap 'kill $$server; wait $$server || true' EXIT; fi; \
+	@if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
+		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
+		trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
+		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
 	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT)
 
 lmplz: .venv/.ready

@@ -142,6 +142,8 @@ def test_cut_files(gateway, speech, made) -> None:
 def test_what_is_no_audio(gateway, tmp_path: Path) -> None:
     assert "0 bytes" in refused(gateway, 400, b"")["message"]
     assert "no samples" in refused(gateway, 400, encoded(np.zeros(0), 16_000, "WAV", "PCM_16"))["message"]
+    short = refused(gateway, 400, encoded(np.ones(20), 16_000, "WAV", "PCM_16"))
+    assert "20 samples; the least is" in short["message"]
     assert refused(gateway, 415, b"%PDF-1.7 " + bytes(1000))["code"] == "unknown_format"
     # Lists of other files, which ffmpeg would open
     for text in (
@@ -150,6 +152,19 @@ def test_what_is_no_audio(gateway, tmp_path: Path) -> None:
     ):
         assert "passwd" not in refused(gateway, 415, text.encode())["message"]
     assert refused(gateway, 400, b"\x1a\x45\xdf\xa3" + bytes(100))["code"] == "invalid_audio"
+
+
+def test_bytes_that_are_wrong_never_break_it(gateway, speech, made) -> None:
+    """Headers and bodies with random bytes in them are answered, or refused with a reason."""
+    random = np.random.default_rng(0)
+    sound = [encoded(speech[:8000], 16_000, kind, subtype) for kind, subtype in LIBSNDFILE]
+    for original in [*sound, made("webm").read_bytes(), made("m4a").read_bytes(), made("aac").read_bytes()]:
+        for _ in range(6):
+            data = bytearray(original)
+            for at in random.integers(4, min(len(data), random.choice([64, 1000])), 8):
+                data[at] = random.integers(256)
+            answer = gateway.post(data={"model": "asr"}, files={"file": bytes(data)})
+            assert answer.status_code in (200, 400, 413, 415), (bytes(data[:100]), answer.text)
 
 
 def test_an_hour_of_silence_in_a_small_file_takes_no_memory(gateway, converter, tmp_path: Path) -> None:

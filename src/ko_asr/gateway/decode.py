@@ -68,6 +68,7 @@ async def decode(folder: RequestFolder, param: str, settings: Settings, pool: Th
     finally:
         decoding.stop()
         await asyncio.wait([work])  # the folder may go when no thread writes into it
+        work.exception()  # of a decoding that was given up, it is nobody's concern
 
 
 def _unusable(said: str, param: str) -> ApiError:

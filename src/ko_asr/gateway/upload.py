@@ -56,7 +56,7 @@ async def receive(request: Request, file_field: str, target: Path, settings: Set
         raise ApiError(415, "send the audio as multipart/form-data", param=file_field)
     reader = _Reader(file_field, boundary, settings.max_upload)
     with room_on_disk():
-        file = await asyncio.to_thread(target.open, "wb", 0)
+        file = await asyncio.to_thread(target.open, "wb")
         try:
             await _read(request, reader, file, settings.body_timeout)
         except ApiError:
