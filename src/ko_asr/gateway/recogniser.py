@@ -16,6 +16,7 @@ from ko_asr.runtime.frames import SAMPLE_RATE
 
 LOG = logging.getLogger("ko_asr.gateway")
 _TRUSTED = 5.0  # seconds for which an answered inference says that the next one will be
+_PROBE_TIMEOUT = 10.0  # seconds
 _RETRY_AFTER = 5  # seconds: a server that died is started again within 15 (docs/serving.md)
 _QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a max_queue_size
 
@@ -44,8 +45,13 @@ class Recogniser:
     async def check(self) -> None:
         """Raise ApiError unless an inference was answered just now; else one is made, past the queue."""
         async with self._probing:
-            if time.monotonic() - self._answered >= _TRUSTED:
-                await self._infer(np.zeros(SAMPLE_RATE, np.float32))
+            if time.monotonic() - self._answered < _TRUSTED:
+                return
+            try:
+                async with asyncio.timeout(_PROBE_TIMEOUT):
+                    await self._infer(np.zeros(SAMPLE_RATE, np.float32))
+            except TimeoutError:
+                raise _come_again("is late", "timeout") from None
 
     async def _infer(self, samples: np.ndarray) -> Transcription:
         try:
@@ -57,16 +63,16 @@ class Recogniser:
 
 
 def _api_error(error: ServerError) -> ApiError:
-    sentence = str(error).removeprefix(f"{error.code}: ")
     if isinstance(error, RequestRefused):
+        sentence = str(error).removeprefix(f"{error.code}: ")
         return ApiError(400, f"the recogniser refuses this audio: {sentence}", code="audio_refused")
     LOG.warning("Triton: %s", error)
-    if isinstance(error, StreamsFull) or _QUEUE_FULL in sentence:
+    if isinstance(error, StreamsFull) or _QUEUE_FULL in str(error.__cause__):
         return ApiError(429, "the recogniser is full: try again later", code="full", retry_after=1)
     if isinstance(error, AnswerTimeout):
-        return ApiError(
-            503, "the recogniser is late: try again later", code="timeout", retry_after=_RETRY_AFTER
-        )
-    return ApiError(
-        503, "the recogniser does not answer: try again later", code="unavailable", retry_after=_RETRY_AFTER
-    )
+        return _come_again("is late", "timeout")
+    return _come_again("does not answer", "unavailable")
+
+
+def _come_again(what: str, code: str) -> ApiError:
+    return ApiError(503, f"the recogniser {what}: try again later", code=code, retry_after=_RETRY_AFTER)

@@ -55,15 +55,11 @@ async def receive(request: Request, file_field: str, target: Path, settings: Set
         await drain(request, settings.max_upload)
         raise ApiError(415, "send the audio as multipart/form-data", param=file_field)
     reader = _Reader(file_field, boundary, settings.max_upload)
-    with room_on_disk():
-        file = await asyncio.to_thread(target.open, "wb")
-        try:
-            await _read(request, reader, file, settings.body_timeout)
-        except ApiError:
-            await drain(request, settings.max_upload)
-            raise
-        finally:
-            await asyncio.to_thread(file.close)
+    try:
+        await _save(request, reader, target, settings.body_timeout)
+    except ApiError:
+        await drain(request, settings.max_upload)
+        raise
     return reader.form
 
 
@@ -76,6 +72,15 @@ async def drain(request: Request, most: int) -> None:
             async for chunk in request.stream():
                 if (most := most - len(chunk)) < 0:
                     return
+
+
+async def _save(request: Request, reader: "_Reader", target: Path, patience: float) -> None:
+    with room_on_disk():
+        file = await asyncio.to_thread(target.open, "wb")
+        try:
+            await _read(request, reader, file, patience)
+        finally:
+            await asyncio.to_thread(file.close)
 
 
 async def _read(request: Request, reader: "_Reader", file: BinaryIO, patience: float) -> None:
