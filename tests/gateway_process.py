@@ -23,6 +23,7 @@ class GatewayProcess:
     """
 
     def __init__(self, triton: str, folder: Path, *arguments: str, file_kib: int | None = None) -> None:
+        assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
         self.folder, self.log = folder / "files", folder / "log"
         self.folder.mkdir(parents=True)
         self._port = free_ports(1)[0]

@@ -1,5 +1,7 @@
 """Limits, clients that leave, servers that are gone, and what stays behind: nothing."""
 
+import re
+import shutil
 import signal
 import socket
 import time
@@ -13,7 +15,7 @@ import pytest
 import soundfile
 from gateway_process import GatewayProcess
 
-from ko_asr.serving.server import free_ports
+from ko_asr.serving.server import TritonServer, free_ports
 
 HEAD = (
     b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
@@ -110,6 +112,30 @@ def test_more_requests_than_places(demo, files: list[Path], tmp_path: Path) -> N
         client.close()
         gateway.wait_until_empty()
         assert gateway.text(files[0])
+
+
+def test_a_recogniser_that_is_full(demo, files: list[Path], tmp_path: Path) -> None:
+    """Triton with a queue of one."""
+    copy = tmp_path / "triton"
+    shutil.copytree(demo.repository, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    config = copy / "asr_encoder/config.pbtxt"
+    text = config.read_text(encoding="utf-8")
+    limited = re.sub(r"dynamic_batching \{", r"\g<0> default_queue_policy { max_queue_size: 1 }", text)
+    assert limited != text
+    config.write_text(limited, encoding="utf-8")
+
+    def ask(file: Path) -> httpx.Response:
+        return gateway.post(data={"model": "asr"}, files={"file": file.read_bytes()})
+
+    with (
+        TritonServer(copy, demo.server) as server,
+        GatewayProcess(server.url, tmp_path / "g", "--in-flight", "40") as gateway,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        answers = list(pool.map(ask, files))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refusal = next(answer for answer in answers if answer.status_code == 429)
+    assert refusal.json()["error"]["code"] == "full" and refusal.headers["retry-after"] == "1"
 
 
 def test_a_recogniser_that_is_gone(files: list[Path], tmp_path: Path) -> None:
