@@ -128,6 +128,8 @@ def test_every_refusal_has_the_shape(gateway, files: list[Path]) -> None:
     gateway.error(405, path="/v1/models")
     broken = {"content-type": "multipart/form-data; boundary=x"}
     gateway.error(400, content=b"--x\r\nnot a form", headers=broken)
+    endless = {"content-type": f"multipart/form-data; boundary={'x' * 5000}"}
+    gateway.error(400, content=b"", headers=endless)
     whole = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nasr'
     assert "breaks off" in gateway.error(400, content=whole, headers=broken)["message"]
 

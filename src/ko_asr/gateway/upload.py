@@ -5,6 +5,7 @@ Starlette's own form would put the audio into files of its own, and call a full 
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -54,8 +55,8 @@ async def receive(request: Request, file_field: str, target: Path, settings: Set
     if kind != b"multipart/form-data" or not boundary:
         await drain(request, settings.max_upload)
         raise ApiError(415, "send the audio as multipart/form-data", param=file_field)
-    reader = _Reader(file_field, boundary, settings.max_upload)
     try:
+        reader = _Reader(file_field, boundary, settings.max_upload)
         await _save(request, reader, target, settings.body_timeout)
     except ApiError:
         await drain(request, settings.max_upload)
@@ -108,28 +109,27 @@ class _Reader:
         self._file_field, self._limit = file_field, max_upload
         self._total, self._parts, self._field_bytes, self._ended = 0, 0, 0, False
         self._begin()
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._header_name_data,
-                "on_header_value": self._header_value_data,
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_end,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
+        with _well_formed():
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._header_name_data,
+                    "on_header_value": self._header_value_data,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_end,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
 
     def feed(self, chunk: bytes) -> None:
         self._total += len(chunk)
         if self._total > self._limit + _AROUND_FILE:
             raise too_large(self._limit, self._file_field)
-        try:
+        with _well_formed():
             self._parser.write(chunk)
-        except FormParserError as error:
-            raise ApiError(400, "the form is malformed: send it as multipart/form-data") from error
 
     def take(self) -> bytearray:
         taken, self.data = self.data, bytearray()
@@ -185,6 +185,14 @@ class _Reader:
 
     def _end(self) -> None:
         self._ended = True
+
+
+@contextlib.contextmanager
+def _well_formed() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError as error:
+        raise ApiError(400, "the form is malformed: send it as multipart/form-data") from error
 
 
 def too_large(limit: int, param: str) -> ApiError:
