@@ -19,7 +19,7 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway gateway lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -28,6 +28,7 @@ help:
 	@echo "make docs    build the documentation site (build/site/index.html)"
 	@echo "make test-fast   the tests that need neither a trained model nor NeMo"
 	@echo "make serve   serve the exported model on 127.0.0.1 (ports 8001 gRPC, 8002 metrics)"
+	@echo "make gateway   HTTP in front of it on 127.0.0.1:9000: OpenAI's transcription API"
 	@echo "make lmplz   build KenLM's estimator, for language models of any size"
 	@echo "make clean   remove what was built: environments, demo data, experiments, exported models"
 
@@ -64,6 +65,15 @@ setup-rtx: .rtx/.ready
 
 .server/.ready: .venv/.ready requirements-server.txt export/setup_server.py export/backends/onnxruntime/model.py
 	@$(PY) export/setup_server.py
+	@touch $@
+
+setup-gateway: .gateway/.ready
+
+.gateway/.ready: requirements-gateway.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .gateway
+	@.gateway/bin/pip install -q -r requirements-gateway.txt 2> >($(QUIETLY))
+	@.gateway/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
 	@touch $@
 
 setup-ray: .ray/.ready
@@ -103,6 +113,17 @@ demo-streaming: .server/.ready
 serve: .server/.ready
 	@$(PY) export/serve.py --model-repository triton/
 
+# Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway.
+TRITON ?= 127.0.0.1:8001
+PORT ?= 9000
+LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
+gateway: .gateway/.ready .server/.ready
+	@if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
+		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
+		trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
+		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
+	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT)
+
 lmplz: .venv/.ready
 	@$(PY) recipes/build_lmplz.py
 
@@ -130,9 +151,9 @@ test-fast: .venv/.ready-dev
 	@$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
-test: .venv/.ready-dev .server/.ready .rtx/.ready lint
+test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready lint
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
-	@rm -rf .venv .server .rtx .ray .docs .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
+	@rm -rf .venv .server .rtx .ray .gateway .docs .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
 	@git clean -qfdX triton

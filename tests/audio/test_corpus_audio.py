@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from ko_asr.audio.corpus_audio import flac_bytes, flac_digest, measure, read_audio
-from ko_asr.audio.reader import AudioProblem
+from ko_asr.audio.problem import AudioProblem
 from ko_asr.audio.source import AudioSource
 
 RATE = 16_000

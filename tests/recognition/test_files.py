@@ -17,11 +17,13 @@ from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
 from ko_asr.models.frame_model import FrameModel, Frames
-from ko_asr.recognition.buffered import BufferedRecognizer, ContextWindows, FrameLine, Window
-from ko_asr.recognition.files import Transcript, transcribe_file
+from ko_asr.recognition.buffered import BufferedRecognizer, ContextWindows, FrameLine
+from ko_asr.recognition.files import transcribe_file
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
 from ko_asr.recognition.subtitles import LINE, LINES, cues, srt, vtt
+from ko_asr.recognition.transcript import Transcript
+from ko_asr.recognition.window import Window
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import parse_keywords

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ko_asr.audio.problem import AudioProblem, MissingFile
 from ko_asr.audio.read import joined
-from ko_asr.audio.reader import AudioProblem, AudioReader, MissingFile, open_file
+from ko_asr.audio.reader import AudioReader, open_file
 from ko_asr.audio.source import AudioSource
 from ko_asr.runtime.frames import SAMPLE_RATE
 

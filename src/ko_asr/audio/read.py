@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from ko_asr.audio.reader import AudioProblem, AudioReader
+from ko_asr.audio.problem import AudioProblem
+from ko_asr.audio.reader import AudioReader
 from ko_asr.errors import UserError
 from ko_asr.runtime.frames import SAMPLE_RATE
 

@@ -16,36 +16,22 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from ko_asr.audio.mixdown import Mixdown, check_values
 from ko_asr.audio.parts import find_parts
+from ko_asr.audio.problem import AudioProblem, MissingFile, UnknownFormat
 
 _BLOCK_SECONDS = 5.0
 _SLACK_SECONDS = 0.05  # headers that are off by a few bytes lose nothing that can be heard
 _PADDING_SECONDS = 0.5  # headers of compressed files may count the encoder's padding, and labels are rounded
-_LARGEST = (
-    64.0  # of float samples: a clipped recording has 2 or 8, one at the scale of integers has thousands
-)
-_CANCELLED = 0.01  # of the channels' mean power: 20 dB are lost in their mean
-_HEARD = 1e-6  # power of a block in which channels are compared: -60 dBFS
+MP4, WEBM, AMR, AAC = "M4A or MP4", "WebM or Matroska", "AMR", "AAC"
 _FOREIGN = (
-    (4, b"ftyp", "M4A or MP4"),
-    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
+    (4, b"ftyp", MP4),
+    (0, b"\x1a\x45\xdf\xa3", WEBM),
     (0, b"\x30\x26\xb2\x75", "WMA"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"\xff\xf1", "AAC"),
-    (0, b"\xff\xf9", "AAC"),
+    (0, b"#!AMR", AMR),
+    (0, b"\xff\xf1", AAC),
+    (0, b"\xff\xf9", AAC),
 )
-
-
-class AudioProblem(Exception):
-    """Reason why audio cannot be used. ``said`` is the same as the rest of a sentence about the file."""
-
-    def __init__(self, reason: str, said: str = "") -> None:
-        super().__init__(reason)
-        self.said = said or f"cannot be used ({reason})"
-
-
-class MissingFile(AudioProblem):
-    """There is no such file."""
 
 
 class _Sequential(soundfile.SoundFile):
@@ -94,7 +80,7 @@ class AudioReader:
         self._raw: BinaryIO = file if isinstance(file, io.BytesIO) else open_file(file)
         self._sound: _Sequential | None = None
         self.repairs: tuple[str, ...] = ()
-        self._taken: int | None = None  # the channel that is taken, -1 for the mean of all
+        self._mixdown = Mixdown()
         try:
             self._size = self._raw.seek(0, io.SEEK_END)
             if not self._size:
@@ -188,9 +174,11 @@ class AudioReader:
         given = 0
         for block in self._decoded(first, count, dtype):
             if dtype == "float32":
-                self._check_values(block, first + given)
+                check_values(block, first + given, self.rate)
             given += len(block)
-            yield self._mono(block)
+            mono = self._mixdown(block)
+            self.repairs = self._mixdown.repairs
+            yield mono
         if count is not None and 0 < given < count - _PADDING_SECONDS * self.rate:
             raise AudioProblem(
                 f"segment outside the audio ({(count - given) / self.rate:.1f} s beyond its end)",
@@ -241,38 +229,6 @@ class AudioReader:
         said = f"cannot be read {where} ({_reason(error)}): it is damaged or cut off, copy it again"
         return AudioProblem(f"damaged or cut off ({where})", said)
 
-    def _check_values(self, block: np.ndarray, at: int) -> None:
-        low, high = block.min(), block.max()
-        if low >= -_LARGEST and high <= _LARGEST:
-            return
-        finite = np.isfinite(block).all(axis=1)
-        when = f"after {(at + int(finite.argmin())) / self.rate:.1f} s"
-        if finite.all():
-            peak = max(-low, high)
-            raise AudioProblem(
-                f"float samples out of scale (up to {peak:.0f})",
-                f"holds float samples of up to {peak:.0f} {when}, not -1 to 1: "
-                "divide them by 32768, or write integers",
-            )
-        raise AudioProblem(f"NaN or infinity ({when})", f"holds NaN or infinity {when}: make it again")
-
-    def _mono(self, block: np.ndarray) -> np.ndarray:
-        if self.channels == 1:
-            return block[:, 0]
-        mean = block.mean(axis=1, dtype=np.float32)
-        if self._taken is None:
-            power = np.square(block, dtype=np.float32).mean(axis=0)
-            if float(power.mean()) >= _HEARD:  # the first block with sound decides for the file
-                cancelled = float(np.square(mean).mean()) < _CANCELLED * float(power.mean())
-                self._taken = int(power.argmax()) if cancelled else -1
-                self.repairs = (
-                    ("one channel of several that cancel out",) if cancelled else ("mixed down to mono",)
-                )
-        if self._taken is None or self._taken < 0:
-            self.repairs = self.repairs or ("mixed down to mono",)
-            return mean
-        return np.ascontiguousarray(block[:, self._taken])
-
     def _finish(self, at: int) -> None:
         """Check at the end, after ``at`` samples, that this was all."""
         slack = _PADDING_SECONDS if self._format in ("MP3", "OGG") else _SLACK_SECONDS
@@ -301,10 +257,11 @@ def _not_audio(file: BinaryIO, error: Exception) -> AudioProblem:
     kind = next((name for at, magic, name in _FOREIGN if head[at:].startswith(magic)), "")
     reason = kind or _reason(error)
     is_kind = f" but {kind}" if kind else ""
-    return AudioProblem(
+    return UnknownFormat(
         f"unreadable audio ({reason})",
         f"is no audio that libsndfile reads (WAV, FLAC, OGG, Opus, MP3, AIFF ...){is_kind}: convert it "
         f"first, with {convert_command()}",
+        kind,
     )
 
 

@@ -23,7 +23,7 @@ from ko_asr.audio.corpus_audio import (
     read_audio,
     signature,
 )
-from ko_asr.audio.reader import AudioProblem
+from ko_asr.audio.problem import AudioProblem
 from ko_asr.corpora.base import Utterance
 from ko_asr.corpora.layout import text_of
 from ko_asr.corpora.names import find_elsewhere

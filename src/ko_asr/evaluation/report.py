@@ -19,8 +19,9 @@ import numpy as np
 import soundfile
 from rapidfuzz.distance import Levenshtein
 
+from ko_asr.audio.problem import AudioProblem
 from ko_asr.audio.read import joined
-from ko_asr.audio.reader import AudioProblem, AudioReader
+from ko_asr.audio.reader import AudioReader
 from ko_asr.evaluation.metrics import PROFILES
 from ko_asr.evaluation.scorecard import METRIC_NAMES
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +9,18 @@ import numpy as np
 from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import printable
 from ko_asr.models.frame_model import FrameModel, Frames
-from ko_asr.recognition.buffered import FrameLine, Window
+from ko_asr.recognition.buffered import FrameLine
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
+from ko_asr.recognition.transcript import Transcript
+from ko_asr.recognition.window import Window
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.results import Result, Word
 
 # Files are split into utterances as a live stream is; silence alone is no result of a file.
 UTTERANCES = EndpointRules(silence_without_speech_ms=None)
 GREEDY = Search()
 _BATCHES_AHEAD = 4  # batches' worth of windows that are sorted by length, so that little is padding
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The transcript of a file: finals in order, ``duration`` in seconds."""
-
-    file: str
-    duration: float
-    utterances: tuple[Result, ...]
-
-    @property
-    def text(self) -> str:
-        """The whole text, words separated by single spaces."""
-        return " ".join(word.text for word in self.words)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words of all utterances, with times in ms from the start of the file and confidence."""
-        return tuple(word for result in self.utterances for word in result.words)
 
 
 def transcribe_file(

@@ -8,7 +8,7 @@ is no pause both neighbours get `context` seconds across the cut and are joined 
 
 import numpy as np
 
-from ko_asr.recognition.buffered import SampleBuffer, Window
+from ko_asr.recognition.window import SampleBuffer, Window
 
 SILENCE = -60.0  # dBFS: quieter is silence beside speech of ordinary level, or where there is noise alone
 _DIGITAL_SILENCE = -90.0  # dBFS: quieter is silence in any recording

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ko_asr.recognition.files import Transcript
+from ko_asr.recognition.transcript import Transcript
 from ko_asr.runtime.results import Result, Word
 
 LINE = 16  # characters a line

@@ -1,0 +1,49 @@
+"""The HTTP application: routes, errors, health, metrics."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from ko_asr.gateway import openai_api, plain_api
+from ko_asr.gateway.errors import add_handlers
+from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.metrics import Metrics, Observed
+from ko_asr.gateway.settings import Settings
+
+
+def create_app(settings: Settings) -> Observed:
+    """An ASGI application, for one event loop."""
+    metrics = Metrics()
+    gateway = Gateway(settings, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with gateway:
+            yield
+
+    # No pages of documentation: they would load scripts from elsewhere.
+    app = FastAPI(title="ko-asr gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
+    add_handlers(app)
+    app.include_router(openai_api.routes(gateway))
+    app.include_router(plain_api.routes(gateway))
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Answer as long as the process does."""
+        return {"status": "live"}
+
+    @app.get("/health/ready")
+    async def ready() -> dict[str, str]:
+        """Answer 200 where an inference was answered just now, else what is wrong."""
+        await gateway.recogniser.check()
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return Observed(app, metrics)

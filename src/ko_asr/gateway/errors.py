@@ -1,0 +1,79 @@
+"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+INVALID, SERVER = "invalid_request_error", "server_error"
+CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
+
+
+class ApiError(Exception):
+    """A refusal: HTTP ``status`` and one sentence; ``param`` names the field, ``code`` the kind.
+
+    ``retry_after`` in seconds asks the client to come again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The JSON of the answer."""
+        kind = SERVER if self.status >= 500 else "rate_limit_error" if self.status == 429 else INVALID
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The answer."""
+        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let every error of ``app`` leave in one shape."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(ClientDisconnect, _disconnect)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = f"{request.method} {request.url.path[:100]}"
+    sentences = {404: f"there is no {path} here: see docs/gateway.md", 405: f"{path} is not offered"}
+    response = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail))).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = str(first["loc"][-1])
+    return ApiError(400, f"{where}: {first['msg']}", param=where).response()
+
+
+async def _disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return ApiError(500, "the gateway failed; its log has the reason under this x-request-id").response()

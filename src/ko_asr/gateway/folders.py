@@ -1,0 +1,88 @@
+"""Temporary files: a folder a request, within a folder a gateway, which the next one removes after a kill."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ko_asr.gateway.errors import ApiError
+
+_PREFIX = "ko-asr-gateway-"
+_LOCK = "lock"
+
+
+class Workspace:
+    """The folder of one gateway, locked for as long as the process lives, with room for so many requests."""
+
+    def __init__(self, parent: Path, most: int) -> None:
+        """Make it in ``parent``, and remove those there that gateways left which were killed. OSError.
+
+        ``most`` requests may have a folder at a time.
+        """
+        _remove_abandoned(parent)
+        self._places = most
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+    def request_folder(self) -> "RequestFolder":
+        """Make a folder for the files of one request. ApiError when all places are taken."""
+        if not self._places:
+            raise ApiError(429, "the gateway is full: try again later", code="full", retry_after=1)
+        with room_on_disk():
+            folder = RequestFolder(Path(tempfile.mkdtemp(dir=self.path)), self._leave)
+        self._places -= 1
+        return folder
+
+    def _leave(self) -> None:
+        self._places += 1
+
+
+class RequestFolder:
+    """The files of one request: what was uploaded, and what was decoded of it."""
+
+    def __init__(self, path: Path, on_removal: Callable[[], None]) -> None:
+        self.path, self._on_removal = path, on_removal
+        self.upload, self.decoded, self.log = (path / name for name in ("upload", "decoded", "log"))
+        self._removed = False
+
+    async def remove(self) -> None:
+        """Remove the folder; a second time does nothing."""
+        if not self._removed:
+            self._removed = True
+            self._on_removal()
+            await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def room_on_disk() -> Iterator[None]:
+    """Turn a full disk into 507, so that nobody takes it for a bad request."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ApiError(
+            507, "the gateway's disk is full: try again later", code="disk_full", retry_after=30
+        ) from error
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,0 +1,64 @@
+"""What all requests of one gateway share, and the steps that every request with audio takes."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import Request
+
+from ko_asr.gateway.decode import Decoded, decode
+from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.folders import RequestFolder, Workspace
+from ko_asr.gateway.long_audio import Part, parts
+from ko_asr.gateway.metrics import Metrics
+from ko_asr.gateway.recogniser import Recogniser
+from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.upload import Form, drain, receive
+
+
+class Gateway:
+    """Connection, folders, threads and figures. Use it in ``async with``."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+
+    async def __aenter__(self) -> "Gateway":
+        self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
+        self.recogniser = Recogniser(self.settings)
+        self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.recogniser.__aexit__()
+        self._decoders.shutdown()
+        self.workspace.close()
+
+    async def request_folder(self, request: Request) -> RequestFolder:
+        """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""
+        try:
+            return self.workspace.request_folder()
+        except ApiError:
+            await drain(request, self.settings.max_upload)
+            raise
+
+    async def receive(self, request: Request, folder: RequestFolder, file_field: str) -> Form:
+        """Read the request's form, with its file. ApiError when it has none."""
+        form = await receive(request, file_field, folder.upload, self.settings)
+        if form.file_bytes is None:
+            how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
+            raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
+        return form
+
+    async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
+        """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
+        audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
+        self.metrics.audio.inc(audio.seconds)
+        return audio
+
+    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
+        """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
+
+        async def collect() -> list[Part]:
+            return [part async for part in parts(audio, self.recogniser, self.settings)]
+
+        return await while_connected(request, collect())

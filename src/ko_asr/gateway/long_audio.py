@@ -1,0 +1,97 @@
+"""Decoded audio of any length to text and words: pieces, some at a time, in their order."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from ko_asr.client.offline import Transcription
+from ko_asr.gateway.decode import Decoded
+from ko_asr.gateway.pieces import pieces
+from ko_asr.gateway.recogniser import Recogniser
+from ko_asr.gateway.seams import Seams
+from ko_asr.gateway.settings import Settings
+from ko_asr.recognition.transcript import Transcript
+from ko_asr.recognition.window import Window
+from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.results import Result, Word
+
+_RULES = EndpointRules()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1."""
+
+    text: str
+    words: tuple[Word, ...]
+    confidence: float
+
+
+async def parts(audio: Decoded, recogniser: Recogniser, settings: Settings) -> AsyncGenerator[Part, None]:
+    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
+    seams, whole = Seams(), audio.seconds <= settings.piece_seconds
+    async with aclosing(_answers(audio, recogniser, settings)) as answers:
+        async for window, answer in answers:
+            heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
+            words = tuple(seams.add(window, heard))
+            text = answer.text.strip() if whole else " ".join(word.text for word in words)
+            if text:
+                yield Part(text, words, answer.confidence)
+
+
+async def _answers(
+    audio: Decoded, recogniser: Recogniser, settings: Settings
+) -> AsyncGenerator[tuple[Window, Transcription], None]:
+    windows, owner = pieces(audio, settings.piece_seconds), object()
+    ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
+    try:
+        while window := await asyncio.to_thread(_next, windows):
+            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner))))
+            if len(ahead) >= settings.in_flight_each:
+                first, task = ahead.popleft()
+                yield first, await task
+        while ahead:
+            first, task = ahead.popleft()
+            yield first, await task
+    finally:
+        for _, task in ahead:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+
+def _next(windows: Iterator[Window]) -> Window | None:
+    return next(windows, None)
+
+
+def joined_text(found: Sequence[Part]) -> str:
+    """The text of all parts."""
+    return " ".join(part.text for part in found)
+
+
+def confidence(found: Sequence[Part]) -> float:
+    """The mean of the parts' confidence, each by the length of its text; 0 without text."""
+    letters = sum(len(part.text) for part in found)
+    return sum(part.confidence * len(part.text) for part in found) / letters if letters else 0.0
+
+
+def transcript(found: Sequence[Part], seconds: float) -> Transcript:
+    """The parts as utterances, which end as those of a live stream do."""
+    groups: list[list[Word]] = []
+    for word in (word for part in found for word in part.words):
+        if not groups or _ends(groups[-1], word):
+            groups.append([])
+        groups[-1].append(word)
+    return Transcript("", seconds, tuple(map(_utterance, groups)))
+
+
+def _ends(group: list[Word], word: Word) -> bool:
+    pause, longest = _RULES.silence_after_speech_ms, _RULES.max_utterance_ms
+    assert pause is not None and longest is not None
+    return word.start_ms - group[-1].end_ms >= pause or word.end_ms - group[0].start_ms > longest
+
+
+def _utterance(words: list[Word]) -> Result:
+    text = " ".join(word.text for word in words)
+    return Result(text, True, words[0].start_ms, words[-1].end_ms, tuple(words))

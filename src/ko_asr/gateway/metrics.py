@@ -1,0 +1,71 @@
+"""What every request leaves: an id, a line in the log without a word of it, and figures for Prometheus."""
+
+import logging
+import secrets
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ko_asr.gateway.errors import CLIENT_GONE
+
+LOG = logging.getLogger("ko_asr.gateway")
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """The figures of one gateway."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        options = {"registry": self._registry, "namespace": "ko_asr_gateway"}
+        self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
+        self.seconds = Histogram(
+            "request_seconds",
+            "From a request to the end of its answer",
+            ["route"],
+            buckets=_SECONDS,
+            **options,
+        )
+        self.in_flight = Gauge("requests_in_flight", "Requests on board", **options)
+        self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
+
+    def page(self) -> bytes:
+        """All figures in Prometheus's text format."""
+        page: bytes = generate_latest(self._registry)
+        return page
+
+
+class Observed:
+    """ASGI application that counts and logs what ``app`` answers, under an x-request-id."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; what ``app`` raises is logged, and answered by its own handlers."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, started, status = f"req_{secrets.token_hex(12)}", time.perf_counter(), CLIENT_GONE
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                await self._app(scope, receive, observed_send)
+            except Exception:
+                LOG.exception("%s failed", request_id)
+        self._note(scope, request_id, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route, status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        LOG.info("%s %s %s %d %.0f ms", request_id, scope["method"], route, status, 1000 * seconds)

@@ -1,0 +1,34 @@
+"""A plain route: POST /v1/transcribe, a file in, text and confidence back."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.long_audio import confidence, joined_text
+
+FILE = "audio"
+
+
+def routes(gateway: Gateway) -> APIRouter:
+    """The route of ``gateway``."""
+    router = APIRouter()
+
+    @router.post("/v1/transcribe")
+    async def transcribe(request: Request) -> dict[str, Any]:
+        """Transcribe one file."""
+        started, folder = time.perf_counter(), await gateway.request_folder(request)
+        try:
+            await gateway.receive(request, folder, FILE)
+            audio = await gateway.decode(request, folder, FILE)
+            found = await gateway.transcribe(request, audio)
+        finally:
+            await folder.remove()
+        return {
+            "text": joined_text(found),
+            "confidence": round(confidence(found), 4),
+            "processing_time_ms": round(1000 * (time.perf_counter() - started), 1),
+        }
+
+    return router

@@ -1,0 +1,78 @@
+"""The served ensemble behind the gateway: turns, failures as HTTP, and whether it works."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable
+
+import numpy as np
+
+from ko_asr.client.connection import AnswerTimeout, RequestRefused, ServerError, StreamsFull
+from ko_asr.client.offline import AsyncAsrClient, Transcription
+from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.fair_turns import FairTurns
+from ko_asr.gateway.settings import Settings
+from ko_asr.runtime.frames import SAMPLE_RATE
+
+LOG = logging.getLogger("ko_asr.gateway")
+_TRUSTED = 5.0  # seconds for which an answered inference says that the next one will be
+_PROBE_TIMEOUT = 10.0  # seconds
+_RETRY_AFTER = 5  # seconds: a server that died is started again within 15 (docs/serving.md)
+_QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a max_queue_size
+
+
+class Recogniser:
+    """One connection to Triton for all requests. Use it in ``async with``."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect, while an event loop runs. Nothing is sent yet."""
+        self._client = AsyncAsrClient(settings.triton, settings.timeout)
+        self._turns = FairTurns(settings.in_flight)
+        self._probing = asyncio.Lock()
+        self._answered = -_TRUSTED
+
+    async def __aenter__(self) -> "Recogniser":
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._client.__aexit__(*details)
+
+    async def transcribe(self, samples: np.ndarray, owner: Hashable) -> Transcription:
+        """Transcribe float32 [n] with words, when it is ``owner``'s turn. ApiError when that fails."""
+        async with self._turns.turn(owner):
+            return await self._infer(samples)
+
+    async def check(self) -> None:
+        """Raise ApiError unless an inference was answered just now; else one is made, past the queue."""
+        async with self._probing:
+            if time.monotonic() - self._answered < _TRUSTED:
+                return
+            try:
+                async with asyncio.timeout(_PROBE_TIMEOUT):
+                    await self._infer(np.zeros(SAMPLE_RATE, np.float32))
+            except TimeoutError:
+                raise _come_again("is late", "timeout") from None
+
+    async def _infer(self, samples: np.ndarray) -> Transcription:
+        try:
+            answer = await self._client.transcribe(samples, words=True)
+        except ServerError as error:
+            raise _api_error(error) from error
+        self._answered = time.monotonic()
+        return answer
+
+
+def _api_error(error: ServerError) -> ApiError:
+    if isinstance(error, RequestRefused):
+        sentence = str(error).removeprefix(f"{error.code}: ")
+        return ApiError(400, f"the recogniser refuses this audio: {sentence}", code="audio_refused")
+    LOG.warning("Triton: %s", error)
+    if isinstance(error, StreamsFull) or _QUEUE_FULL in str(error.__cause__):
+        return ApiError(429, "the recogniser is full: try again later", code="full", retry_after=1)
+    if isinstance(error, AnswerTimeout):
+        return _come_again("is late", "timeout")
+    return _come_again("does not answer", "unavailable")
+
+
+def _come_again(what: str, code: str) -> ApiError:
+    return ApiError(503, f"the recogniser {what}: try again later", code=code, retry_after=_RETRY_AFTER)

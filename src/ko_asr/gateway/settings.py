@@ -1,0 +1,37 @@
+"""What a gateway is started with."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ko_asr.client.connection import DEFAULT_URL
+from ko_asr.runtime import tensors
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 9000
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Addresses and limits of one gateway; sizes in bytes, times in seconds."""
+
+    triton: str = DEFAULT_URL
+    port: int = DEFAULT_PORT
+    aliases: tuple[str, ...] = ()  # further names of the model
+    max_upload: int = 25 * MIB  # OpenAI's
+    max_seconds: float = 1800.0  # of audio that a request may bring and wait for
+    piece_seconds: float = 20.0  # longer audio is cut at silences
+    max_requests: int = 64  # on board at a time, whatever they wait for
+    in_flight: int = 16  # pieces at Triton at a time
+    in_flight_each: int = 4  # of them of one request
+    timeout: float = 60.0  # for Triton's answer
+    body_timeout: float = 30.0  # without a byte of an upload
+    decode_timeout: float = 120.0
+    ffmpeg: str | None = None
+    folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that the model answers to."""
+        return (tensors.ENSEMBLE, *self.aliases)

@@ -1,0 +1,112 @@
+"""A real gateway, `python -m ko_asr.gateway` in its own environment, for the length of a ``with`` block."""
+
+import json
+import shutil
+import subprocess
+import time
+from functools import cached_property
+from pathlib import Path
+
+import httpx
+from openai import OpenAI
+
+from ko_asr.serving.server import DYING_WITH_PARENT, free_ports
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".gateway/bin/python"
+
+
+class GatewayProcess:
+    """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
+
+    ``file_kib`` bounds every file that it writes, as a full disk would.
+    """
+
+    def __init__(self, triton: str, folder: Path, *arguments: str, file_kib: int | None = None) -> None:
+        assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
+        self.folder, self.log = folder / "files", folder / "log"
+        self.folder.mkdir(parents=True)
+        self._port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self._port}"
+        command = [str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton, "--port", str(self._port)]
+        self._command = [*command, "--folder", str(self.folder), *arguments]
+        if file_kib:
+            limited = f'ulimit -f {file_kib}; exec "$@"'
+            self._command = [str(shutil.which("bash")), "-c", limited, "bash", *self._command]
+
+    def __enter__(self) -> "GatewayProcess":
+        with self.log.open("w", encoding="utf-8") as stream:
+            command = [*DYING_WITH_PARENT, *self._command]
+            self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd="/")
+        deadline = time.monotonic() + 60
+        while not self._is_live():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _is_live(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/live", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    @cached_property
+    def sdk(self) -> OpenAI:
+        """OpenAI's own client, which never tries again."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def post(self, path: str = "/v1/audio/transcriptions", **request) -> httpx.Response:
+        """Send a form."""
+        return httpx.post(f"{self.url}{path}", timeout=120, **request)
+
+    def text(self, path: Path) -> str:
+        """The text of an audio file."""
+        with path.open("rb") as file:
+            return self.sdk.audio.transcriptions.create(model="asr", file=file).text
+
+    def error(self, status: int, **request) -> dict:
+        """The error of a form that must be refused with ``status``, in OpenAI's shape."""
+        answer = self.post(**request)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["x-request-id"].startswith("req_")
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"} and error["message"]
+        return error
+
+    def left(self) -> list[Path]:
+        """The folders of requests that are on board."""
+        return [path for path in self.folder.glob("ko-asr-gateway-*/*") if path.is_dir()]
+
+    def wait_until_empty(self) -> None:
+        """Until no request has a folder."""
+        deadline = time.monotonic() + 30
+        while self.left():
+            assert time.monotonic() < deadline, self.left()
+            time.sleep(0.05)
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        page = httpx.get(f"{self.url}/metrics").text
+        lines = [line for line in page.splitlines() if line.startswith(f"ko_asr_gateway_{name}")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def memory_mib(self) -> float:
+        """The most memory that the process has had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+
+def ffmpeg() -> str | None:
+    """The ffmpeg that the gateway's environment finds; it makes the tests' files too."""
+    code = "import json; from ko_asr.gateway.ffmpeg import find_ffmpeg; print(json.dumps(find_ffmpeg()))"
+    found = subprocess.run([PYTHON, "-c", code], capture_output=True, check=True, cwd="/")
+    return json.loads(found.stdout)
