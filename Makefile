@@ -118,11 +118,11 @@ TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
 gateway: .gateway/.ready .server/.ready
-	@if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
+	@trap 'exit 143' TERM; trap 'exit 130' INT; trap 'kill $$(jobs -p) 2> /dev/null || true; wait' EXIT; \
+	if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
 		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
-		trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
 		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
-	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT)
+	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) & wait $$!
 
 lmplz: .venv/.ready
 	@$(PY) recipes/build_lmplz.py

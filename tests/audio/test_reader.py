@@ -1,5 +1,6 @@
 """The one reader: what is read whole, repaired or refused, in preparation, evaluation and the clients."""
 
+import io
 import os
 import struct
 from collections.abc import Callable
@@ -185,3 +186,11 @@ def test_the_page_tells_what_becomes_of_each_file() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/audio.md").read_text(encoding="utf-8")
     rows = [f"| {name} | read whole |" for name in WHOLE] + [f"| {name} | refused |" for name in BROKEN]
     assert [row for row in rows if row not in page] == []
+
+
+def test_an_ogg_that_begins_in_the_middle_of_a_stream_is_a_problem() -> None:
+    data = io.BytesIO()
+    soundfile.write(data, np.zeros(8000), 16_000, format="OGG")
+    data.getbuffer()[5] = 0  # no page says that it is the first
+    with pytest.raises(AudioProblem):
+        AudioReader(data)

@@ -29,6 +29,9 @@ def links(file: BinaryIO) -> Links:
         inside = not flags & _FIRST
         if at > size:
             break
+    begins = begins or [
+        0
+    ]  # the first page does not say that it is one: libsndfile tells whether it reads that
     places = list(zip(begins, [*begins[1:], size], strict=True))
     return Links(places, at <= size and bool(flags & _LAST))
 
