@@ -3,8 +3,8 @@
     python export/serve.py --model-repository triton/ [any option of tritonserver]
 
 Every two seconds the server's processes are looked at and each ensemble is asked for an inference; a server
-that is late but works is left alone. Clients of ko_asr resume their streams by themselves. SIGTERM and Ctrl-C
-let it finish what it has accepted.
+that is late but works is left alone. Clients of ko_asr resume their streams by themselves. At SIGTERM and
+Ctrl-C Triton answers what it has not finished with UNAVAILABLE ("Server is stopping"), and ends within 15 s.
 
 Clients may infer and ask for health, configurations and statistics; all else needs a key that nobody is told.
 HTTP is off without --allow-http=true.

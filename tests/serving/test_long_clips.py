@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerError
@@ -119,3 +120,19 @@ def test_long_clips_whose_client_has_gone_are_not_computed(server, long) -> None
         list(pool.map(give_up, range(16)))
     assert text(server.url, long) == wanted
     assert encoder_seconds(server) - begun < 10 * one, "of sixteen given up and one wanted"
+
+
+def test_requests_that_the_graph_refuses_do_not_stop_long_clips(server, short, long) -> None:
+    """The encoder can be asked by anyone. Of what it remembers nothing may fail when memory is given back."""
+    wanted = text(server.url, long)
+    with triton.InferenceServerClient(server.url) as client:
+        for frames, words in ((0, "features is empty"), (7000, "7000 steps; the most is 6000")) * 4:
+            features = triton.InferInput("features", [1, 80, frames], "FP32")
+            features.set_data_from_numpy(np.zeros((1, 80, frames), np.float32))
+            length = triton.InferInput("length", [1, 1], "INT64")
+            length.set_data_from_numpy(np.array([[frames]], np.int64))
+            with pytest.raises(triton.InferenceServerException, match=words):
+                client.infer("asr_encoder", [features, length], client_timeout=30)
+    for _ in range(3):
+        assert [text(server.url, long) for _ in range(2)] == [wanted] * 2
+        time.sleep(1.5)  # memory is given back after a second

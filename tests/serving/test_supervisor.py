@@ -125,8 +125,10 @@ class Served:
             time.sleep(1.0)  # until the supervisor has heard it, too
             yield self
         finally:
+            server = self.server()
             self.process.terminate()
             assert self.process.wait(30) == 0
+            assert not list(Path("/dev/shm").glob(f"ko_asr_triton_{server}_*"))
 
     def said(self, words: str) -> int:
         return self.log.read_text(encoding="utf-8").count(words)

@@ -9,7 +9,8 @@ requests whose inputs have one shape, as the dynamic batcher forms them.
 Two parameters of its own, which the native backend ignores, keep long requests from taking memory and time of
 short ones. A step is one place of the last axis of the model's first input.
 
-- ``max_run_steps``: most steps times rows of one run of the graph; a larger batch is run in parts.
+- ``max_run_steps``: most steps times rows of one run of the graph. A larger batch is run in parts, and a request
+  of more steps is refused.
 - ``long_steps``: a request of more steps is answered in the background (`Background`), and the memory that
   such runs took is given back to the system when no more of them come.
 
@@ -20,6 +21,7 @@ after its last request, because nobody tells a Python model that a client has va
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import queue
@@ -56,7 +58,7 @@ class Graph:
     def __init__(self, session: onnxruntime.InferenceSession, first_input: str, parameters: dict) -> None:
         self.session = session
         self._first = first_input
-        self._max_run_steps = int(parameters.get("max_run_steps", "0"))
+        self.max_run_steps = int(parameters.get("max_run_steps", "0"))
         self._smallest: dict[str, np.ndarray] | None = None
 
     def steps(self, feed: dict[str, np.ndarray]) -> int:
@@ -65,20 +67,20 @@ class Graph:
 
     def run(self, wanted: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs ``wanted`` for the rows of ``feed``, in as many runs as their size asks for."""
-        if self._smallest is None or feed[self._first].size < self._smallest[self._first].size:
-            self._smallest = {name: array.copy() for name, array in feed.items()}
         rows, most = len(feed[self._first]), self._rows_of_a_run(feed)
         parts = [
             self.session.run(wanted, {name: array[start : start + most] for name, array in feed.items()})
             for start in range(0, rows, most)
         ]
+        if self._smallest is None or feed[self._first].size < self._smallest[self._first].size:
+            self._smallest = {name: array.copy() for name, array in feed.items()}  # which runs
         outputs = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         return dict(zip(wanted, outputs, strict=True))
 
     def _rows_of_a_run(self, feed: dict[str, np.ndarray]) -> int:
-        if not self._max_run_steps:
+        if not self.max_run_steps:
             return max(1, len(feed[self._first]))
-        return max(1, self._max_run_steps // max(1, self.steps(feed)))
+        return max(1, self.max_run_steps // max(1, self.steps(feed)))
 
     def give_memory_back(self) -> None:
         """Return to the system what no run of short requests needs.
@@ -86,6 +88,8 @@ class Graph:
         ONNX Runtime gives up what its arena does not use at the end of a run that asks for it: here the
         smallest so far, done once more.
         """
+        if self._smallest is None:
+            return
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.session.run(None, self._smallest, options)
@@ -235,7 +239,7 @@ class Background:
 
     def add(self, job: Callable[[], None]) -> None:
         """Run ``job`` when those before it have been begun."""
-        self._jobs.put(job)
+        self._jobs.put(functools.partial(self._run, job))
 
     def close(self) -> None:
         """Do what was added, and end."""
@@ -252,17 +256,21 @@ class Background:
             try:
                 job = self._jobs.get(timeout=_IDLE_SECONDS if self._memory_taken else None)
             except queue.Empty:
-                self._give_memory_back()
-                continue
+                job = self._give_memory_back
             if job is None:
                 return
-            with self._seats.one():
-                with self._lock:
-                    self._running, self._memory_taken = self._running + 1, True
-                try:
-                    job()
-                except Exception as error:  # the answer could not be sent: those that wait are answered
-                    log(error)
+            try:
+                job()
+            except Exception as error:  # a thread that ended would leave all that wait without an answer
+                log(error)
+
+    def _run(self, job: Callable[[], None]) -> None:
+        with self._seats.one():
+            with self._lock:
+                self._running, self._memory_taken = self._running + 1, True
+            try:
+                job()
+            finally:
                 with self._lock:
                     self._running -= 1
 
@@ -327,9 +335,14 @@ class TritonPythonModel:
             raise Invalid("no such sequence, or it was idle for too long: begin one with sequence_start")
         inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
         for name, array in inputs.items():
+            if not array.size:
+                raise Invalid(f"{name} is empty")
             # Dynamic int8 takes its scale from the whole batch.
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise Invalid(f"{name} holds NaN or infinite values")
+        steps, most = self.graph.steps(inputs), self.graph.max_run_steps
+        if most and steps > most:
+            raise Invalid(f"{self.inputs[0]} has {steps} steps; the most is {most}")
         return inputs
 
     def _answer_later(self, request, inputs: dict) -> None:

@@ -119,6 +119,8 @@ class TritonPythonModel:
                 raise UserError("no such stream, or it was idle for too long: begin one with sequence_start")
             return stream
         if stream is not None and stream.failure is None:
+            if flags & END:  # Triton has ended the sequence, so that the live stream is over as well
+                self.streams.close(key)
             raise UserError("a live stream has this sequence_id: draw ids at random from 1 to 2^63 - 1")
         stream = Stream(next(self.numbers), self.front_end.open())
         if not self.streams.open(key, stream):

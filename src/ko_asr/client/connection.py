@@ -87,6 +87,12 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
     text = getattr(error, "message", lambda: str(error))() or str(error)
     if (sentence := failure.full_sentence(text)) is not None:
         return StreamsFull("UNAVAILABLE", f"{url} refuses another stream: {sentence}")
+    if code == "UNAVAILABLE" and "stopping" in text:
+        return ServerUnavailable(code, f"the server at {url} is stopping: ask again when it has started")
+    if code == "NOT_FOUND" and "no available versions" in text:
+        return ServerUnavailable(
+            code, f"the server at {url} is still loading {model!r}: ask again in a moment"
+        )
     if code == "UNAVAILABLE":
         return ServerUnavailable(
             code, f"no server answers at {url}: start one with make serve, or give --url"

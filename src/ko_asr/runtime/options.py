@@ -88,7 +88,8 @@ def _read(given: str | bytes) -> Any:
     except RecursionError:
         raise UserError("options is nested too deeply: it is one flat object") from None
     except ValueError as error:
-        raise UserError(f"options is not JSON ({error})") from error
+        reason = "a number of thousands of digits" if "digits" in str(error) else error
+        raise UserError(f"options is not JSON ({reason})") from error
     return data
 
 

@@ -99,6 +99,7 @@ class Supervisor:
         """Serve until stopped; the server's own status when it was stopped or never came up, else 1."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
+        _open_standard_streams()
         while True:
             reason = self._start() or self._watch()
             if self._stop.is_set():
@@ -149,7 +150,9 @@ class Supervisor:
             self._server.wait(seconds)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._server.pid, signal.SIGKILL)
-        return self._server.wait()
+        status = self._server.wait()
+        remove_stale_shared_memory()  # Triton leaves it where a stream was open, and where it was killed
+        return status if status >= 0 else 128 - status  # as a shell counts signals
 
     def _watch(self) -> str | None:
         """Wait until the server must be started again, and say why; None when this process is to stop."""
@@ -278,6 +281,15 @@ def _outcome(error: triton.InferenceServerException | None) -> Probe:
     if failure.is_full(text) or _QUEUE_FULL in text:
         return Probe(Answer.ANSWERED, text)
     return Probe(Answer.REFUSED if status == "UNAVAILABLE" else Answer.FAILED, text)
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null where a standard stream is closed: Triton dies when it writes to one at its end."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
 def _say(text: str) -> None:
