@@ -9,8 +9,8 @@ requests whose inputs have one shape, as the dynamic batcher forms them.
 Two parameters of its own, which the native backend ignores, keep long requests from taking memory and time of
 short ones. A step is one place of the last axis of the model's first input.
 
-- ``max_run_steps``: most steps times rows of one run of the graph. A larger batch is run in parts, and a request
-  of more steps is refused.
+- ``max_run_steps``: most steps times rows of one run of the graph. A larger batch is run in parts, and a
+  request of more steps is refused.
 - ``long_steps``: a request of more steps is answered in the background (`Background`), and the memory that
   such runs took is given back to the system when no more of them come.
 
@@ -350,15 +350,9 @@ class TritonPythonModel:
         feed = {name: array.copy() for name, array in inputs.items()}  # the request's memory is Triton's
 
         def job() -> None:
-            response = self._cancelled() if sender.is_cancelled() else self._respond(names, feed)
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            sender.send(self._respond(names, feed), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
         self.background.add(job)
-
-    @staticmethod
-    def _cancelled():
-        message = "the client cancelled the request, or its deadline passed"
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.CANCELLED))
 
     def _respond(self, names: list[str], feed: dict):
         try:
