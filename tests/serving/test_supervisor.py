@@ -344,3 +344,19 @@ def test_neither_a_full_disk_nor_six_deaths_end_it(hanging: Path) -> None:
                 time.sleep(0.05)
             served.wait_until_it_answers()
         assert not list(Path("/dev/shm").glob(f"ko_asr_triton_{dead}_*"))
+
+
+def test_a_closed_standard_output_does_not_end_it(hanging: Path, tmp_path: Path) -> None:
+    ports = [f"--{name}-port={port}" for name, port in zip(("grpc", "metrics"), free_ports(2), strict=True)]
+    command = [sys.executable, str(ROOT / "export/serve.py"), "--model-repository", str(hanging), *ports]
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+        process = subprocess.Popen(closed, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while "answers at" not in (tmp_path / "log").read_text(encoding="utf-8"):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0

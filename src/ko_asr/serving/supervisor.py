@@ -9,12 +9,13 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tritonclient.grpc as triton
 
@@ -99,7 +100,6 @@ class Supervisor:
         """Serve until stopped; the server's own status when it was stopped or never came up, else 1."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
-        _open_standard_streams()
         while True:
             reason = self._start() or self._watch()
             if self._stop.is_set():
@@ -134,7 +134,13 @@ class Supervisor:
         self._server = self._answered_at = None
         try:
             # In a process group of its own, so that what it started can be ended with it.
-            self._server = subprocess.Popen([*DYING_WITH_PARENT, *self._command], process_group=0)
+            self._server = subprocess.Popen(
+                [*DYING_WITH_PARENT, *self._command],
+                stdin=_inherited(sys.stdin),
+                stdout=_inherited(sys.stdout),
+                stderr=_inherited(sys.stderr),
+                process_group=0,
+            )
         except OSError as error:
             return f"tritonserver cannot be started ({error})"
         if self._stop.is_set():  # the signal came while there was no server to pass it to
@@ -283,16 +289,14 @@ def _outcome(error: triton.InferenceServerException | None) -> Probe:
     return Probe(Answer.REFUSED if status == "UNAVAILABLE" else Answer.FAILED, text)
 
 
-def _open_standard_streams() -> None:
-    """Open /dev/null where a standard stream is closed: Triton dies when it writes to one at its end."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+def _inherited(stream: TextIO | None) -> int | None:
+    """The server's standard stream: /dev/null where ours is closed, of which Triton dies at its end."""
+    return subprocess.DEVNULL if stream is None else None
 
 
 def _say(text: str) -> None:
     """Write a line to standard error. A full disk or a closed pipe there must not end the server."""
+    if sys.stderr is None:
+        return
     with contextlib.suppress(OSError):
         os.write(2, f"[serve] {text}\n".encode())
