@@ -26,6 +26,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def shown(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
+def show_memory(measured: Callable[[], str]) -> None:
+    """Print what an encoder process takes. The export is whole without it: this machine may be too small."""
+    try:
+        print(measured())
+    except UserError as error:
+        print(f"memory of an encoder process: not measured, because {error}")
+
+
 def export_offline(model: Any, path: Path, options: argparse.Namespace) -> str:
     """Export a full-context model; its models' names, for the last message."""
     from ko_asr.export.memory import offline_memory
@@ -54,7 +63,7 @@ def export_offline(model: Any, path: Path, options: argparse.Namespace) -> str:
     contract = publish_offline(model, path, options.repository, serving, TEMPLATES, wanted)
     print(f"model card: {shown(options.repository)}/{MODEL_CARD}")
     if options.target == "onnx":
-        print(offline_memory(options.repository, contract, serving))
+        show_memory(lambda: offline_memory(options.repository, contract, serving))
     return f" ({', '.join(sorted(contract.models))})"
 
 
@@ -68,7 +77,7 @@ def export_streams(model: Any, path: Path, options: argparse.Namespace) -> str:
     contracts = publish_look_aheads(model, path, options.repository, serving, TEMPLATES, wanted)
     show_look_aheads(contracts)
     if options.target == "onnx":
-        print(streaming_memory(options.repository, contracts[0], serving))
+        show_memory(lambda: streaming_memory(options.repository, contracts[0], serving))
     return ""
 
 
