@@ -107,6 +107,8 @@ class GatewayProcess:
 
 def ffmpeg() -> str | None:
     """The ffmpeg that the gateway's environment finds; it makes the tests' files too."""
-    code = "import json; from ko_asr.gateway.ffmpeg import find_ffmpeg; print(json.dumps(find_ffmpeg()))"
+    code = (
+        "import json; from ko_asr.gateway.audio.ffmpeg import find_ffmpeg; print(json.dumps(find_ffmpeg()))"
+    )
     found = subprocess.run([PYTHON, "-c", code], capture_output=True, check=True, cwd="/")
     return json.loads(found.stdout)

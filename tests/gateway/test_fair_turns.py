@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ko_asr.gateway.fair_turns import FairTurns
+from ko_asr.gateway.engine.fair_turns import FairTurns
 
 
 def test_a_long_queue_does_not_delay_a_newcomer() -> None:

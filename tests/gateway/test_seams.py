@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ko_asr.gateway.pieces import FRAME_MS
-from ko_asr.gateway.seams import Seams
+from ko_asr.gateway.engine.pieces import FRAME_MS
+from ko_asr.gateway.engine.seams import Seams
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.results import Word
 

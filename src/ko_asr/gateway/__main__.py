@@ -15,7 +15,7 @@ import uvicorn
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
-from ko_asr.gateway.ffmpeg import find_ffmpeg
+from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 

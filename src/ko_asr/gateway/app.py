@@ -7,10 +7,11 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from ko_asr.gateway import openai_api, plain_api
+from ko_asr.gateway import plain_api
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.metrics import Metrics, Observed
+from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.settings import Settings
 
 
@@ -27,7 +28,7 @@ def create_app(settings: Settings) -> Observed:
     # No pages of documentation: they would load scripts from elsewhere.
     app = FastAPI(title="ko-asr gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
     add_handlers(app)
-    app.include_router(openai_api.routes(gateway))
+    app.include_router(openai.routes(gateway))
     app.include_router(plain_api.routes(gateway))
 
     @app.get("/health/live")

@@ -35,8 +35,8 @@ class ApiError(Exception):
         kind = SERVER if self.status >= 500 else "rate_limit_error" if self.status == 429 else INVALID
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """The answer."""
+    def response(self, path: str) -> JSONResponse:
+        """The answer to a request of ``path``, in the shape of the API that it belongs to."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         return JSONResponse(self.body(), self.status, headers)
 
@@ -52,14 +52,16 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = f"{request.method} {request.url.path[:100]}"
     sentences = {404: f"there is no {path} here: see docs/gateway.md", 405: f"{path} is not offered"}
-    response = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail))).response()
+    response = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail))).response(
+        request.url.path
+    )
     response.headers.update(error.headers or {})
     return response
 
@@ -68,7 +70,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = str(first["loc"][-1])
-    return ApiError(400, f"{where}: {first['msg']}", param=where).response()
+    return ApiError(400, f"{where}: {first['msg']}", param=where).response(request.url.path)
 
 
 async def _disconnect(request: Request, error: Exception) -> Response:
@@ -76,4 +78,6 @@ async def _disconnect(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return ApiError(500, "the gateway failed; its log has the reason under this x-request-id").response()
+    return ApiError(500, "the gateway failed; its log has the reason under this x-request-id").response(
+        request.url.path
+    )

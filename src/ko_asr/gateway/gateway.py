@@ -5,15 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
 
-from ko_asr.gateway.decode import Decoded, decode
+from ko_asr.gateway.audio.decode import Decoded, decode
+from ko_asr.gateway.audio.folders import RequestFolder, Workspace
+from ko_asr.gateway.audio.upload import Form, drain, receive
+from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.long_audio import Part, parts
+from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.folders import RequestFolder, Workspace
-from ko_asr.gateway.long_audio import Part, parts
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.recogniser import Recogniser
 from ko_asr.gateway.settings import Settings
-from ko_asr.gateway.upload import Form, drain, receive
 
 
 class Gateway:
@@ -52,13 +53,15 @@ class Gateway:
     async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
         """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
         audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
+        caller_of(request).spend(audio.seconds)
         self.metrics.audio.inc(audio.seconds)
         return audio
 
     async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
         """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
+        caller = caller_of(request)
 
         async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings)]
+            return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
 
         return await while_connected(request, collect())

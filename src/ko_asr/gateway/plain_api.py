@@ -5,8 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from ko_asr.gateway.engine.long_audio import confidence, joined_text
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.long_audio import confidence, joined_text
 
 FILE = "audio"
 

@@ -9,14 +9,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ko_asr.gateway import openai_answers as answers
-from ko_asr.gateway.decode import Decoded
+from ko_asr.gateway.audio.decode import Decoded
+from ko_asr.gateway.audio.folders import RequestFolder
+from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.folders import RequestFolder
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.long_audio import Part, parts
-from ko_asr.gateway.openai_options import check_model, read_options
+from ko_asr.gateway.openai import answers
+from ko_asr.gateway.openai.options import check_model, read_options
 
 FILE = "file"
 
@@ -76,7 +77,7 @@ def routes(gateway: Gateway) -> APIRouter:
 
 async def _events(request: Request, gateway: Gateway, audio: Decoded) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
-    source = parts(audio, gateway.recogniser, gateway.settings)
+    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request))
 
     async def first() -> Part | None:
         return await anext(source, None)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ko_asr.gateway.decode import Decoded
+from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.recognition.segmentation import Segmenter
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.frames import SAMPLE_RATE

@@ -17,9 +17,9 @@ import soxr
 from ko_asr.audio.mixdown import Mixdown, check_values
 from ko_asr.audio.problem import AudioProblem, UnknownFormat
 from ko_asr.audio.reader import AudioReader
+from ko_asr.gateway.audio.ffmpeg import DEMUXERS, Ffmpeg
+from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.ffmpeg import DEMUXERS, Ffmpeg
-from ko_asr.gateway.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.settings import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 

@@ -1,4 +1,4 @@
-"""The served ensemble behind the gateway: turns, failures as HTTP, and whether it works."""
+"""The engine behind the gateway: turns, failures as HTTP, and whether it works."""
 
 import asyncio
 import logging
@@ -8,11 +8,15 @@ from collections.abc import Hashable
 import numpy as np
 
 from ko_asr.client.connection import AnswerTimeout, RequestRefused, ServerError, StreamsFull
-from ko_asr.client.offline import AsyncAsrClient, Transcription
+from ko_asr.client.offline import Transcription
+from ko_asr.gateway.caller import EVERYBODY, Caller
+from ko_asr.gateway.engine.engine import Engine, LiveStream
+from ko_asr.gateway.engine.fair_turns import FairTurns
+from ko_asr.gateway.engine.triton import TritonEngine
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.fair_turns import FairTurns
 from ko_asr.gateway.settings import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.runtime.options import StreamOptions
 
 LOG = logging.getLogger("ko_asr.gateway")
 _TRUSTED = 5.0  # seconds for which an answered inference says that the next one will be
@@ -22,11 +26,11 @@ _QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a m
 
 
 class Recogniser:
-    """One connection to Triton for all requests. Use it in ``async with``."""
+    """One engine for all requests. Use it in ``async with``."""
 
     def __init__(self, settings: Settings) -> None:
         """Connect, while an event loop runs. Nothing is sent yet."""
-        self._client = AsyncAsrClient(settings.triton, settings.timeout)
+        self._engine: Engine = TritonEngine(settings.triton, settings.timeout)
         self._turns = FairTurns(settings.in_flight)
         self._probing = asyncio.Lock()
         self._answered = -_TRUSTED
@@ -34,13 +38,22 @@ class Recogniser:
     async def __aenter__(self) -> "Recogniser":
         return self
 
-    async def __aexit__(self, *details: object) -> None:
-        await self._client.__aexit__(*details)
+    async def __aexit__(self, *_: object) -> None:
+        await self._engine.close()
 
-    async def transcribe(self, samples: np.ndarray, owner: Hashable) -> Transcription:
+    async def transcribe(
+        self, samples: np.ndarray, owner: Hashable, caller: Caller = EVERYBODY
+    ) -> Transcription:
         """Transcribe float32 [n] with words, when it is ``owner``'s turn. ApiError when that fails."""
         async with self._turns.turn(owner):
-            return await self._infer(samples)
+            return await self._infer(samples, caller)
+
+    async def open_stream(self, options: StreamOptions, caller: Caller = EVERYBODY) -> LiveStream:
+        """Begin a live stream. ApiError when that fails; the stream itself raises ServerError later."""
+        try:
+            return await self._engine.open_stream(options, caller.name)
+        except ServerError as error:
+            raise api_error(error) from error
 
     async def check(self) -> None:
         """Raise ApiError unless an inference was answered just now; else one is made, past the queue."""
@@ -49,20 +62,21 @@ class Recogniser:
                 return
             try:
                 async with asyncio.timeout(_PROBE_TIMEOUT):
-                    await self._infer(np.zeros(SAMPLE_RATE, np.float32))
+                    await self._infer(np.zeros(SAMPLE_RATE, np.float32), EVERYBODY)
             except TimeoutError:
                 raise _come_again("is late", "timeout") from None
 
-    async def _infer(self, samples: np.ndarray) -> Transcription:
+    async def _infer(self, samples: np.ndarray, caller: Caller) -> Transcription:
         try:
-            answer = await self._client.transcribe(samples, words=True)
+            answer = await self._engine.transcribe(samples, caller.name)
         except ServerError as error:
-            raise _api_error(error) from error
+            raise api_error(error) from error
         self._answered = time.monotonic()
         return answer
 
 
-def _api_error(error: ServerError) -> ApiError:
+def api_error(error: ServerError) -> ApiError:
+    """The refusal that tells a client of ``error``; the log has what was wrong."""
     if isinstance(error, RequestRefused):
         sentence = str(error).removeprefix(f"{error.code}: ")
         return ApiError(400, f"the recogniser refuses this audio: {sentence}", code="audio_refused")

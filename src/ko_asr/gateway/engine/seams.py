@@ -7,7 +7,7 @@ its middle; where the two place it a little differently, it could be in both or 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ko_asr.gateway.pieces import FRAME_MS
+from ko_asr.gateway.engine.pieces import FRAME_MS
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.results import Word
 

@@ -15,8 +15,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from ko_asr.gateway.audio.folders import room_on_disk
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.folders import room_on_disk
 from ko_asr.gateway.settings import MIB, Settings
 
 _FIELD_BYTES = 64 << 10  # of all fields together

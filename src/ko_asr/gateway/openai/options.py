@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings import Settings
-from ko_asr.gateway.upload import Form
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")

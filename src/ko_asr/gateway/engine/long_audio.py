@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ko_asr.client.offline import Transcription
-from ko_asr.gateway.decode import Decoded
-from ko_asr.gateway.pieces import pieces
-from ko_asr.gateway.recogniser import Recogniser
-from ko_asr.gateway.seams import Seams
+from ko_asr.gateway.audio.decode import Decoded
+from ko_asr.gateway.caller import EVERYBODY, Caller
+from ko_asr.gateway.engine.pieces import pieces
+from ko_asr.gateway.engine.recogniser import Recogniser
+from ko_asr.gateway.engine.seams import Seams
 from ko_asr.gateway.settings import Settings
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
@@ -29,10 +30,12 @@ class Part:
     confidence: float
 
 
-async def parts(audio: Decoded, recogniser: Recogniser, settings: Settings) -> AsyncGenerator[Part, None]:
+async def parts(
+    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller = EVERYBODY
+) -> AsyncGenerator[Part, None]:
     """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
     seams, whole = Seams(), audio.seconds <= settings.piece_seconds
-    async with aclosing(_answers(audio, recogniser, settings)) as answers:
+    async with aclosing(_answers(audio, recogniser, settings, caller)) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
@@ -42,13 +45,13 @@ async def parts(audio: Decoded, recogniser: Recogniser, settings: Settings) -> A
 
 
 async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings
+    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
     windows, owner = pieces(audio, settings.piece_seconds), object()
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):
-            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner))))
+            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner, caller))))
             if len(ahead) >= settings.in_flight_each:
                 first, task = ahead.popleft()
                 yield first, await task

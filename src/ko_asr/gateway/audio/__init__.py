@@ -1,0 +1,1 @@
+"""Uploads to samples: forms, temporary files, decoders."""

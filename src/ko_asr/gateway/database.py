@@ -1,0 +1,76 @@
+"""One database for what gateways share: keys, usage, jobs. SQLite for one host, PostgreSQL for many.
+
+Tables are defined by the modules that use them, in `METADATA`; those that are missing are made on opening.
+Statements run in threads, each in a transaction of its own.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from ko_asr.errors import UserError
+
+METADATA = MetaData()
+_BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
+T = TypeVar("T")
+
+
+class Database:
+    """A database by its SQLAlchemy address: sqlite:///gateway.db or postgresql+psycopg://user@host/name."""
+
+    def __init__(self, url: str) -> None:
+        """Connect and make the tables that are missing. UserError when that fails."""
+        try:
+            address = make_url(url)
+            lite = address.get_backend_name() == "sqlite"
+            if lite and address.database:
+                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+            arguments: dict[str, Any] = {"timeout": _BUSY_SECONDS} if lite else {}
+            self._engine = create_engine(address, pool_pre_ping=True, connect_args=arguments)
+            if lite:
+                event.listen(self._engine, "connect", _set_up_sqlite)
+                event.listen(self._engine, "begin", _begin_immediate)
+            METADATA.create_all(self._engine)
+        except (ArgumentError, SQLAlchemyError, ImportError, OSError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise UserError(
+                f"the database {_shown(url)} cannot be opened ({reason}): see --database"
+            ) from error
+        self.is_sqlite = lite
+
+    def run_now(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction, in this thread. SQLAlchemyError when it fails."""
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in one transaction, in another thread. SQLAlchemyError when it fails."""
+        return await asyncio.to_thread(self.run_now, work)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+
+def _shown(url: str) -> str:
+    """The address without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(malformed)"
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_immediate
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Take the write lock at once: a reader that becomes a writer would fail instead of waiting."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

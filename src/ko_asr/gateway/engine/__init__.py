@@ -1,0 +1,1 @@
+"""The recogniser behind the gateway: servers, turns, long audio, live streams."""

@@ -1,0 +1,1 @@
+"""OpenAI's API: files, server-sent events."""
