@@ -1,5 +1,6 @@
-"""One gateway in front of the demo's server, for all tests of this folder."""
+"""One gateway in front of one server of both ensembles, for all tests of this folder."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,28 @@ from ko_asr.data.manifest import read_manifest
 
 
 @pytest.fixture(scope="session")
-def gateway(demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def both_models(demo, streaming_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with the ensembles of files and of streams."""
+    repository = tmp_path_factory.mktemp("both") / "triton"
+    for models in (demo.repository, streaming_repository):
+        shutil.copytree(models, repository, dirs_exist_ok=True)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def asr_server(demo, both_models: Path) -> Iterator[str]:
+    """The gRPC address of a server of both."""
+    from ko_asr.serving.server import TritonServer
+
+    with TritonServer(both_models, demo.server) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def gateway(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     """A gateway with the name whisper-1 besides its own."""
     folder = tmp_path_factory.mktemp("gateway") / "g"
-    with GatewayProcess(demo.url, folder, "--alias", "whisper-1") as running:
+    with GatewayProcess(asr_server, folder, "--alias", "whisper-1") as running:
         yield running
 
 
