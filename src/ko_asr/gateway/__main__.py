@@ -90,6 +90,8 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
+        ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
+        ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
     )
     uvicorn.Server(config).run(sockets=[listening])
 

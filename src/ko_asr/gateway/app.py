@@ -12,6 +12,7 @@ from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
+from ko_asr.gateway.openai import realtime
 from ko_asr.gateway.settings import Settings
 
 
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> Observed:
     app = FastAPI(title="ko-asr gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
     add_handlers(app)
     app.include_router(openai.routes(gateway))
+    app.include_router(realtime.routes(gateway))
     app.include_router(plain_api.routes(gateway))
 
     @app.get("/health/live")

@@ -13,6 +13,7 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -21,7 +22,7 @@ class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+        self.settings, self.metrics, self.sockets = settings, metrics, Sockets()
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
