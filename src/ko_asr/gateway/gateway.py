@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
+from starlette.websockets import WebSocket
 
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
@@ -14,6 +15,7 @@ from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -66,3 +68,7 @@ class Gateway:
             return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
 
         return await while_connected(request, collect())
+
+    def speech(self, websocket: WebSocket, take: Take) -> Speech:
+        """The live speech of a WebSocket; ``take`` gets what is heard."""
+        return Speech(self.recogniser, self.metrics, self.settings.ffmpeg, caller_of(websocket), take)

@@ -5,7 +5,6 @@ from typing import Protocol
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.live.compressed import DEMUXERS, FfmpegDecoder
 from ko_asr.gateway.live.samples import SampleDecoder, Sink, alaw, linear16, mulaw
-from ko_asr.gateway.settings import Settings
 
 LINEAR16, MULAW, ALAW = "LINEAR16", "MULAW", "ALAW"
 _RAW = {LINEAR16: (linear16, 2), MULAW: (mulaw, 1), ALAW: (alaw, 1)}
@@ -28,17 +27,17 @@ class StreamDecoder(Protocol):
         """Free what is held. Closing twice is allowed."""
 
 
-def make_decoder(encoding: str, rate: int, sink: Sink, settings: Settings) -> StreamDecoder:
+def make_decoder(encoding: str, rate: int, sink: Sink, ffmpeg: str | None) -> StreamDecoder:
     """A decoder of one of `ENCODINGS`; ``rate`` in Hz is that of raw samples, others tell their own.
 
-    ApiError for one that needs an ffmpeg where there is none.
+    ApiError for one that needs ``ffmpeg``, the command, where there is none.
     """
     if encoding in _RAW:
         read, width = _RAW[encoding]
         return SampleDecoder(read, width, rate, sink)
-    if settings.ffmpeg is None:
+    if ffmpeg is None:
         raw = ", ".join(_RAW)
         raise ApiError(
             400, f"{encoding} needs an ffmpeg, which this gateway lacks: send {raw}", param="encoding"
         )
-    return FfmpegDecoder(settings.ffmpeg, encoding, sink)
+    return FfmpegDecoder(ffmpeg, encoding, sink)

@@ -14,10 +14,10 @@ from ko_asr.client.connection import ServerError
 from ko_asr.errors import UserError
 from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.engine.engine import LiveStream
-from ko_asr.gateway.engine.recogniser import api_error
+from ko_asr.gateway.engine.recogniser import Recogniser, api_error
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.live.encodings import make_decoder
+from ko_asr.gateway.live.encodings import LINEAR16, make_decoder
+from ko_asr.gateway.metrics import Metrics
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
@@ -32,10 +32,14 @@ class Speech:
     ``take`` gets the results in order, their times in ms since the first sample of the socket.
     """
 
-    def __init__(self, gateway: Gateway, caller: Caller, options: StreamOptions, take: Take) -> None:
-        """``options`` hold for the next stream, and may be changed between streams."""
-        self._gateway, self._caller, self._take, self.options = gateway, caller, take, options
-        self._decoder = make_decoder("LINEAR16", SAMPLE_RATE, self._hear, gateway.settings)
+    def __init__(
+        self, recogniser: Recogniser, metrics: Metrics, ffmpeg: str | None, caller: Caller, take: Take
+    ) -> None:
+        """``ffmpeg`` is the command for compressed audio; without it that is refused."""
+        self._recogniser, self._metrics, self._ffmpeg = recogniser, metrics, ffmpeg
+        self._caller, self._take = caller, take
+        self.options = StreamOptions()  # of the next stream
+        self._decoder = make_decoder(LINEAR16, SAMPLE_RATE, self._hear, ffmpeg)
         self._stream: LiveStream | None = None
         self._delivery: asyncio.Task[None] | None = None
         self._samples = 0
@@ -53,7 +57,7 @@ class Speech:
 
     async def use(self, encoding: str, rate: int) -> None:
         """Take audio in ``encoding`` from here on; ``rate`` in Hz is that of raw samples."""
-        made = make_decoder(encoding, rate, self._hear, self._gateway.settings)
+        made = make_decoder(encoding, rate, self._hear, self._ffmpeg)
         await self._decoder.close()
         self._decoder = made
 
@@ -83,7 +87,7 @@ class Speech:
             delivery.cancel()
             await asyncio.gather(delivery, return_exceptions=True)
         if stream is not None:
-            self._gateway.metrics.streams.dec()
+            self._metrics.streams.dec()
             await stream.close()
 
     async def _close(self) -> None:
@@ -93,7 +97,7 @@ class Speech:
     async def _hear(self, samples: np.ndarray) -> None:
         seconds = len(samples) / SAMPLE_RATE
         self._caller.spend(seconds)
-        self._gateway.metrics.streamed.inc(seconds)
+        self._metrics.streamed.inc(seconds)
         async with self._failing():
             if self._stream is None:
                 await self._open()
@@ -104,8 +108,8 @@ class Speech:
             await self._stream.send(samples)
 
     async def _open(self) -> None:
-        self._stream = await self._gateway.recogniser.open_stream(self.options, self._caller)
-        self._gateway.metrics.streams.inc()
+        self._stream = await self._recogniser.open_stream(self.options, self._caller)
+        self._metrics.streams.inc()
         self._delivery = asyncio.create_task(self._deliver(self._stream, self.milliseconds))
 
     async def _deliver(self, stream: LiveStream, later: int) -> None:

@@ -8,11 +8,9 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
-from ko_asr.gateway.live.speech import Speech
 from ko_asr.gateway.openai.realtime_config import SessionConfig
 from ko_asr.gateway.openai.realtime_items import Event, Items
 from ko_asr.runtime.results import Result
@@ -28,7 +26,8 @@ class RealtimeSession:
         """``websocket`` is accepted; ``config`` is what the session begins with."""
         self._gateway, self._websocket, self._config = gateway, websocket, config
         self._id, self._items = f"sess_{secrets.token_hex(12)}", Items()
-        self._speech = Speech(gateway, caller_of(websocket), config.stream_options(), self._take)
+        self._speech = gateway.speech(websocket, self._take)
+        self._speech.options = config.stream_options()
         self._handlers = {
             "session.update": self._update,
             f"{_BUFFER}.append": self._append,
