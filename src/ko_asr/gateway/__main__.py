@@ -16,6 +16,8 @@ from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.server import LiveServer
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 
@@ -84,8 +86,9 @@ def main() -> None:
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
     print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
+    sockets = Sockets()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, sockets),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -93,7 +96,7 @@ def main() -> None:
         ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
         ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    LiveServer(config, sockets).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ from starlette.responses import Response
 from ko_asr.gateway import plain_api
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
 from ko_asr.gateway.settings import Settings
 
 
-def create_app(settings: Settings) -> Observed:
-    """An ASGI application, for one event loop."""
+def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
+    """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
-    gateway = Gateway(settings, metrics)
+    gateway = Gateway(settings, metrics, sockets or Sockets())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

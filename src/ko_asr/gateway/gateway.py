@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import Request
 from starlette.websockets import WebSocket
 
+from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
@@ -23,8 +24,9 @@ from ko_asr.gateway.settings import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings, self.metrics, self.sockets = settings, metrics, Sockets()
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets
+        self.tokens = Tokens()
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)

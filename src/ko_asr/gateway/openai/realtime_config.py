@@ -86,9 +86,7 @@ class SessionConfig(BaseModel):
         try:
             made = SessionConfig.model_validate(_merged(self.model_dump(), given))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["session", *map(str, first["loc"])])
-            raise ApiError(400, f"{where}: {first['msg']}", param=where, code="invalid_value") from None
+            raise refusal(error, "session") from None
         made.check(settings)
         return made
 
@@ -145,6 +143,13 @@ class SessionConfig(BaseModel):
         else:
             del kind["rate"]
         return found
+
+
+def refusal(error: ValidationError, *at: str) -> ApiError:
+    """The refusal of a value that is of the wrong kind; ``at`` names where its object is."""
+    first = error.errors()[0]
+    where = ".".join([*at, *map(str, first["loc"])])
+    return ApiError(400, f"{where or 'the message'}: {first['msg']}", param=where, code="invalid_value")
 
 
 def _refused(where: str, sentence: str) -> ApiError:

@@ -39,7 +39,7 @@ class RealtimeSession:
         """Serve until the gateway stops; cancelled when the client leaves."""
         async with self._speech as speech:
             await speech.use(self._config.encoding, self._config.rate)
-            await self._send({"type": "session.created", "session": self._session()})
+            await self._send({"type": "session.created", "session": session_object(self._id, self._config)})
             while (message := await inbox.get()) is not None:
                 await self._handle(message)
             if self._detects:
@@ -74,7 +74,7 @@ class RealtimeSession:
             await speech.use(config.encoding, config.rate)
             speech.options = options
         self._config = config
-        await self._send({"type": "session.updated", "session": self._session()})
+        await self._send({"type": "session.updated", "session": session_object(self._id, self._config)})
 
     async def _append(self, event: Event) -> None:
         audio = event.get("audio")
@@ -140,9 +140,10 @@ class RealtimeSession:
         for event in events:
             await tell(self._websocket, {"event_id": f"event_{secrets.token_hex(12)}", **event})
 
-    def _session(self) -> dict[str, Any]:
-        kind = {"id": self._id, "object": "realtime.transcription_session"}
-        return {**kind, **self._config.to_json()}
+
+def session_object(name: str, config: SessionConfig) -> dict[str, Any]:
+    """A session as OpenAI shows it."""
+    return {"id": name, "object": "realtime.transcription_session", **config.to_json()}
 
 
 def _parsed(message: str | bytes) -> dict[str, Any]:
