@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from ko_asr.gateway.rtzr import errors as rtzr
+from ko_asr.gateway import rtzr_errors
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
@@ -43,8 +43,8 @@ class ApiError(Exception):
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        if rtzr.is_rtzr(path):
-            return JSONResponse(rtzr.body(self.status, self.message, self.code), self.status, headers)
+        if rtzr_errors.is_rtzr(path):
+            return JSONResponse(rtzr_errors.body(self.status, self.message, self.code), self.status, headers)
         return JSONResponse(self.body(), self.status, headers)
 
 
