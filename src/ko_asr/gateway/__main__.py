@@ -7,6 +7,7 @@ There are no keys and no TLS yet, so it listens on 127.0.0.1 and nowhere else. d
 
 import argparse
 import logging
+import os
 import socket
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     listening = listen(settings.port)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
