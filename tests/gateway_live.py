@@ -58,7 +58,9 @@ def packets(data: bytes, size: int = PACKET) -> Iterator[bytes]:
 def configure(connection: RealtimeConnection, **values) -> RealtimeServerEvent:
     """Set values of ``audio.input``; the answer."""
     connection.session.update(session={"type": "transcription", "audio": {"input": values}})
-    return connection.recv()
+    while (event := connection.recv()).type not in ("session.updated", "error"):
+        pass
+    return event
 
 
 def append(connection: RealtimeConnection, data: bytes, size: int = PACKET) -> None:

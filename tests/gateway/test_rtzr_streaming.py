@@ -40,7 +40,7 @@ COMPRESSED = {
 
 @pytest.fixture(scope="module")
 def talk(files: list[Path]) -> np.ndarray:
-    return conversation(files[:3])
+    return conversation(files[:2])
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,7 @@ def test_compressed_audio(gateway, asr_server: str, talk, encoding: str) -> None
     data = encoded(f"-f s16le -ar 16000 -ac 1 -i pipe:0 {to}", linear16(talk, 16_000))
     rate = 8000 if encoding == "AMR" else 48_000 if encoding == "OGG_OPUS" else 16_000
     decoded = np.frombuffer(encoded(f"{back} -i pipe:0 -f f32le -ac 1", data), "<f4")
-    floats = np.clip(decoded, -1, 1)
-    wanted = grpc_finals(asr_server, soxr.resample(floats, rate, 16_000), EndpointRules())
+    wanted = grpc_finals(asr_server, soxr.resample(decoded, rate, 16_000), EndpointRules())
     for size in (777, 1 << 20):
         answers = speak(gateway, packets(data, size), sample_rate=16_000, encoding=encoding)
         assert finals(answers) == wanted
@@ -132,12 +131,12 @@ def test_finalize_ends_the_utterance_and_the_stream_goes_on(gateway, asr_server:
     assert starts == sorted(starts) and starts[-1] > 1000 * len(clips[0]) / 32_000
 
 
-def test_options_are_those_of_the_recogniser(gateway, asr_server: str, talk) -> None:
-    data = linear16(talk, 16_000)
+def test_options_are_those_of_the_recogniser(gateway, asr_server: str, files) -> None:
+    data = linear16(conversation(files[1:2]), 16_000)
     usual = {"use_itn": "true", "use_disfluency_filter": "true", "domain": "CALL", "model_name": "sommers_ko"}
-    rules = EndpointRules(silence_after_speech_ms=1500, max_utterance_ms=4000)
+    rules = EndpointRules(silence_after_speech_ms=1500, max_utterance_ms=2000)
     for given, options in (
-        ({"epd_time": 1.5, "max_utter_duration": 4}, (rules, ())),
+        ({"epd_time": 1.5, "max_utter_duration": 2}, (rules, ())),
         ({"keywords": "주말에:5,햇빛이"}, (EndpointRules(), ["주말에:5", "햇빛이:2"])),
         ({"noise_threshold": 0.7, "no_such_parameter": 1}, (EndpointRules(), ())),
     ):
@@ -181,14 +180,14 @@ def test_bad_frames_close_the_socket_with_the_reason(gateway) -> None:
         assert code == 1008 and reason.startswith("H0001: a text frame is EOS")
     if ffmpeg():
         for encoding in COMPRESSED:
-            code, reason = closed(b"no audio at all " * 4000, encoding)
+            code, reason = closed(b"no audio at all " * 400, encoding)
             assert code == 1008 and reason == f"H0010: the audio is damaged or not {encoding}"
     wait_for_figure(gateway.url, "streams_open", 0.0)
 
 
-def test_no_words_are_no_answer(gateway) -> None:
+def test_no_audio_is_no_answer(gateway) -> None:
     assert speak(gateway, [], sample_rate=16_000, encoding="LINEAR16") == []
-    assert speak(gateway, [bytes(99_999)], sample_rate=16_000, encoding="LINEAR16") == []
+    assert speak(gateway, [b"1"], sample_rate=16_000, encoding="LINEAR16") == []
     if ffmpeg():
         assert speak(gateway, [], sample_rate=16_000, encoding="OGG_OPUS") == []
 
