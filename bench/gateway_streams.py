@@ -146,11 +146,7 @@ async def idle_megabytes(url: str, process: int, count: int) -> dict[str, float]
     for _ in range(count):
         sockets.append(await websockets.connect(f"{url.replace('http', 'ws', 1)}/v1/realtime"))
         await sockets[-1].recv()
-    found = {
-        "sockets": count,
-        "before_mb": round(before, 1),
-        "with_mb": round(memory_megabytes([process]), 1),
-    }
+    after = memory_megabytes([process])
     for socket in sockets:
         await socket.close()
     return {"sockets": count, "before_mb": round(before, 1), "with_mb": round(after, 1)}
