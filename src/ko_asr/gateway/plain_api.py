@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import confidence, joined_text
 from ko_asr.gateway.gateway import Gateway
 
@@ -21,8 +22,9 @@ def routes(gateway: Gateway) -> APIRouter:
         started, folder = time.perf_counter(), await gateway.request_folder(request)
         try:
             await gateway.receive(request, folder, FILE)
-            audio = await gateway.decode(request, folder, FILE)
-            found = await gateway.transcribe(request, audio)
+            async with while_connected(request):
+                audio = await gateway.decode(request, folder, FILE)
+                found = await gateway.transcribe(request, audio)
         finally:
             await folder.remove()
         return {
