@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import failure
+from ko_asr.runtime import failure, tensors
 
 DEFAULT_URL = "127.0.0.1:8001"
+_NO_OPTIONS = f"unexpected inference input '{tensors.OPTIONS}'"  # Triton's message for an older export
 
 
 class ServerError(UserError):
@@ -29,6 +30,10 @@ class AnswerTimeout(ServerError):
 
 class RequestRefused(ServerError):
     """A request that the server cannot use (INVALID_ARGUMENT)."""
+
+
+class KeywordsNotTaken(RequestRefused):
+    """Keywords for a model that was exported without that input (INVALID_ARGUMENT)."""
 
 
 class StreamsFull(ServerError):
@@ -99,6 +104,10 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
         )
     if code == "DEADLINE_EXCEEDED":
         return AnswerTimeout(code, f"no answer from {url} within {timeout:g} s")
+    if code == "INVALID_ARGUMENT" and _NO_OPTIONS in text:
+        return KeywordsNotTaken(
+            code, f"{model!r} at {url} takes no keywords: export it again with export/to_triton.py"
+        )
     text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
     kind = RequestRefused if code == "INVALID_ARGUMENT" else ServerError
     return kind(code, text.strip())

@@ -57,11 +57,13 @@ class Gateway:
         self.metrics.audio.inc(audio.seconds)
         return audio
 
-    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
+    async def transcribe(
+        self, request: Request, audio: Decoded, keywords: tuple[str, ...] = ()
+    ) -> list[Part]:
         """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
         caller = caller_of(request)
 
         async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
+            return [part async for part in parts(audio, self.recogniser, self.settings, caller, keywords)]
 
         return await while_connected(request, collect())

@@ -42,11 +42,15 @@ class Recogniser:
         await self._engine.close()
 
     async def transcribe(
-        self, samples: np.ndarray, owner: Hashable, caller: Caller = EVERYBODY
+        self,
+        samples: np.ndarray,
+        owner: Hashable,
+        caller: Caller = EVERYBODY,
+        keywords: tuple[str, ...] = (),
     ) -> Transcription:
         """Transcribe float32 [n] with words, when it is ``owner``'s turn. ApiError when that fails."""
         async with self._turns.turn(owner):
-            return await self._infer(samples, caller)
+            return await self._infer(samples, caller, keywords)
 
     async def open_stream(self, options: StreamOptions, caller: Caller = EVERYBODY) -> LiveStream:
         """Begin a live stream. ApiError when that fails; the stream itself raises ServerError later."""
@@ -66,9 +70,11 @@ class Recogniser:
             except TimeoutError:
                 raise _come_again("is late", "timeout") from None
 
-    async def _infer(self, samples: np.ndarray, caller: Caller) -> Transcription:
+    async def _infer(
+        self, samples: np.ndarray, caller: Caller, keywords: tuple[str, ...] = ()
+    ) -> Transcription:
         try:
-            answer = await self._engine.transcribe(samples, caller.name)
+            answer = await self._engine.transcribe(samples, caller.name, keywords)
         except ServerError as error:
             raise api_error(error) from error
         self._answered = time.monotonic()
