@@ -1,6 +1,7 @@
 """A gRPC connection to a server, and its errors: a class each."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from ko_asr.errors import UserError
 from ko_asr.runtime import failure, tensors
 
 DEFAULT_URL = "127.0.0.1:8001"
-_NO_OPTIONS = f"unexpected inference input '{tensors.OPTIONS}'"  # Triton's message for an older export
+# Triton's messages for an older export
+_NO_OPTIONS = re.compile(f"(expected number of inputs|unexpected inference input).*'{tensors.OPTIONS}'")
 
 
 class ServerError(UserError):
@@ -104,7 +106,7 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
         )
     if code == "DEADLINE_EXCEEDED":
         return AnswerTimeout(code, f"no answer from {url} within {timeout:g} s")
-    if code == "INVALID_ARGUMENT" and _NO_OPTIONS in text:
+    if code == "INVALID_ARGUMENT" and _NO_OPTIONS.search(text):
         return KeywordsNotTaken(
             code, f"{model!r} at {url} takes no keywords: export it again with export/to_triton.py"
         )
