@@ -10,6 +10,7 @@ from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
@@ -49,6 +50,10 @@ class Gateway:
             how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
+
+    async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model takes. ApiError; ClientDisconnect."""
+        return await while_connected(request, usable(self.recogniser, wanted, caller_of(request)))
 
     async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
         """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
