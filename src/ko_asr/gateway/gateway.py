@@ -9,6 +9,7 @@ from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
@@ -49,6 +50,10 @@ class Gateway:
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
 
+    async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model takes. ApiError."""
+        return await usable(self.recogniser, wanted, caller_of(request))
+
     async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
         """Decode what was received. ApiError."""
         audio = await decode(folder, file_field, self.settings, self._decoders)
@@ -56,7 +61,9 @@ class Gateway:
         self.metrics.audio.inc(audio.seconds)
         return audio
 
-    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
+    async def transcribe(
+        self, request: Request, audio: Decoded, keywords: tuple[str, ...] = ()
+    ) -> list[Part]:
         """Recognise all of ``audio``. ApiError."""
-        found = parts(audio, self.recogniser, self.settings, caller_of(request))
+        found = parts(audio, self.recogniser, self.settings, caller_of(request), keywords)
         return [part async for part in found]

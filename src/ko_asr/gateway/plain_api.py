@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.keywords import read_keywords
 from ko_asr.gateway.engine.long_audio import confidence, joined_text
 from ko_asr.gateway.gateway import Gateway
 
@@ -21,10 +22,12 @@ def routes(gateway: Gateway) -> APIRouter:
         """Transcribe one file."""
         started, folder = time.perf_counter(), await gateway.request_folder(request)
         try:
-            await gateway.receive(request, folder, FILE)
+            form = await gateway.receive(request, folder, FILE)
+            wanted = read_keywords(form.many("keywords"))
             async with while_connected(request):
+                keywords = await gateway.keywords(request, wanted)
                 audio = await gateway.decode(request, folder, FILE)
-                found = await gateway.transcribe(request, audio)
+                found = await gateway.transcribe(request, audio, keywords)
         finally:
             await folder.remove()
         return {

@@ -31,11 +31,15 @@ class Part:
 
 
 async def parts(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller = EVERYBODY
+    audio: Decoded,
+    recogniser: Recogniser,
+    settings: Settings,
+    caller: Caller = EVERYBODY,
+    keywords: tuple[str, ...] = (),
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
     seams, is_whole = Seams(), audio.whole is not None
-    async with aclosing(_answers(audio, recogniser, settings, caller)) as answers:
+    async with aclosing(_answers(audio, recogniser, settings, caller, keywords)) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
@@ -45,17 +49,18 @@ async def parts(
 
 
 async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller
+    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, keywords: tuple[str, ...]
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
     owner = object()
     if audio.whole is not None:
-        yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller)
+        yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
         return
     windows = pieces(audio, settings.piece_seconds)
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):
-            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner, caller))))
+            work = recogniser.transcribe(window.samples, owner, caller, keywords)
+            ahead.append((window, asyncio.create_task(work)))
             if len(ahead) >= settings.in_flight_each:
                 first, task = ahead.popleft()
                 yield first, await task

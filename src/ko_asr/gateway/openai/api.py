@@ -48,11 +48,12 @@ def routes(gateway: Gateway) -> APIRouter:
             form = await gateway.receive(request, folder, FILE)
             options = read_options(form, settings)
             async with while_connected(request):
+                keywords = await gateway.keywords(request, options.keywords)
                 audio = await gateway.decode(request, folder, FILE)
                 if not options.stream:
-                    found = await gateway.transcribe(request, audio)
+                    found = await gateway.transcribe(request, audio, keywords)
                     return answers.answer(found, audio.seconds, options)
-                response = EventStream(await _events(request, gateway, audio), folder)
+                response = EventStream(await _events(request, gateway, audio, keywords), folder)
             streaming = True
             return response
         finally:
@@ -76,9 +77,11 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _events(request: Request, gateway: Gateway, audio: Decoded) -> AsyncIterator[str]:
+async def _events(
+    request: Request, gateway: Gateway, audio: Decoded, keywords: tuple[str, ...]
+) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
-    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request))
+    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request), keywords)
     return _event_texts(source, await anext(source, None), audio)
 
 
