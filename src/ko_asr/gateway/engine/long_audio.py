@@ -1,6 +1,7 @@
 """Decoded audio of any length to text and words: pieces, some at a time, in their order."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -47,7 +48,7 @@ async def parts(
 async def _answers(
     audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    windows, owner = pieces(audio, settings.piece_seconds), object()
+    windows, owner = pieces(audio, settings.piece_seconds), secrets.token_hex(8)
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):
