@@ -13,10 +13,10 @@ from pathlib import Path
 
 import uvicorn
 
-from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
+from ko_asr.gateway.engine.settings import EngineSettings
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 
@@ -29,7 +29,6 @@ def parse() -> Settings:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--triton", default=DEFAULT_URL, metavar="HOST:PORT", help=f"Triton's gRPC (default {DEFAULT_URL})")
     add("--port", type=int, default=DEFAULT_PORT, help=f"port on {HOST} (default {DEFAULT_PORT})")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the model; repeatable")
     add("--max-upload", type=float, default=default.max_upload / MIB, metavar="MIB", help="of a file (25)")
@@ -41,6 +40,7 @@ def parse() -> Settings:
     add("--timeout", type=float, default=default.timeout, help="seconds for Triton's answer to a piece (60)")
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
+    EngineSettings.add_options(parser)
     args = parser.parse_args()
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
@@ -48,7 +48,7 @@ def parse() -> Settings:
     if args.piece_seconds < 2:
         parser.error("--piece-seconds must be at least 2")
     return Settings(
-        triton=args.triton,
+        engine=EngineSettings.of(args),
         port=args.port,
         aliases=tuple(args.alias),
         max_upload=int(args.max_upload * MIB),
@@ -83,7 +83,7 @@ def main() -> None:
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     port = listening.getsockname()[1]
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
-    print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
+    print(f"gateway: http://{HOST}:{port}/v1, this machine only; {settings.engine}; reads {ffmpeg}")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
     gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(

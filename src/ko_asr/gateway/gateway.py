@@ -9,6 +9,7 @@ from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.engine.engines import engine_maker
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
@@ -22,10 +23,11 @@ class Gateway:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
+        self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
-        self.recogniser = Recogniser(self.settings)
+        self.recogniser = Recogniser(self.settings, self._make_engine())
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         return self
 

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ko_asr.client.connection import DEFAULT_URL
+from ko_asr.gateway.engine.settings import EngineSettings
 from ko_asr.runtime import tensors
 
 HOST = "127.0.0.1"
@@ -16,7 +16,7 @@ MIB = 1 << 20
 class Settings:
     """Addresses and limits of one gateway; sizes in bytes, times in seconds."""
 
-    triton: str = DEFAULT_URL
+    engine: EngineSettings = field(default_factory=EngineSettings)
     port: int = DEFAULT_PORT
     aliases: tuple[str, ...] = ()  # further names of the model
     max_upload: int = 25 * MIB  # OpenAI's

@@ -1,6 +1,7 @@
 """Decoded audio of any length to text and words: pieces, some at a time, in their order."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -51,7 +52,7 @@ async def parts(
 async def _answers(
     audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, keywords: tuple[str, ...]
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    owner = object()
+    owner = secrets.token_hex(8)
     if audio.whole is not None:
         yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
         return
