@@ -74,16 +74,17 @@ def main() -> None:
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
     options = server_options(settings.access)
     listening = listen(settings.access, settings.port)
+    app = create_app(settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
     print(f"gateway: {address}/v1; Triton: {settings.triton}; reads {ffmpeg}")
-    print(f"lets in: {summary(settings.access)}")
+    print(f"lets in: {summary(settings.access, listening)}")
     key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
     print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,

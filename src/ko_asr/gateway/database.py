@@ -46,7 +46,7 @@ class Database:
             address = make_url(url)
             lite = address.get_backend_name() == "sqlite"
             if lite and address.database:
-                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_private(Path(address.database))
             arguments: dict[str, Any] = {}
             if lite and "timeout" not in address.query:
                 arguments["timeout"] = _BUSY_SECONDS
@@ -74,6 +74,13 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file of a new database, which nobody else may read."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(0o600)
 
 
 def _shown(url: str) -> str:

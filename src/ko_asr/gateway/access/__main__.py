@@ -95,7 +95,7 @@ def revoke(keys: Database, args: argparse.Namespace) -> None:
 def usage(keys: Database, args: argparse.Namespace) -> None:
     since = (datetime.now(store.KOREA) - timedelta(days=args.days - 1)).date().isoformat()
     rows = [
-        {"day": row.day, "id": row.key_id, "name": row.name, **asdict(row.usage)}
+        {"day": row.day, "id": row.key_id, **asdict(row.usage), "name": row.name}
         for row in keys.run_now(lambda to: store.usage(to, args.id, since))
     ]
     _print(rows, args.json, f"nothing was used since {since}")
@@ -104,7 +104,6 @@ def usage(keys: Database, args: argparse.Namespace) -> None:
 def _key_row(key: Key) -> _Row:
     return {
         "id": key.id,
-        "name": key.name,
         "requests": key.limits.requests,
         "streams": key.limits.streams,
         "seconds_a_minute": key.limits.minute,
@@ -112,6 +111,7 @@ def _key_row(key: Key) -> _Row:
         "metrics": key.metrics,
         "created": _time(key.created),
         "revoked": None if key.revoked is None else _time(key.revoked),
+        "name": key.name,
     }
 
 

@@ -21,6 +21,7 @@ from ko_asr.gateway.errors import ApiError
 LOG = logging.getLogger("ko_asr.gateway")
 _EVERY = 2.0  # seconds between two looks into the database; a revoked key works for no longer
 _LEAST = 0.25  # and for keys that are not known, at least
+_PATIENCE = 5.0  # that a request with an unknown key has
 _TOKENS = {"/rtzr/": RTZR, "/v1/realtime": REALTIME}  # where which tokens are good
 _Found = tuple[list[Key], dict[str, float]]
 
@@ -68,14 +69,21 @@ class Accounts:
         return (await self._account(key_id)).caller
 
     async def _account(self, key_id: str) -> Account:
-        if key_id not in self._accounts:
-            self._wanted.set()
-            if not await asyncio.shield(self._next):
-                raise ApiError(503, "the keys cannot be read: try again later", retry_after=5)
+        if key_id not in self._accounts and not await self._look_again():
+            raise ApiError(503, "the keys cannot be read: try again later", retry_after=5)
         try:
             return self._accounts[key_id]
         except KeyError:
             raise wrong_key() from None
+
+    async def _look_again(self) -> bool:
+        """Wait for the next look into the database, which all requests that wait share."""
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
 
     async def _keep_in_step(self) -> None:
         while not self._stopping:

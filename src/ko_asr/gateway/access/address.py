@@ -43,12 +43,13 @@ def url(access: AccessSettings, listening: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def summary(access: AccessSettings) -> str:
+def summary(access: AccessSettings, listening: socket.socket) -> str:
     """Who may come in, in words, for the start."""
-    if not access.keys:
-        return "everybody, without a key" if access.open else "this machine only, without a key"
-    clear = "" if access.tls_cert or access.proxies else "; without TLS keys can be read on the way"
-    return f"whoever has a key{clear}"
+    near = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+    who = "whoever has a key" if access.keys else "everybody: there are no keys"
+    where = "this machine only" if near else "other machines too"
+    clear = access.keys and not (near or access.tls_cert or access.proxies)
+    return f"{who}; {where}{', which send keys and audio in the clear: see --tls-cert' if clear else ''}"
 
 
 def server_options(access: AccessSettings) -> dict[str, Any]:
