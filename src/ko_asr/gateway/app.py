@@ -8,6 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from ko_asr.gateway import plain_api
+from ko_asr.gateway.access import authenticate
+from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.metrics import Metrics, Observed
@@ -30,6 +32,7 @@ def create_app(settings: Settings) -> Observed:
     add_handlers(app)
     app.include_router(openai.routes(gateway))
     app.include_router(plain_api.routes(gateway))
+    app.include_router(authenticate.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
@@ -47,4 +50,4 @@ def create_app(settings: Settings) -> Observed:
         """Figures for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-    return Observed(app, metrics)
+    return Observed(guarded(app, gateway), metrics)

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+QUOTA = "insufficient_quota"  # the code where waiting a little does not help
 INVALID, SERVER = "invalid_request_error", "server_error"
 CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
 
@@ -37,8 +38,18 @@ class ApiError(Exception):
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
-        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return JSONResponse(self.body(), self.status, headers)
+        return JSONResponse(self.body(), self.status, self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+            headers["retry-after-ms"] = str(1000 * self.retry_after)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.code == QUOTA:  # OpenAI's SDKs would send the file again, twice
+            headers["x-should-retry"] = "false"
+        return headers
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -5,10 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
 
+from ko_asr.gateway.access.accounts import Accounts
+from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.database import Database
 from ko_asr.gateway.engine.engines import engine_maker
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
@@ -22,19 +25,30 @@ class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Open the database where one is needed. UserError when that fails."""
         self.settings, self.metrics = settings, metrics
+        self.database = Database(settings.database) if settings.database else None
+        self.tokens = Tokens.shared(self.database) if self.database else Tokens()
+        keys = self.database if settings.access.keys else None
+        self.accounts = Accounts(keys, self.tokens) if keys else None
         self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings, self._make_engine())
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        if self.accounts:
+            await self.accounts.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.recogniser.__aexit__()
         self._decoders.shutdown()
         self.workspace.close()
+        if self.accounts:
+            await self.accounts.__aexit__()
+        if self.database:
+            self.database.close()
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""

@@ -4,10 +4,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.engine.settings import EngineSettings
 from ko_asr.runtime import tensors
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
 MIB = 1 << 20
 
@@ -30,6 +30,8 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    access: AccessSettings = field(default_factory=AccessSettings)
+    database: str | None = None  # its address, where one is needed
 
     @property
     def models(self) -> tuple[str, ...]:
