@@ -1,4 +1,7 @@
-"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}."""
+"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}.
+
+Under /rtzr they have RTZR's.
+"""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -6,6 +9,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+
+from ko_asr.gateway.rtzr import errors as rtzr
 
 QUOTA = "insufficient_quota"  # the code where waiting a little does not help
 INVALID, SERVER = "invalid_request_error", "server_error"
@@ -38,6 +43,9 @@ class ApiError(Exception):
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
+        if rtzr.is_rtzr(path):
+            body = rtzr.body(self.status, self.message, self.code)
+            return JSONResponse(body, self.status, self._headers())
         return JSONResponse(self.body(), self.status, self._headers())
 
     def _headers(self) -> dict[str, str]:
