@@ -16,6 +16,7 @@ from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
+from ko_asr.gateway.corrections.settings import CorrectionSettings
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 
@@ -40,6 +41,7 @@ def parse() -> Settings:
     add("--timeout", type=float, default=default.timeout, help="seconds for Triton's answer to a piece (60)")
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
+    CorrectionSettings.add_options(parser)
     args = parser.parse_args()
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
@@ -59,6 +61,7 @@ def parse() -> Settings:
         timeout=args.timeout,
         folder=args.folder,
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
+        corrections=CorrectionSettings.of(args),
     )
 
 
@@ -83,6 +86,7 @@ def main() -> None:
     port = listening.getsockname()[1]
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
     print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
+    print(f"page: http://{HOST}:{port}/")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
     config = uvicorn.Config(
         create_app(settings),

@@ -8,10 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from ko_asr.gateway import plain_api
+from ko_asr.gateway.corrections import routes as corrections
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
+from ko_asr.gateway.page import routes as page
 from ko_asr.gateway.settings import Settings
 
 
@@ -30,6 +32,8 @@ def create_app(settings: Settings) -> Observed:
     add_handlers(app)
     app.include_router(openai.routes(gateway))
     app.include_router(plain_api.routes(gateway))
+    app.include_router(corrections.routes(gateway))
+    app.include_router(page.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
