@@ -16,6 +16,8 @@ const microphone = find("microphone");
 const player = new Player(find("player"));
 const levels = new Levels(find("levels"));
 const uploads = new Uploads(find("uploads"), settings, fileFields, showFile);
+// What this gateway adds to OpenAI's events for those who ask (docs/gateway-page.md).
+const INCLUDED = ["item.input_audio_transcription.partial", "item.input_audio_transcription.words"];
 let live = null;
 
 function keywords() {
@@ -32,9 +34,9 @@ function session() {
   const input = {
     format: { type: "audio/pcm", rate: RATE },
     transcription,
-    turn_detection: { type: "server_vad" },
+    turn_detection: { type: "server_vad", prefix_padding_ms: 0 },
   };
-  return { type: "transcription", audio: { input } };
+  return { type: "transcription", audio: { input }, include: INCLUDED };
 }
 
 function show(state) {

@@ -23,7 +23,7 @@ export class Correction {
   }
 
   open() {
-    this.utterance.element.querySelector(".said").append(this.form);
+    this.utterance.element.append(this.form);
     this.heard.focus();
   }
 

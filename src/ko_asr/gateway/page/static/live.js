@@ -96,6 +96,9 @@ export class Live {
       case `conversation.${WORDS}delta`:
         item.text += event.delta;
         break;
+      case `conversation.${WORDS}partial`: // ours: words that may still change
+        item.text = event.text;
+        break;
       case `conversation.${WORDS}completed`:
         this.#completed(event, item);
         break;
@@ -124,10 +127,19 @@ export class Live {
     const end = item.end ?? this.sent / RATE;
     this.answered = Math.max(this.answered, Math.round(end * RATE));
     const text = event.transcript.trim();
-    if (!text) return;
+    if (text) this.#tell(text, event.words?.map((word) => this.#word(word)) ?? spread(text, item.start, end));
+  }
+
+  #tell(text, words) {
+    const { start } = words[0];
+    const { end } = words.at(-1);
     const latency = (performance.now() - this.recording.when(end)) / 1000;
-    this.on.utterance({ start: item.start, end, text, words: spread(text, item.start, end), latency });
+    this.on.utterance({ start, end, text, words, latency });
     this.last = end;
+  }
+
+  #word({ start, end, ...word }) {
+    return { ...word, start: this.#seconds(1000 * start), end: this.#seconds(1000 * end) };
   }
 
   #ended = false;
@@ -143,7 +155,7 @@ export class Live {
   }
 }
 
-// The protocol has no times of words: they share the utterance by their letters.
+// Where the answer has no times of words, they share the utterance by their letters.
 function spread(text, start, end) {
   const each = (end - start) / text.length;
   let at = 0;

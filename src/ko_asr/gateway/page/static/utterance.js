@@ -16,7 +16,7 @@ export class Utterance {
     this.line = make("p", "words", { lang: "ko" }, ...this.spans.flatMap((span) => [span, " "]));
     this.line.onkeydown = (event) => this.#key(event);
     this.notes = make("p", "notes");
-    this.element = make("li", "utterance", {}, this.button, make("div", "said", {}, this.line, this.notes));
+    this.element = make("li", "utterance", {}, this.button, this.line, this.notes);
     if (latency !== undefined) this.#note("latency", latency);
     if (take.corrections) this.notes.append(button("link wrong", "wrong", () => this.correct()));
   }
