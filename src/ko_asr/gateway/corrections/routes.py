@@ -80,7 +80,9 @@ def _text(form: Form, param: str) -> str:
     """One line of NFC without control characters."""
     text = " ".join(unicodedata.normalize("NFC", form.one(param) or "").split())
     if len(text) > _MOST_LETTERS:
-        raise ApiError(400, f"{param} has more than {_MOST_LETTERS} letters: correct one utterance", param=param)
+        raise ApiError(
+            400, f"{param} has more than {_MOST_LETTERS} letters: correct one utterance", param=param
+        )
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Co", "Cn") for letter in text):
         raise ApiError(400, f"{param} has characters that are no text", param=param)
     return text

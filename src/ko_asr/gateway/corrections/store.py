@@ -104,7 +104,9 @@ class Corrections:
 
     def _check_room(self, more: int) -> None:
         if sum(clip.stat().st_size for clip in self._folder.glob("*.wav")) + more > self._most:
-            raise ApiError(507, "no more corrections are taken: their folder is full", code="corrections_full")
+            raise ApiError(
+                507, "no more corrections are taken: their folder is full", code="corrections_full"
+            )
 
     def _sweep(self) -> None:
         told, old = {line["audio_filepath"] for line in self._lines()}, time.time() - _ABANDONED
