@@ -31,7 +31,7 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
-    corrections: CorrectionSettings = CorrectionSettings()
+    corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Corrections:
             lines = list(self._lines())
             kept = [line for line in lines if line["audio_filepath"] != f"{name}.wav"]
             gone = [line for line in lines if line["audio_filepath"] == f"{name}.wav"]
-            if not gone or not hmac.compare_digest(gone[0][_TOKEN], _digest(token)):
+            if not gone or not hmac.compare_digest(gone[0].get(_TOKEN, ""), _digest(token)):
                 raise ApiError(404, "there is no such correction, or the token is not its own")
             with atomic_write(self._folder / MANIFEST) as stream:
                 stream.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept)
