@@ -17,6 +17,8 @@ from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
 from ko_asr.gateway.corrections.settings import CorrectionSettings
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.server import LiveServer
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 
@@ -88,14 +90,17 @@ def main() -> None:
     print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
     print(f"page: http://{HOST}:{port}/")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
+    sockets = Sockets()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, sockets),
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
+        ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
+        ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    LiveServer(config, sockets).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}."""
+"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}.
+
+Under /rtzr they have RTZR's.
+"""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -6,6 +9,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+
+from ko_asr.gateway.rtzr import errors as rtzr
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
@@ -38,6 +43,8 @@ class ApiError(Exception):
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if rtzr.is_rtzr(path):
+            return JSONResponse(rtzr.body(self.status, self.message, self.code), self.status, headers)
         return JSONResponse(self.body(), self.status, headers)
 
 

@@ -4,7 +4,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
+from starlette.websockets import WebSocket
 
+from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
@@ -13,6 +15,8 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -20,8 +24,9 @@ from ko_asr.gateway.settings import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets
+        self.tokens = Tokens()
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
@@ -65,3 +70,7 @@ class Gateway:
             return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
 
         return await while_connected(request, collect())
+
+    def speech(self, websocket: WebSocket, take: Take) -> Speech:
+        """The live speech of a WebSocket; ``take`` gets what is heard."""
+        return Speech(self.recogniser, self.metrics, self.settings.ffmpeg, caller_of(websocket), take)
