@@ -10,7 +10,8 @@ import { RATE } from "./recording.js";
 const PACKET = RATE / 10;
 const TRIES = [300, 700, 1500, 3000, 5000]; // ms before each new connection
 const PATIENCE = 15000; // ms for the last words
-const LAST = "last-commit";
+const LAST = "last-commit"; // the second of two: it finds nothing left, which is refused when all is told
+const REASONS = { full: "full", unavailable: "unavailable", timeout: "unavailable" };
 const WORDS = "item.input_audio_transcription.";
 
 export class Live {
@@ -60,7 +61,7 @@ export class Live {
   }
 
   #again(refusal) {
-    if (refusal || this.tries === TRIES.length) return this.#end(refusal ?? "lost");
+    if (refusal || this.tries === TRIES.length) return this.#end(refusal ?? this.reason ?? "lost");
     if (!this.stopping) this.on.state("reconnecting");
     setTimeout(() => this.#ended || this.#connect(), TRIES[this.tries++]);
   }
@@ -74,6 +75,7 @@ export class Live {
     if (!this.stopping || this.committed || !this.socket?.ready) return;
     if (this.sent < this.recording.length) return void setTimeout(() => this.#pump(), 100);
     this.committed = true;
+    this.socket.commit("commit");
     this.socket.commit(LAST);
   }
 
@@ -89,10 +91,6 @@ export class Live {
       case "input_audio_buffer.speech_stopped":
         item.end = this.#seconds(event.audio_end_ms);
         break;
-      case "input_audio_buffer.committed":
-        item.committed = true;
-        this.tail ||= this.committed;
-        break;
       case `conversation.${WORDS}delta`:
         item.text += event.delta;
         break;
@@ -106,10 +104,17 @@ export class Live {
         this.items.delete(event.item_id);
         break;
       case "error":
-        if (event.error.event_id === LAST) this.tail = true;
+        return this.#error(event.error);
     }
     this.on.partial([...this.items.values()].map(({ text }) => text).join(" ").trim());
-    if (this.tail && !this.items.size) this.#end(this.trouble);
+  }
+
+  #error({ event_id, code, message }) {
+    if (event_id === LAST) return this.#end(this.trouble);
+    if (code === "input_audio_buffer_commit_empty") return;
+    this.reason = REASONS[code] ?? new Trouble("failed", { reason: message });
+    this.socket.close();
+    this.#again();
   }
 
   #item(id) {
