@@ -18,6 +18,7 @@ from ko_asr.gateway.access.address import listen, server_options, summary, url
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
+from ko_asr.gateway.corrections.settings import CorrectionSettings
 from ko_asr.gateway.engine.settings import EngineSettings
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer
@@ -47,6 +48,7 @@ def parse() -> Settings:
     EngineSettings.add_options(parser)
     AccessSettings.add_options(parser)
     database.add_options(parser)
+    CorrectionSettings.add_options(parser)
     args = parser.parse_args()
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
@@ -68,6 +70,7 @@ def parse() -> Settings:
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
         access=AccessSettings.of(args),
         database=database.url_of(args) if args.keys or args.database else None,
+        corrections=CorrectionSettings.of(args),
     )
 
 
@@ -85,6 +88,7 @@ def main() -> None:
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
     print(f"gateway: {address}/v1; {settings.engine}; reads {ffmpeg}")
     print(f"lets in: {summary(settings.access, listening)}")
+    print(f"page: {address}/")
     key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
     print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
     gc.freeze()  # what was imported is never garbage

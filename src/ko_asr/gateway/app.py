@@ -10,12 +10,14 @@ from starlette.responses import Response
 from ko_asr.gateway import plain_api
 from ko_asr.gateway.access import authenticate
 from ko_asr.gateway.access.guard import guarded
+from ko_asr.gateway.corrections import routes as corrections
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
+from ko_asr.gateway.page import routes as page
 from ko_asr.gateway.settings import Settings
 
 
@@ -36,6 +38,8 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(realtime.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(authenticate.routes(gateway))
+    app.include_router(corrections.routes(gateway))
+    app.include_router(page.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ko_asr.gateway.access.settings import AccessSettings
+from ko_asr.gateway.corrections.settings import CorrectionSettings
 from ko_asr.gateway.engine.settings import EngineSettings
 from ko_asr.runtime import tensors
 
@@ -32,6 +33,7 @@ class Settings:
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     access: AccessSettings = field(default_factory=AccessSettings)
     database: str | None = None  # its address, where one is needed
+    corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ from ko_asr.runtime.keywords import MOST_KEYWORDS, parse_keywords
 from ko_asr.runtime.options import StreamOptions
 
 PCM_RATE, G711_RATE = 24_000, 8_000  # Hz
+# Of this gateway's own, for those who ask: text that may still change, and the words of a complete item.
+PARTIAL, WORDS = (f"item.input_audio_transcription.{kind}" for kind in ("partial", "words"))
+INCLUDABLE = frozenset((PARTIAL, WORDS))
 # A turn that the client ends is one utterance, but for one that is longer than what a client can resume.
 _COMMITTED = EndpointRules(
     silence_after_speech_ms=None, silence_without_speech_ms=None, max_utterance_ms=50_000
@@ -100,8 +103,8 @@ class SessionConfig(BaseModel):
                 raise _refused("transcription.language", f"{language[:60]!r}: this model knows Korean only")
         if kind.rate is not None and kind.rate != self.rate:
             raise _refused("format.rate", f"{kind.rate}: {kind.type} has {self.rate} Hz")
-        if self.include:
-            sentence = "include: log-probabilities of tokens are not offered"
+        if unknown := set(self.include or ()) - INCLUDABLE:
+            sentence = f"include has {min(unknown)[:60]!r}: log-probabilities of tokens are not offered"
             raise ApiError(400, sentence, param="session.include", code="unsupported_parameter")
         self._given_keywords()
 

@@ -3,7 +3,8 @@
 import secrets
 from typing import Any
 
-from ko_asr.runtime.results import Result
+from ko_asr.gateway.openai.realtime_config import PARTIAL, WORDS
+from ko_asr.runtime.results import Result, Word
 
 Event = dict[str, Any]
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -16,8 +17,10 @@ class Items:
         self._previous: str | None = None
         self._item: str | None = None  # the one that is spoken or filled now
         self._text, self._sent = "", ""  # of it: what is final, and what its deltas have told
+        self._words: list[Word] = []  # of what is final
         self.begin_ms = 0  # of its audio, or of that which is in no item yet
         self.count = 0  # of complete items
+        self.include: list[str] = []  # of what OpenAI has not: realtime_config.INCLUDABLE
 
     def heard(self, result: Result, padding_ms: int) -> list[Event]:
         """Server VAD: a partial or a final of an utterance that begins and ends by itself."""
@@ -71,6 +74,8 @@ class Items:
         events = self._tell(self._text)
         usage = {"type": "duration", "seconds": round(max(0, at_ms - self.begin_ms) / 1000, 3)}
         done = self._event(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=self._text, usage=usage)
+        if WORDS in self.include:
+            done["words"] = [_word(word) for word in self._words]
         self._close(at_ms)
         return [*events, done]
 
@@ -85,6 +90,7 @@ class Items:
     def dropped(self, at_ms: int) -> None:
         """The client gives up what is not committed."""
         self._item, self._text, self._sent, self.begin_ms = None, "", "", at_ms
+        self._words = []
 
     def _close(self, at_ms: int) -> None:
         self._previous, self.count = self._item, self.count + 1
@@ -94,8 +100,12 @@ class Items:
         whole = f"{self._text} {result.text}" if self._text else result.text
         if result.is_final:
             self._text = whole
+            self._words += result.words
             return self._tell(whole)
-        return self._tell(whole[: len(whole) - len(result.text) + result.stable])
+        stable = self._tell(whole[: len(whole) - len(result.text) + result.stable])
+        if PARTIAL not in self.include:
+            return stable
+        return [*stable, self._event(f"{_TRANSCRIPTION}.partial", content_index=0, text=whole)]
 
     def _tell(self, text: str) -> list[Event]:
         if not text.startswith(self._sent) or text == self._sent:  # a resumed stream may hear otherwise
@@ -109,6 +119,12 @@ class Items:
 
     def _event(self, kind: str, **fields: Any) -> Event:
         return {"type": kind, "item_id": self._item, **fields}
+
+
+def _word(word: Word) -> Event:
+    """As in verbose_json, since the first sample of the socket."""
+    seconds = {"start": word.start_ms / 1000, "end": word.end_ms / 1000}
+    return {"word": word.text, **seconds, "confidence": round(word.confidence, 4)}
 
 
 def _id(kind: str) -> str:

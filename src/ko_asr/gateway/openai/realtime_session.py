@@ -27,7 +27,7 @@ class RealtimeSession:
         self._gateway, self._websocket, self._config = gateway, websocket, config
         self._id, self._items = f"sess_{secrets.token_hex(12)}", Items()
         self._speech = gateway.speech(websocket, self._take)
-        self._speech.options = config.stream_options()
+        self._speech.options, self._items.include = config.stream_options(), config.include or []
         self._handlers = {
             "session.update": self._update,
             f"{_BUFFER}.append": self._append,
@@ -73,7 +73,7 @@ class RealtimeSession:
             await self._end_utterance()
             await speech.use(config.encoding, config.rate)
             speech.options = options
-        self._config = config
+        self._config, self._items.include = config, config.include or []
         await self._send({"type": "session.updated", "session": session_object(self._id, self._config)})
 
     async def _append(self, event: Event) -> None:
