@@ -4,7 +4,6 @@ import asyncio
 import re
 import unicodedata
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -39,7 +38,7 @@ def routes(gateway: Gateway) -> APIRouter:
             audio = await gateway.decode(request, folder, FILE)
             if audio.seconds > _LONGEST:
                 raise ApiError(413, f"the clip is longer than {_LONGEST:g} s: cut it", param=FILE)
-            samples = await asyncio.to_thread(np.fromfile, audio.path, "<f4")
+            samples = await asyncio.to_thread(audio.read)
             name, token = await asyncio.to_thread(store.add, samples, entry)
         finally:
             await folder.remove()
