@@ -148,7 +148,7 @@ def served_equals_nemo(answers: dict[str, dict]) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def gateway(triton: str) -> Iterator[str]:
-    """A gateway in front of ``triton``, until the block ends: its address. UserError when it does not start."""
+    """The address of a gateway before ``triton``, until the block ends. UserError when it does not start."""
     python, port = ROOT / ".gateway/bin/python", free_ports(1)[0]
     command = ["-m", "ko_asr.gateway", "--triton", triton, "--port", str(port)]
     print(f"\n== HTTP in front of it\n$ {shlex.join(['.gateway/bin/python', *command])}", flush=True)
