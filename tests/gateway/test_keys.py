@@ -13,11 +13,10 @@ import httpx
 import openai
 import pytest
 import soundfile
+from gateway_keys import Keys, access, client, id_of, transcribe
 from gateway_process import GatewayProcess
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-
-from .keys import Keys, access, client, id_of, transcribe
 
 WRONG = f"ko-asr-0123456789ab-{'x' * 43}"
 
