@@ -18,6 +18,8 @@ from ko_asr.gateway.access.address import listen, server_options, summary, url
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.server import LiveServer
 from ko_asr.gateway.settings import DEFAULT_PORT, MIB, Settings
 
 
@@ -74,7 +76,8 @@ def main() -> None:
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
     options = server_options(settings.access)
     listening = listen(settings.access, settings.port)
-    app = create_app(settings)
+    sockets = Sockets()
+    app = create_app(settings, sockets)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)
@@ -89,9 +92,11 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
+        ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
+        ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
         **options,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    LiveServer(config, sockets).run(sockets=[listening])
 
 
 if __name__ == "__main__":

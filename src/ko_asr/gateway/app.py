@@ -12,15 +12,17 @@ from ko_asr.gateway.access import authenticate
 from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
+from ko_asr.gateway.openai import realtime
 from ko_asr.gateway.settings import Settings
 
 
-def create_app(settings: Settings) -> Observed:
-    """An ASGI application, for one event loop."""
+def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
+    """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
-    gateway = Gateway(settings, metrics)
+    gateway = Gateway(settings, metrics, sockets or Sockets())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -31,6 +33,7 @@ def create_app(settings: Settings) -> Observed:
     app = FastAPI(title="ko-asr gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
     add_handlers(app)
     app.include_router(openai.routes(gateway))
+    app.include_router(realtime.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(authenticate.routes(gateway))
 

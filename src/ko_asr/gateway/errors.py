@@ -1,4 +1,9 @@
-"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}."""
+"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}.
+
+Under /rtzr they have RTZR's.
+"""
+
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -6,6 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+
+from ko_asr.gateway.rtzr import errors as rtzr
 
 QUOTA = "insufficient_quota"  # the code where waiting a little does not help
 INVALID, SERVER = "invalid_request_error", "server_error"
@@ -38,7 +45,11 @@ class ApiError(Exception):
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
-        return JSONResponse(self.body(), self.status, self._headers())
+        if rtzr.is_rtzr(path):
+            body: dict[str, Any] = rtzr.body(self.status, self.message, self.code)
+        else:
+            body = self.body()
+        return JSONResponse(body, self.status, self._headers())
 
     def _headers(self) -> dict[str, str]:
         headers = {}

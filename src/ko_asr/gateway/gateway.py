@@ -4,6 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
+from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
@@ -16,6 +17,8 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -23,9 +26,9 @@ from ko_asr.gateway.settings import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
         """Open the database where one is needed. UserError when that fails."""
-        self.settings, self.metrics = settings, metrics
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets
         self.database = Database(settings.database) if settings.database else None
         self.tokens = Tokens.shared(self.database) if self.database else Tokens()
         keys = self.database if settings.access.keys else None
@@ -79,3 +82,7 @@ class Gateway:
             return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
 
         return await while_connected(request, collect())
+
+    def speech(self, websocket: WebSocket, take: Take) -> Speech:
+        """The live speech of a WebSocket; ``take`` gets what is heard."""
+        return Speech(self.recogniser, self.metrics, self.settings.ffmpeg, caller_of(websocket), take)

@@ -29,6 +29,8 @@ class Metrics:
             **options,
         )
         self.in_flight = Gauge("requests_in_flight", "Requests on board", **options)
+        self.streams = Gauge("streams_open", "Streams of live speech at the recogniser", **options)
+        self.streamed = Counter("streamed_seconds", "Seconds of live speech", **options)
         self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
 
     def page(self) -> bytes:
