@@ -10,6 +10,7 @@ from starlette.responses import Response
 from ko_asr.gateway import plain_api
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.jobs import api as jobs
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.settings import Settings
@@ -30,6 +31,7 @@ def create_app(settings: Settings) -> Observed:
     add_handlers(app)
     app.include_router(openai.routes(gateway))
     app.include_router(plain_api.routes(gateway))
+    app.include_router(jobs.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -9,10 +9,12 @@ from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.database import Database
 from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -21,18 +23,24 @@ class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Open what outlives the process: UserError where that fails."""
         self.settings, self.metrics = settings, metrics
+        self.database = Database(settings.jobs.database_url)
+        self.jobs = Jobs(settings, self.database, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings)
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        await self.jobs.start(self.recogniser, self.workspace, self._decoders)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.jobs.stop()
         await self.recogniser.__aexit__()
         self._decoders.shutdown()
         self.workspace.close()
+        self.database.close()
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""

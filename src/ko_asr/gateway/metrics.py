@@ -30,6 +30,7 @@ class Metrics:
         )
         self.in_flight = Gauge("requests_in_flight", "Requests on board", **options)
         self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
+        self.jobs = Counter("jobs", "Jobs ended by workers of this process", ["status"], **options)
 
     def page(self) -> bytes:
         """All figures in Prometheus's text format."""

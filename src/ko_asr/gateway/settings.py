@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ko_asr.client.connection import DEFAULT_URL
+from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.runtime import tensors
 
 HOST = "127.0.0.1"
@@ -30,6 +31,7 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    jobs: JobSettings = field(default_factory=JobSettings)
 
     @property
     def models(self) -> tuple[str, ...]:
