@@ -12,6 +12,7 @@ from ko_asr.gateway.access import authenticate
 from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.jobs import api as jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
@@ -36,6 +37,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(realtime.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(authenticate.routes(gateway))
+    app.include_router(jobs.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.gateway.access.settings import AccessSettings
+from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.runtime import tensors
 
 DEFAULT_PORT = 9000
@@ -30,8 +31,8 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    jobs: JobSettings = field(default_factory=JobSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
-    database: str | None = None  # its address, where one is needed
 
     @property
     def models(self) -> tuple[str, ...]:
