@@ -8,9 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from ko_asr.gateway import plain_api
+from ko_asr.gateway.access import authenticate
+from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.corrections import routes as corrections
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.jobs import api as jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
@@ -37,6 +40,8 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(plain_api.routes(gateway))
     app.include_router(corrections.routes(gateway))
     app.include_router(page.routes(gateway))
+    app.include_router(authenticate.routes(gateway))
+    app.include_router(jobs.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
@@ -54,4 +59,4 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         """Figures for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-    return Observed(app, metrics)
+    return Observed(guarded(app, gateway), metrics)
