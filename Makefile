@@ -104,10 +104,10 @@ setup-ray: .ray/.ready
 
 # ---- the demo -----------------------------------------------------------------------------------
 
-demo: .server/.ready
+demo: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED)
 
-demo-streaming: .server/.ready
+demo-streaming: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED) --streaming --no-bench
 
 serve: .server/.ready

@@ -29,7 +29,7 @@ class GatewayProcess:
         self._port = free_ports(1)[0]
         self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
         command = [str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton, "--port", str(self._port)]
-        self._command = [*command, "--folder", str(self.folder), *arguments]
+        self._command = [*command, "--folder", str(self.folder), "--data", str(folder / "data"), *arguments]
         if file_kib:
             limited = f'ulimit -f {file_kib}; exec "$@"'
             self._command = [str(shutil.which("bash")), "-c", limited, "bash", *self._command]

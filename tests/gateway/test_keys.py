@@ -13,11 +13,10 @@ import httpx
 import openai
 import pytest
 import soundfile
+from gateway_keys import Keys, access, client, id_of, transcribe
 from gateway_process import GatewayProcess
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
-
-from .keys import Keys, access, client, id_of, transcribe
 
 WRONG = f"ko-asr-0123456789ab-{'x' * 43}"
 
@@ -68,15 +67,18 @@ def test_the_sdk_with_right_and_wrong_keys(locked, keys: Keys, key: str, files: 
 
 
 def test_a_key_is_made_used_at_once_and_revoked(locked, keys: Keys) -> None:
-    key = keys.create()
+    made = access(keys.database, "create", "--name", "콜센터", "--streams", "2", "--json")
+    key = json.loads(made.stdout)["key"]
     assert client(locked, key).models.list()
-    keys.revoke(key)
+    assert access(keys.database, "revoke", id_of(key)).stdout.startswith(f"{id_of(key)} is revoked")
     error = until_refused(locked, key)
     assert isinstance(error, openai.AuthenticationError) and "revoked" in str(error)
     again = access(keys.database, "revoke", id_of(key), check=False)
     assert again.returncode == 2 and again.stderr.startswith("error: no key")
     row = next(row for row in json.loads(access(keys.database, "list", "--json").stdout) if row["revoked"])
-    assert row["id"] == id_of(key) and key.split("-")[3] not in str(row)
+    assert (row["id"], row["name"], row["streams"]) == (id_of(key), "콜센터", 2) and key.split("-")[
+        3
+    ] not in str(row)
 
 
 def test_the_database_holds_no_secret(keys: Keys, key: str) -> None:
@@ -95,7 +97,7 @@ def test_open_routes(locked) -> None:
 
 
 def test_figures_from_elsewhere_need_a_key_for_them(locked, keys: Keys, key: str) -> None:
-    for shown, status in ((key, 403), (keys.create("--metrics"), 200)):
+    for shown, status in ((key, 403), (keys.create(metrics=True), 200)):
         headers = {"x-forwarded-for": "10.0.0.1", "authorization": f"Bearer {shown}"}
         assert httpx.get(f"{locked.url}/metrics", headers=headers).status_code == status
 
@@ -117,7 +119,7 @@ def test_a_client_that_only_sends_sees_its_refusal(locked, tmp_path: Path) -> No
 
 
 def test_requests_at_a_time(locked, keys: Keys, files: list[Path]) -> None:
-    key = keys.create("--requests", "1")
+    key = keys.create(requests=1)
     head = "POST /v1/transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nAuthorization: Bearer {}\r\n"
     kind = "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"
     with socket.create_connection(("127.0.0.1", httpx.URL(locked.url).port), 20) as connection:
@@ -136,7 +138,7 @@ def test_requests_at_a_time(locked, keys: Keys, files: list[Path]) -> None:
 
 
 def test_audio_a_minute(locked, keys: Keys, files: list[Path]) -> None:
-    key = keys.create("--seconds-a-minute", "1")
+    key = keys.create(minute=1)
     assert transcribe(locked, key, files[0])  # longer than a second: it goes into debt
     with pytest.raises(openai.RateLimitError) as caught:
         transcribe(locked, key, files[0])
@@ -148,7 +150,7 @@ def test_audio_a_minute(locked, keys: Keys, files: list[Path]) -> None:
 
 def test_audio_a_day_and_no_second_try(locked, keys: Keys, files: list[Path]) -> None:
     seconds = soundfile.info(files[0]).duration
-    key = keys.create("--seconds-a-day", str(1.5 * seconds))
+    key = keys.create(day=1.5 * seconds)
     assert transcribe(locked, key, files[0])
     count = locked.figure("requests_total")
     with pytest.raises(openai.RateLimitError) as caught:
@@ -162,13 +164,14 @@ def test_gateways_share_a_day_and_count_to_the_end(
     locked, asr_server: str, keys: Keys, files: list[Path], tmp_path: Path
 ) -> None:
     seconds = soundfile.info(files[0]).duration
-    limited, free = keys.create("--seconds-a-day", str(1.5 * seconds)), keys.create()
+    limited, free = keys.create(day=1.5 * seconds), keys.create()
     with GatewayProcess(asr_server, tmp_path / "g", "--keys", "--database", keys.database) as other:
         transcribe(locked, limited, files[0])
         transcribe(locked, free, files[0])
         deadline = time.monotonic() + 20
         while keys.usage(limited)[0] < 1:
             assert time.monotonic() < deadline
+            time.sleep(0.1)
         time.sleep(3)  # the other one looks every two seconds
         with pytest.raises(openai.RateLimitError) as caught:
             transcribe(other, limited, files[0])
@@ -179,6 +182,8 @@ def test_gateways_share_a_day_and_count_to_the_end(
         other.process.wait(20)
     requests, streams, used = keys.usage(free)
     assert (requests, streams, used) == (4, 0, pytest.approx(4 * seconds, abs=0.01))
+    row = json.loads(access(keys.database, "usage", id_of(free), "--json").stdout)[0]
+    assert (row["id"], row["requests"]) == (id_of(free), 4)
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime?intent=transcription", "/rtzr/v1/transcribe:streaming", "/x"])
@@ -197,13 +202,21 @@ def test_a_handshake_is_refused_with_an_answer(locked, path: str) -> None:
         assert json.loads(response.body)
 
 
-def test_a_key_of_a_browser_comes_in(locked, key: str) -> None:
-    """Whatever the route says then, it is not 401."""
+def test_streams_at_a_time_and_secrets_of_browsers(locked, keys: Keys) -> None:
+    key = keys.create(streams=1)
     url = f"{locked.url.replace('http', 'ws')}/v1/realtime?intent=transcription"
-    try:
-        connect(url, subprotocols=["realtime", f"openai-insecure-api-key.{key}"]).close()
-    except InvalidStatus as refused:
-        assert refused.response.status_code not in (401, 429)
+    secret = client(locked, key).realtime.client_secrets.create().value
+    for shown in (key, secret):
+        browser = ["realtime", f"openai-insecure-api-key.{shown}"]
+        with connect(url, subprotocols=browser) as socket:
+            assert socket.subprotocol == "realtime"
+            assert json.loads(socket.recv(20))["type"] == "session.created"
+            with pytest.raises(InvalidStatus) as caught:
+                connect(url, additional_headers={"authorization": f"Bearer {key}"})
+            assert caught.value.response.status_code == 429
+            assert caught.value.response.headers["retry-after"] == "1"
+    with pytest.raises(openai.AuthenticationError):  # a secret makes no further ones
+        client(locked, secret).realtime.client_secrets.create()
 
 
 def test_rtzr_tokens(locked, keys: Keys) -> None:
@@ -252,9 +265,9 @@ def test_a_database_that_is_locked_stops_no_known_key(
         holder.execute("BEGIN IMMEDIATE")
         time.sleep(3.5)
         assert transcribe(locked, key, files[0])
-        assert httpx.get(
-            f"{locked.url}/v1/models", headers={"authorization": f"Bearer {WRONG}"}
-        ).status_code in (503,)
+        with pytest.raises(openai.InternalServerError) as caught:
+            client(locked, WRONG).models.list()
+        assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"]
         before = access(keys.database, "usage", id_of(key), check=False)
         assert before.returncode == 2 and "locked" in before.stderr and before.stderr.count("\n") == 1
         holder.execute("ROLLBACK")

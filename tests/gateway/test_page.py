@@ -23,7 +23,7 @@ pytestmark = needs_chromium
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        running = launch(playwright, "--host-resolver-rules=MAP asr.test 127.0.0.1")
+        running = launch(playwright, "--host-resolver-rules=MAP asr-box 127.0.0.1")
         yield running
         running.close()
 
@@ -262,7 +262,7 @@ def test_without_a_microphone_the_page_says_so(browser, collecting) -> None:
         page.click("#microphone")
         expect(page.locator("#status")).to_contain_text("마이크")
         expect(page.locator("body[data-trouble][data-state=idle]")).to_have_count(1)
-    elsewhere = collecting.url.replace("127.0.0.1", "asr.test")
+    elsewhere = collecting.url.replace("127.0.0.1", "asr-box")
     with opened(browser, elsewhere) as page:
         page.click("#microphone")
         expect(page.locator("#status")).to_contain_text("HTTPS")

@@ -13,24 +13,24 @@ from pathlib import Path
 import uvicorn
 
 from ko_asr.errors import UserError, run_main
-from ko_asr.gateway import database
 from ko_asr.gateway.access.address import listen, server_options, summary, url
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
 from ko_asr.gateway.corrections.settings import CorrectionSettings
 from ko_asr.gateway.engine.settings import EngineSettings
+from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer
 from ko_asr.gateway.settings import DEFAULT_PORT, MIB, Settings
 
 
-def parse() -> Settings:
+def parse(program: str = "python -m ko_asr.gateway", description: str | None = __doc__) -> Settings:
     """Read the command line."""
     default = Settings()
     parser = argparse.ArgumentParser(
-        prog="python -m ko_asr.gateway",
-        description=__doc__,
+        prog=program,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -46,9 +46,9 @@ def parse() -> Settings:
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
     EngineSettings.add_options(parser)
-    AccessSettings.add_options(parser)
-    database.add_options(parser)
     CorrectionSettings.add_options(parser)
+    JobSettings.add_options(parser)
+    AccessSettings.add_options(parser)
     args = parser.parse_args()
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
@@ -68,9 +68,9 @@ def parse() -> Settings:
         timeout=args.timeout,
         folder=args.folder,
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
-        access=AccessSettings.of(args),
-        database=database.url_of(args) if args.keys or args.database else None,
         corrections=CorrectionSettings.of(args),
+        jobs=JobSettings.of(args),
+        access=AccessSettings.of(args),
     )
 
 
@@ -98,9 +98,9 @@ def main() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
-        **options,
         ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
         ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
+        **options,
     )
     LiveServer(config, sockets).run(sockets=[listening])
 

@@ -13,6 +13,7 @@ from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.corrections import routes as corrections
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.jobs import api as jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
@@ -37,9 +38,10 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(openai.routes(gateway))
     app.include_router(realtime.routes(gateway))
     app.include_router(plain_api.routes(gateway))
-    app.include_router(authenticate.routes(gateway))
     app.include_router(corrections.routes(gateway))
     app.include_router(page.routes(gateway))
+    app.include_router(authenticate.routes(gateway))
+    app.include_router(jobs.routes(gateway))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

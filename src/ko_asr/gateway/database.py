@@ -24,7 +24,9 @@ T = TypeVar("T")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `url_of` reads."""
     parser.add_argument("--database", metavar="URL", help="keys and jobs (sqlite:///DATA/gateway.db)")
-    parser.add_argument("--data", type=Path, default=_data(), help=f"folder of what is kept ({_data()})")
+    parser.add_argument(
+        "--data", type=Path, default=default_data(), help=f"folder of what is kept ({default_data()})"
+    )
 
 
 def url_of(args: argparse.Namespace) -> str:
@@ -32,8 +34,8 @@ def url_of(args: argparse.Namespace) -> str:
     return args.database or f"sqlite:///{args.data.absolute() / 'gateway.db'}"
 
 
-def _data() -> Path:
-    """The XDG base directory for data."""
+def default_data() -> Path:
+    """Where this user's programs keep what outlives them."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ko-asr-gateway"
 
 

@@ -3,15 +3,20 @@
 Under /rtzr they have RTZR's.
 """
 
+import logging
+from typing import Any
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ko_asr.gateway.rtzr import errors as rtzr
 
+LOG = logging.getLogger("ko_asr.gateway")
 QUOTA = "insufficient_quota"  # the code where waiting a little does not help
 INVALID, SERVER = "invalid_request_error", "server_error"
 CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
@@ -44,9 +49,10 @@ class ApiError(Exception):
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
         if rtzr.is_rtzr(path):
-            body = rtzr.body(self.status, self.message, self.code)
-            return JSONResponse(body, self.status, self._headers())
-        return JSONResponse(self.body(), self.status, self._headers())
+            body: dict[str, Any] = rtzr.body(self.status, self.message, self.code)
+        else:
+            body = self.body()
+        return JSONResponse(body, self.status, self._headers())
 
     def _headers(self) -> dict[str, str]:
         headers = {}
@@ -66,6 +72,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _disconnect)
+    app.add_exception_handler(SQLAlchemyError, _database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -94,6 +101,18 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 async def _disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    LOG.error("the database fails: %s", str(error).splitlines()[0])
+    if "is full" in str(error) or "disk I/O error" in str(error):  # what SQLite says of a full disk
+        refusal = ApiError(
+            507, "the gateway's disk is full: try again later", code="disk_full", retry_after=30
+        )
+    else:
+        sentence = "the gateway's database does not answer: try again later"
+        refusal = ApiError(503, sentence, code="database", retry_after=5)
+    return refusal.response(request.url.path)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -11,13 +11,14 @@ from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
-from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.caller import Caller, caller_of
 from ko_asr.gateway.database import Database
 from ko_asr.gateway.engine.engines import engine_maker
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.metrics import Metrics
@@ -28,12 +29,12 @@ class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
     def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
-        """Open the database where one is needed. UserError when that fails."""
+        """Open what outlives the process: UserError where that fails."""
         self.settings, self.metrics, self.sockets = settings, metrics, sockets
-        self.database = Database(settings.database) if settings.database else None
-        self.tokens = Tokens.shared(self.database) if self.database else Tokens()
-        keys = self.database if settings.access.keys else None
-        self.accounts = Accounts(keys, self.tokens) if keys else None
+        self.database = Database(settings.jobs.database_url)
+        self.tokens = Tokens.shared(self.database)
+        self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
+        self.jobs = Jobs(settings, self.database, metrics)
         self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
@@ -42,16 +43,18 @@ class Gateway:
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         if self.accounts:
             await self.accounts.__aenter__()
+        callers = self.accounts.caller if self.accounts else Caller
+        await self.jobs.start(self.recogniser, self.workspace, self._decoders, callers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.jobs.stop()
         await self.recogniser.__aexit__()
         self._decoders.shutdown()
         self.workspace.close()
         if self.accounts:
             await self.accounts.__aexit__()
-        if self.database:
-            self.database.close()
+        self.database.close()
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""

@@ -34,6 +34,7 @@ class Metrics:
         self.streams = Gauge("streams_open", "Streams of live speech at the recogniser", **options)
         self.streamed = Counter("streamed_seconds", "Seconds of live speech", **options)
         self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
+        self.jobs = Counter("jobs", "Jobs ended by workers of this process", ["status"], **options)
 
     def add(self, collector: Collector) -> None:
         """Show what ``collector`` tells as well."""

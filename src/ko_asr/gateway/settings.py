@@ -7,6 +7,7 @@ from pathlib import Path
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.corrections.settings import CorrectionSettings
 from ko_asr.gateway.engine.settings import EngineSettings
+from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.runtime import tensors
 
 DEFAULT_PORT = 9000
@@ -31,9 +32,9 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
-    access: AccessSettings = field(default_factory=AccessSettings)
-    database: str | None = None  # its address, where one is needed
     corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
+    jobs: JobSettings = field(default_factory=JobSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ LOG = logging.getLogger("ko_asr.gateway")
 _EVERY = 2.0  # seconds between two looks into the database; a revoked key works for no longer
 _LEAST = 0.25  # and for keys that are not known, at least
 _PATIENCE = 5.0  # that a request with an unknown key has
-_TOKENS = {"/rtzr/": RTZR, "/v1/realtime": REALTIME}  # where which tokens are good
+_REALTIME_PATH = "/v1/realtime"  # exactly: with a client secret nobody gets another one
+_RTZR_PATHS = "/rtzr/"
 _Found = tuple[list[Key], dict[str, float]]
 
 
@@ -51,12 +52,16 @@ class Accounts:
         """The account of a key, or of a token that is good for ``path``. ApiError 401, 503."""
         if found := parse(credential):
             return await self.of_key(*found)
-        for prefix, purpose in _TOKENS.items():
-            if path.startswith(prefix):
-                account = await self._account(self._tokens.verify(purpose, credential))
-                account.key.check_good()
-                return account
+        if path == _REALTIME_PATH:
+            return await self._of_token(REALTIME, credential)
+        if path.startswith(_RTZR_PATHS):
+            return await self._of_token(RTZR, credential)
         raise wrong_key()
+
+    async def _of_token(self, purpose: str, token: str) -> Account:
+        account = await self._account(self._tokens.verify(purpose, token))
+        account.key.check_good()
+        return account
 
     async def of_key(self, key_id: str, secret: str) -> Account:
         """The account of a key with this secret. ApiError 401, 503."""
@@ -64,9 +69,13 @@ class Accounts:
         account.key.check(secret)
         return account
 
-    async def caller(self, key_id: str) -> Caller:
-        """Whoever has the key, for work that goes on when the request is over. ApiError 401, 503."""
-        return (await self._account(key_id)).caller
+    def caller(self, name: str) -> Caller:
+        """Whoever has the key with this id, for work that goes on when the request is over.
+
+        Who came without a key, before there were keys, has no account: nothing is taken from anybody.
+        """
+        account = self._accounts.get(name)
+        return account.caller if account else Caller(name)
 
     async def _account(self, key_id: str) -> Account:
         if key_id not in self._accounts and not await self._look_again():

@@ -24,11 +24,15 @@ _RULES = EndpointRules()
 
 @dataclass(frozen=True)
 class Part:
-    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1."""
+    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1.
+
+    ``pause`` is the encoder frame from which the rest can be recognised alone, 0 where a cut went through sound.
+    """
 
     text: str
     words: tuple[Word, ...]
     confidence: float
+    pause: int = 0
 
 
 async def parts(
@@ -37,26 +41,36 @@ async def parts(
     settings: Settings,
     caller: Caller = EVERYBODY,
     keywords: tuple[str, ...] = (),
+    begin: int = 0,
 ) -> AsyncGenerator[Part, None]:
-    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
+    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError.
+
+    ``begin`` is the `Part.pause` after which to go on.
+    """
     seams, is_whole = Seams(), audio.whole is not None
-    async with aclosing(_answers(audio, recogniser, settings, caller, keywords)) as answers:
+    async with aclosing(_answers(audio, recogniser, settings, caller, keywords, begin)) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
             text = answer.text.strip() if is_whole else " ".join(word.text for word in words)
             if text:
-                yield Part(text, words, answer.confidence)
+                yield Part(text, words, answer.confidence, window.end if window.pause else 0)
 
 
 async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, keywords: tuple[str, ...]
+    audio: Decoded,
+    recogniser: Recogniser,
+    settings: Settings,
+    caller: Caller,
+    keywords: tuple[str, ...],
+    begin: int,
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
     owner = secrets.token_hex(8)
     if audio.whole is not None:
-        yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
+        if not begin:
+            yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
         return
-    windows = pieces(audio, settings.piece_seconds)
+    windows = (window for window in pieces(audio, settings.piece_seconds) if window.end > begin)
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):

@@ -1,7 +1,7 @@
 // The level of the last seconds, drawn as bars around the button.
 
 const BARS = 48;
-const FLOOR = -60; // dB
+const FLOOR = -50; // dB
 
 export class Levels {
   constructor(canvas) {
@@ -14,7 +14,7 @@ export class Levels {
   add(samples) {
     const mean = samples.reduce((sum, sample) => sum + (sample / 32768) ** 2, 0) / (samples.length || 1);
     this.bars.copyWithin(0, 1);
-    this.bars[BARS - 1] = Math.max(0, 1 - (10 * Math.log10(mean + 1e-9)) / FLOOR);
+    this.bars[BARS - 1] = Math.max(0, 1 - (10 * Math.log10(mean + 1e-9)) / FLOOR) ** 1.5;
     this.#draw();
   }
 

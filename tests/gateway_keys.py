@@ -1,12 +1,17 @@
 """The command that makes keys, and gateways that want them."""
 
-import json
+import contextlib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway_process import PYTHON, GatewayProcess
 from openai import OpenAI
+
+from ko_asr.gateway.access import store
+from ko_asr.gateway.access.key import Limits, text_of
+from ko_asr.gateway.access.store import Usage
+from ko_asr.gateway.database import Database
 
 
 def access(database: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -17,23 +22,28 @@ def access(database: str, *arguments: str, check: bool = True) -> subprocess.Com
 
 @dataclass
 class Keys:
-    """The keys of one database."""
+    """The keys of one database, without a process for each."""
 
     database: str
 
-    def create(self, *limits: str) -> str:
+    def create(self, metrics: bool = False, **limits: float) -> str:
         """A new key."""
-        made = access(self.database, "create", "--name", "시험", "--json", *limits)
-        return json.loads(made.stdout)["key"]
+        key, secret = self._run(lambda to: store.create(to, "시험", Limits(**limits), metrics))
+        return text_of(key.id, secret)
 
     def revoke(self, key: str) -> None:
         """End a key."""
-        access(self.database, "revoke", id_of(key))
+        assert self._run(lambda to: store.revoke(to, id_of(key)))
 
     def usage(self, key: str) -> tuple[int, int, float]:
         """Requests, streams, seconds that the database counts."""
-        rows = json.loads(access(self.database, "usage", id_of(key), "--json").stdout)
-        return tuple(sum(row[name] for row in rows) for name in ("requests", "streams", "seconds"))
+        rows = self._run(lambda to: store.usage(to, id_of(key), "2026-01-01"))
+        used = sum((row.usage for row in rows), Usage())
+        return used.requests, used.streams, used.seconds
+
+    def _run(self, work):
+        with contextlib.closing(Database(self.database)) as database:
+            return database.run_now(work)
 
 
 def id_of(key: str) -> str:
