@@ -21,7 +21,7 @@ def engine_maker(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
 
 
 def _triton(settings: Settings, metrics: Metrics) -> Engine:
-    engine = TritonEngine(settings.engine.groups, settings.timeout)
+    engine = TritonEngine(settings.engine.groups, settings.timeout, settings.engine.health_timeout)
     metrics.add(ServerFigures(engine))
     if settings.engine.shadow is None:
         return engine

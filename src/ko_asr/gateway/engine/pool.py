@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Collection
@@ -17,9 +18,9 @@ _LOOK_UP_SECONDS = 3.0  # between look-ups of a name
 class Pool:
     """The servers behind the addresses of ``group``."""
 
-    def __init__(self, group: Group, timeout: float) -> None:
-        """Connect in a running loop to what needs no look-up; ``timeout`` in seconds bounds a file."""
-        self.version, self.weight, self._timeout = group.version, group.weight, timeout
+    def __init__(self, group: Group, timeout: float, health_timeout: float = 10.0) -> None:
+        """Connect in a running loop to what needs no look-up. The timeouts are those of `TritonEngine`."""
+        self._make = functools.partial(Server, version=group.version, timeout=timeout, silence=health_timeout)
         self._turn = itertools.count()
         self._servers: dict[str, Server] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -28,7 +29,7 @@ class Pool:
         names = [address for address in group.addresses if address.many]
         self._fixed = {f"{address.host}:{address.port}" for address in plain}
         for url in sorted(self._fixed):
-            self._servers[url] = Server(url, self.version, timeout)
+            self._servers[url] = self._make(url)
         self._following = asyncio.create_task(self._follow(names))
 
     @property
@@ -77,7 +78,7 @@ class Pool:
         first = not self._looked_up.is_set()
         for url in sorted(urls - set(self._servers)):
             LOG.info("a Triton server more, at %s", url)
-            self._servers[url] = Server(url, self.version, self._timeout, healthy=first)
+            self._servers[url] = self._make(url, healthy=first)
         for url in set(self._servers) - urls:
             LOG.info("a Triton server less, at %s", url)
             leaving = asyncio.create_task(_leave(self._servers.pop(url)))

@@ -27,7 +27,6 @@ from ko_asr.runtime.frames import SAMPLE_RATE
 
 LOG = logging.getLogger("ko_asr.gateway")
 _INTERVAL = 3.0  # seconds without an answer after which an inference is made
-PROBE_TIMEOUT = 10.0  # seconds without any answer: hanging
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before an inference at a server that is out; the last repeats
 _QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a max_queue_size
 
@@ -50,9 +49,12 @@ def none_left() -> ServerUnavailable:
 class Server:
     """A server at ``url``, host:port, of one version of the model."""
 
-    def __init__(self, url: str, version: str, timeout: float, healthy: bool = True) -> None:
-        """Connect in a running loop; nothing is sent yet. ``timeout`` in seconds bounds a file."""
-        self.url, self.version, self.healthy = url, version, healthy
+    def __init__(self, url: str, version: str, timeout: float, silence: float, healthy: bool = True) -> None:
+        """Connect in a running loop; nothing is sent yet.
+
+        ``timeout`` in seconds bounds a file; after ``silence`` without any answer the server is out.
+        """
+        self.url, self.version, self.healthy, self._silence = url, version, healthy, silence
         self.files_in_flight = self.streams_in_flight = self.files = self.streams = self.failures = 0
         self._files, self._streams = AsyncAsrClient(url, timeout), AsyncStreamingClient(url)
         self._answered = time.monotonic()
@@ -142,10 +144,10 @@ class Server:
         """Make an inference; that others were answered meanwhile is as good."""
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT):
+            async with asyncio.timeout(self._silence):
                 await self._files.transcribe(np.zeros(SAMPLE_RATE, np.float32))
         except TimeoutError:
-            self._set_healthy(self._answered > begun, f"nothing was answered for {PROBE_TIMEOUT:g} s")
+            self._set_healthy(self._answered > begun, f"nothing was answered for {self._silence:g} s")
         except ServerError as error:
             self._set_healthy(is_full(error) or self._answered > begun, str(error))
         else:

@@ -33,6 +33,7 @@ class EngineSettings:
     groups: tuple[Group, ...] = field(default_factory=_default_groups)
     shadow: Group | None = None  # gets a copy of ``shadow_share`` (0..1) of the files, and is not answered
     shadow_share: float = 0.0
+    health_timeout: float = 10.0  # seconds without any answer after which a server is out
     repository: Path = Path("triton")
     threads: int = 0  # of the embedded engine for files; 0: one a core
     max_streams: int = 128  # of the embedded engine; further ones are refused
@@ -53,6 +54,7 @@ class EngineSettings:
         add("--weight", action="append", default=[], metavar="VERSION=N", help="share of its callers")
         add("--shadow", action="append", default=[], metavar="[VERSION=]HOST:PORT", help="compared only")
         add("--shadow-share", type=float, default=0.1, help="of the files that it hears (0.1)")
+        add("--health-timeout", type=float, default=10.0, help="without an answer, then a server is out (10)")
         add("--repository", type=Path, default=default.repository, help="of --engine embedded (triton/)")
         add("--embedded-threads", type=int, default=0, help="that recognise files (one a core)")
         add("--embedded-streams", type=int, default=default.max_streams, help="at a time (128)")
@@ -65,6 +67,8 @@ class EngineSettings:
             raise UserError("--shadow names several versions: one can be compared at a time")
         if not 0 <= args.shadow_share <= 1:
             raise UserError(f"--shadow-share is a share of the files, 0 to 1, not {args.shadow_share:g}")
+        if not args.health_timeout > 0:
+            raise UserError("--health-timeout must be positive")
         if args.embedded_threads < 0 or args.embedded_streams < 1:
             raise UserError("--embedded-threads and --embedded-streams must be positive")
         if args.engine == EMBEDDED and (args.triton or args.shadow or args.weight):
@@ -74,6 +78,7 @@ class EngineSettings:
             groups=_groups(args.triton or [DEFAULT_URL], args.weight),
             shadow=shadows[0] if shadows else None,
             shadow_share=args.shadow_share if shadows else 0.0,
+            health_timeout=args.health_timeout,
             repository=args.repository,
             threads=args.embedded_threads,
             max_streams=args.embedded_streams,

@@ -21,10 +21,13 @@ from ko_asr.runtime.options import StreamOptions
 class TritonEngine:
     """The servers of all versions. A key asks its own version while a server of that is healthy."""
 
-    def __init__(self, groups: Sequence[Group], timeout: float) -> None:
-        """Connect in a running loop; nothing is sent yet. ``timeout`` in seconds bounds a file."""
+    def __init__(self, groups: Sequence[Group], timeout: float, health_timeout: float = 10.0) -> None:
+        """Connect in a running loop; nothing is sent yet.
+
+        ``timeout`` in seconds bounds a file; after ``health_timeout`` without any answer a server is out.
+        """
         self._timeout = timeout
-        self._pools = {group.version: Pool(group, timeout) for group in groups}
+        self._pools = {group.version: Pool(group, timeout, health_timeout) for group in groups}
         self._weights = {group.version: group.weight for group in groups}
 
     @property
