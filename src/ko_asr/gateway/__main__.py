@@ -6,6 +6,7 @@ There are no keys and no TLS yet, so it listens on 127.0.0.1 and nowhere else. d
 """
 
 import argparse
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -84,6 +85,7 @@ def main() -> None:
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
     print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
+    gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,

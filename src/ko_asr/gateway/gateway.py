@@ -9,7 +9,6 @@ from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
-from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
@@ -45,19 +44,19 @@ class Gateway:
 
     async def receive(self, request: Request, folder: RequestFolder, file_field: str) -> Form:
         """Read the request's form, with its file. ApiError when it has none."""
-        form = await receive(request, file_field, folder.upload, self.settings)
+        form = await receive(request, file_field, folder, self.settings)
         if form.file_bytes is None:
             how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
 
     async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
-        """The keywords of ``wanted`` that the model takes. ApiError; ClientDisconnect."""
-        return await while_connected(request, usable(self.recogniser, wanted, caller_of(request)))
+        """The keywords of ``wanted`` that the model takes. ApiError."""
+        return await usable(self.recogniser, wanted, caller_of(request))
 
     async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
-        """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
-        audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
+        """Decode what was received. ApiError."""
+        audio = await decode(folder, file_field, self.settings, self._decoders)
         caller_of(request).spend(audio.seconds)
         self.metrics.audio.inc(audio.seconds)
         return audio
@@ -65,10 +64,6 @@ class Gateway:
     async def transcribe(
         self, request: Request, audio: Decoded, keywords: tuple[str, ...] = ()
     ) -> list[Part]:
-        """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
-        caller = caller_of(request)
-
-        async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings, caller, keywords)]
-
-        return await while_connected(request, collect())
+        """Recognise all of ``audio``. ApiError."""
+        found = parts(audio, self.recogniser, self.settings, caller_of(request), keywords)
+        return [part async for part in found]

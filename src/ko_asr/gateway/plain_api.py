@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.keywords import read_keywords
 from ko_asr.gateway.engine.long_audio import confidence, joined_text
 from ko_asr.gateway.gateway import Gateway
@@ -23,9 +24,10 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             form = await gateway.receive(request, folder, FILE)
             wanted = read_keywords(form.many("keywords"))
-            keywords = await gateway.keywords(request, wanted)
-            audio = await gateway.decode(request, folder, FILE)
-            found = await gateway.transcribe(request, audio, keywords)
+            async with while_connected(request):
+                keywords = await gateway.keywords(request, wanted)
+                audio = await gateway.decode(request, folder, FILE)
+                found = await gateway.transcribe(request, audio, keywords)
         finally:
             await folder.remove()
         return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import EVERYBODY, Caller
-from ko_asr.gateway.engine.pieces import pieces
+from ko_asr.gateway.engine.pieces import pieces, whole
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.engine.seams import Seams
 from ko_asr.gateway.settings import Settings
@@ -38,12 +38,12 @@ async def parts(
     keywords: tuple[str, ...] = (),
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
-    seams, whole = Seams(), audio.seconds <= settings.piece_seconds
+    seams, is_whole = Seams(), audio.whole is not None
     async with aclosing(_answers(audio, recogniser, settings, caller, keywords)) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
-            text = answer.text.strip() if whole else " ".join(word.text for word in words)
+            text = answer.text.strip() if is_whole else " ".join(word.text for word in words)
             if text:
                 yield Part(text, words, answer.confidence)
 
@@ -51,7 +51,11 @@ async def parts(
 async def _answers(
     audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, keywords: tuple[str, ...]
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    windows, owner = pieces(audio, settings.piece_seconds), object()
+    owner = object()
+    if audio.whole is not None:
+        yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
+        return
+    windows = pieces(audio, settings.piece_seconds)
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):

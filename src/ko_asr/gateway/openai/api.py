@@ -47,12 +47,13 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             form = await gateway.receive(request, folder, FILE)
             options = read_options(form, settings)
-            keywords = await gateway.keywords(request, options.keywords)
-            audio = await gateway.decode(request, folder, FILE)
-            if not options.stream:
-                found = await gateway.transcribe(request, audio, keywords)
-                return answers.answer(found, audio.seconds, options)
-            response = EventStream(await _events(request, gateway, audio, keywords), folder)
+            async with while_connected(request):
+                keywords = await gateway.keywords(request, options.keywords)
+                audio = await gateway.decode(request, folder, FILE)
+                if not options.stream:
+                    found = await gateway.transcribe(request, audio, keywords)
+                    return answers.answer(found, audio.seconds, options)
+                response = EventStream(await _events(request, gateway, audio, keywords), folder)
             streaming = True
             return response
         finally:
@@ -81,11 +82,7 @@ async def _events(
 ) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
     source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request), keywords)
-
-    async def first() -> Part | None:
-        return await anext(source, None)
-
-    return _event_texts(source, await while_connected(request, first()), audio)
+    return _event_texts(source, await anext(source, None), audio)
 
 
 async def _event_texts(
