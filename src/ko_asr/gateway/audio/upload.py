@@ -21,7 +21,7 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings import MIB, Settings
 
 _FIELD_BYTES = 64 << 10  # of all fields together
-_PARTS = 100
+_PARTS = 200  # a hundred keywords among them
 _AROUND_FILE = MIB  # bytes of a form that are not its file
 _WRITE = 256 << 10  # bytes that are written at once, by a thread
 _IN_MEMORY = MIB
