@@ -8,6 +8,7 @@ It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/ga
 import argparse
 import gc
 import logging
+import os
 from pathlib import Path
 
 import uvicorn
@@ -82,6 +83,7 @@ def main() -> None:
     listening = listen(settings.access, settings.port)
     sockets = Sockets()
     app = create_app(settings, sockets)
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)

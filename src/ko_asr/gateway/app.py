@@ -19,6 +19,7 @@ from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
 from ko_asr.gateway.page import routes as page
+from ko_asr.gateway.rtzr import streaming as rtzr_streaming
 from ko_asr.gateway.settings import Settings
 
 
@@ -37,6 +38,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     add_handlers(app)
     app.include_router(openai.routes(gateway))
     app.include_router(realtime.routes(gateway))
+    app.include_router(rtzr_streaming.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(corrections.routes(gateway))
     app.include_router(page.routes(gateway))
