@@ -7,6 +7,7 @@ It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/ga
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import uvicorn
@@ -74,6 +75,7 @@ def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     options = server_options(settings.access)
     listening = listen(settings.access, settings.port)
     sockets = Sockets()

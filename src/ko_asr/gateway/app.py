@@ -18,6 +18,7 @@ from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
+from ko_asr.gateway.rtzr import streaming as rtzr_streaming
 from ko_asr.gateway.settings import Settings
 
 
@@ -36,6 +37,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     add_handlers(app)
     app.include_router(openai.routes(gateway))
     app.include_router(realtime.routes(gateway))
+    app.include_router(rtzr_streaming.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(authenticate.routes(gateway))
     app.include_router(jobs.routes(gateway))

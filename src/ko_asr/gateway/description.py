@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
 from ko_asr.gateway.access.admission import is_open
-from ko_asr.gateway.rtzr.errors import is_rtzr
+from ko_asr.gateway.rtzr_errors import is_rtzr
 
 File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
 TEXTS = ("text/plain", "application/x-subrip", "text/vtt")

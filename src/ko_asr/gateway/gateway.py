@@ -20,6 +20,7 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
+from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -38,6 +39,7 @@ class Gateway:
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings)
+        self.speller = Speller(self.recogniser)
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         if self.accounts:
             await self.accounts.__aenter__()

@@ -37,7 +37,7 @@ def routes(gateway: Gateway) -> APIRouter:
     )
     async def authenticate(request: Request) -> dict[str, str | int]:
         """A token for a key, which goes into the header as `Authorization: bearer TOKEN`."""
-        form = parse_qs((await _body(request)).decode(errors="replace"), max_num_fields=10)
+        form = parse_qs((await _body(request)).decode(errors="replace"))
         pair = [form.get(name, [""])[0] for name in ("client_id", "client_secret")]
         if not all(pair):
             raise ApiError(400, "send client_id and client_secret as a form", param="client_id")

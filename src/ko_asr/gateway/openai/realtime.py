@@ -58,12 +58,13 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             _check(websocket, gateway)
             config = _config(websocket, gateway)
+            options = await config.stream_options(gateway.speller, caller_of(websocket))
         except ApiError as error:
             await websocket.send_denial_response(error.response(websocket.url.path))
             return
         offered = websocket.scope["subprotocols"]
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        session = RealtimeSession(gateway, websocket, config)
+        session = RealtimeSession(gateway, websocket, config, options)
         await gateway.sockets.serve(websocket, session.run)
 
     return router
