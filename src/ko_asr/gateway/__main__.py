@@ -79,11 +79,11 @@ def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     options = server_options(settings.access)
     listening = listen(settings.access, settings.port)
     sockets = Sockets()
     app = create_app(settings, sockets)
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from ko_asr.gateway import plain_api
 from ko_asr.gateway.access import authenticate
 from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.corrections import routes as corrections
+from ko_asr.gateway.description import describe
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import api as jobs
@@ -50,15 +51,16 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         """Answer as long as the process does."""
         return {"status": "live"}
 
-    @app.get("/health/ready")
+    @app.get("/health/ready", responses=dict.fromkeys((429, 503), {}))
     async def ready() -> dict[str, str]:
         """Answer 200 where an inference was answered just now, else what is wrong."""
         await gateway.recogniser.check()
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def figures() -> Response:
         """Figures for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
+    describe(app, settings.access.keys)
     return Observed(guarded(app, gateway), metrics)
