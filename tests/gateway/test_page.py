@@ -11,6 +11,7 @@ import soundfile
 
 pytest.importorskip("playwright.sync_api", reason="no playwright here: see requirements-dev.txt")
 from gateway_browser import launch, needs_chromium, opened
+from gateway_keys import Keys
 from gateway_process import GatewayProcess
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -195,6 +196,37 @@ def test_a_full_folder_takes_no_more(asr_server, files: list[Path], tmp_path: Pa
         answer = corrected(small, files[0].read_bytes())
     assert answer.status_code == 507 and answer.json()["error"]["code"] == "corrections_full"
     assert [path.name for path in (tmp_path / "c").iterdir()] == [".lock"]
+
+
+def test_with_keys_and_a_file_that_is_too_long_for_one_request(
+    browser, asr_server, collecting, meeting: Path, tmp_path: Path
+) -> None:
+    """The page asks for the key, keeps it for this tab, and leaves the file to a job, which it removes."""
+    keys = Keys(f"sqlite:///{tmp_path / 'gateway.db'}")
+    key = keys.create()
+    arguments = ("--keys", "--database", keys.database, "--max-seconds-sync", "5")
+    with GatewayProcess(asr_server, tmp_path / "g", *arguments) as locked:
+        with opened(browser, locked.url, but="401") as page:
+            page.click("#microphone")
+            expect(page.locator("#status")).to_contain_text("API 키")
+            page.set_input_files("#file", meeting)
+            expect(page.locator(".upload.failed .upload-status")).to_contain_text("API 키")
+            page.click(".upload button")
+        with opened(browser, locked.url, but="413") as page:
+            page.click("#options summary")
+            page.fill("#key", key)
+            page.locator("#key").blur()
+            with page.expect_response(lambda answer: answer.request.method == "DELETE") as removed:
+                found = transcribed(page, meeting)
+            assert removed.value.ok
+            assert page.evaluate("[Object.values(localStorage), Object.values(sessionStorage)]") == [
+                [],
+                [key],
+            ]
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.get(f"{locked.url}/v1/jobs", headers=headers).json()["data"] == []
+    with opened(browser, collecting.url) as page:
+        assert found == transcribed(page, meeting)
 
 
 def test_the_page_is_korean_or_english(browser, collecting) -> None:

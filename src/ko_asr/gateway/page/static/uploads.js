@@ -3,7 +3,10 @@
 import { request } from "./api.js";
 import { button, make } from "./elements.js";
 import { FileSource } from "./file_source.js";
-import { say, sayTrouble } from "./language.js";
+import { say, sayTrouble, Trouble } from "./language.js";
+
+const KINDS = ["word", "segment"];
+const BETWEEN = 1000; // ms between looks at a job
 
 export class Uploads {
   // `settings` are the gateway's; `fields()` gives the options of a request; `done(source, name, utterances)`.
@@ -23,12 +26,24 @@ export class Uploads {
   async #run(upload) {
     if (upload.cancelled.signal.aborted) return;
     try {
-      const { duration, segments, words } = await upload.send(this.settings.model, this.fields());
+      const { duration, segments, words } = await this.#answer(upload);
       const source = new FileSource(upload.file, duration, this.settings.model);
       upload.element.remove();
       this.done(source, upload.file.name, utterances(segments, words));
     } catch (error) {
       if (!upload.cancelled.signal.aborted) upload.failed(error);
+    }
+  }
+
+  // Short files are answered at once, others by a job.
+  async #answer(upload) {
+    const fields = [["model", this.settings.model], ["language", "ko"], ...this.fields()];
+    if (upload.file.size > this.settings.max_upload) return upload.job(fields);
+    try {
+      return await upload.send(fields);
+    } catch (error) {
+      if (error.message === "tooLarge") return upload.job(fields); // small, and long
+      throw error;
     }
   }
 }
@@ -45,14 +60,29 @@ class Upload {
     this.element = make("li", "upload", {}, name, this.status, this.end, this.bar);
   }
 
-  send(model, fields) {
-    const form = new FormData();
-    const all = [["model", model], ["response_format", "verbose_json"], ["language", "ko"], ...fields];
-    for (const kind of ["word", "segment"]) all.push(["timestamp_granularities[]", kind]);
-    for (const [name, value] of all) form.append(name, value);
-    form.append("file", this.file);
-    const options = { form, progress: (share) => this.#progress(share), signal: this.cancelled.signal };
-    return request("POST", "v1/audio/transcriptions", options);
+  send(fields) {
+    const all = [...fields, ["response_format", "verbose_json"]];
+    for (const kind of KINDS) all.push(["timestamp_granularities[]", kind]);
+    return this.#post("v1/audio/transcriptions", all);
+  }
+
+  // The job is removed when its text is here, and when the user gives it up.
+  async job(fields) {
+    let { id, status, progress, error } = await this.#post("v1/jobs", fields);
+    const path = `v1/jobs/${id}`;
+    try {
+      while (["queued", "running"].includes(status)) {
+        await new Promise((resolve) => setTimeout(resolve, BETWEEN));
+        this.cancelled.signal.throwIfAborted();
+        ({ status, progress, error } = await request("GET", path));
+        say(this.status, "recognisingPart", { percent: progress });
+        this.bar.value = progress / 100;
+      }
+      if (status !== "completed") throw new Trouble("failed", { reason: error?.message ?? status });
+      return await request("GET", `${path}/result?format=verbose_json&timestamp_granularities=${KINDS}`);
+    } finally {
+      request("DELETE", path).catch(() => {});
+    }
   }
 
   failed(error) {
@@ -60,6 +90,13 @@ class Upload {
     this.element.classList.add("failed");
     sayTrouble(this.status, error);
     say(this.end, "dismiss");
+  }
+
+  #post(path, fields) {
+    const form = new FormData();
+    for (const [name, value] of fields) form.append(name, value);
+    form.append("file", this.file);
+    return request("POST", path, { form, progress: (share) => this.#progress(share), signal: this.cancelled.signal });
   }
 
   #progress(share) {
