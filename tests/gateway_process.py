@@ -152,11 +152,11 @@ class GatewayProcess:
 
 
 class JobWorker:
-    """A worker of jobs, `python -m ko_asr.gateway.jobs`, in a process that is easily killed."""
+    """A worker of jobs, `python -m ko_asr.gateway.worker`, in a process that is easily killed."""
 
     def __init__(self, triton: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        command = [str(PYTHON), "-m", "ko_asr.gateway.jobs", "--triton", triton, "--folder", str(folder)]
+        command = [str(PYTHON), "-m", "ko_asr.gateway.worker", "--triton", triton, "--folder", str(folder)]
         self._command = [*DYING_WITH_PARENT, *command, *arguments]
         self.log, self._environment = folder / "log", environment
         self.start()

@@ -15,15 +15,15 @@ import uvicorn
 
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.access.address import listen, server_options, summary, url
-from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
-from ko_asr.gateway.corrections.settings import CorrectionSettings
-from ko_asr.gateway.engine.settings import EngineSettings
-from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer
-from ko_asr.gateway.settings import DEFAULT_PORT, MIB, Settings
+from ko_asr.gateway.settings.access import AccessSettings
+from ko_asr.gateway.settings.corrections import CorrectionSettings
+from ko_asr.gateway.settings.engine import EngineSettings
+from ko_asr.gateway.settings.gateway import DEFAULT_PORT, MIB, Settings
+from ko_asr.gateway.settings.jobs import JobSettings
 
 
 def parse(program: str = "python -m ko_asr.gateway", description: str | None = __doc__) -> Settings:

@@ -3,13 +3,14 @@
 import logging
 import secrets
 import time
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ko_asr.gateway.engine import answered_by
+from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
 
 LOG = logging.getLogger("ko_asr.gateway")
@@ -21,7 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        options = {"registry": self._registry, "namespace": "ko_asr_gateway"}
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
         self.seconds = Histogram(
             "request_seconds",

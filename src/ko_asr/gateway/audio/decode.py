@@ -21,7 +21,7 @@ from ko_asr.audio.reader import AudioReader
 from ko_asr.gateway.audio.ffmpeg import DEMUXERS, Ffmpeg
 from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 
 _RATES = (4_000, 384_000)  # Hz

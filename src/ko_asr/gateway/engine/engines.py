@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from ko_asr.gateway.engine.engine import Engine
 from ko_asr.gateway.engine.figures import ServerFigures, ShadowFigures
-from ko_asr.gateway.engine.settings import EMBEDDED
 from ko_asr.gateway.engine.shadow import Shadow, ShadowedEngine
 from ko_asr.gateway.engine.triton import TritonEngine
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.engine import EMBEDDED
+from ko_asr.gateway.settings.gateway import Settings
 
 
 def engine_maker(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:

@@ -13,7 +13,7 @@ from ko_asr.gateway.caller import EVERYBODY, Caller
 from ko_asr.gateway.engine.pieces import pieces, whole
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.engine.seams import Seams
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.endpoint import EndpointRules

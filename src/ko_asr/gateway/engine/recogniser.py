@@ -15,7 +15,7 @@ from ko_asr.gateway.engine.engine import Engine, LiveStream
 from ko_asr.gateway.engine.fair_turns import FairTurns
 from ko_asr.gateway.engine.server import is_full
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.runtime.options import StreamOptions
 

@@ -27,7 +27,7 @@ from ko_asr.gateway.jobs.files import Files
 from ko_asr.gateway.jobs.janitor import Janitor
 from ko_asr.gateway.jobs.leases import Lease, Lost, Progress
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 LOG = logging.getLogger("ko_asr.gateway")
 _BEAT = 2.0  # seconds at most between two renewals, which tell how far it is

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ko_asr.gateway.settings import MIB
+from ko_asr.gateway.settings.gateway import MIB
 
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
 _SEND_SECONDS = 60.0  # in which a client must take an answer

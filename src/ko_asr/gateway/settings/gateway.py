@@ -4,10 +4,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ko_asr.gateway.access.settings import AccessSettings
-from ko_asr.gateway.corrections.settings import CorrectionSettings
-from ko_asr.gateway.engine.settings import EngineSettings
-from ko_asr.gateway.jobs.settings import JobSettings
+from ko_asr.gateway.settings.access import AccessSettings
+from ko_asr.gateway.settings.corrections import CorrectionSettings
+from ko_asr.gateway.settings.engine import EngineSettings
+from ko_asr.gateway.settings.jobs import JobSettings
 from ko_asr.runtime import tensors
 
 DEFAULT_PORT = 9000

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from fastapi import Request
 
+from ko_asr.gateway.api.openai.options import read_options
 from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.jobs.store import NewJob
-from ko_asr.gateway.openai.options import read_options
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 _OWN = ("url", "callback_url", "metadata")
 _AT_READING = ("response_format", "timestamp_granularities", "timestamp_granularities[]", "stream")

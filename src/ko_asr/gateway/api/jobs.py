@@ -10,6 +10,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError
 from starlette.responses import Response
 
+from ko_asr.gateway.api.job_options import fingerprint, idempotency_key, new_job
+from ko_asr.gateway.api.openai import answers
+from ko_asr.gateway.api.openai.options import read_options
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form, receive
 from ko_asr.gateway.caller import caller_of
@@ -18,11 +21,8 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import results, store
 from ko_asr.gateway.jobs.job import Job
-from ko_asr.gateway.jobs.options import fingerprint, idempotency_key, new_job
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, ENDED, FAILED, QUEUED, RUNNING
-from ko_asr.gateway.openai import answers
-from ko_asr.gateway.openai.options import read_options
 
 FILE = "file"
 _PAGE = 100

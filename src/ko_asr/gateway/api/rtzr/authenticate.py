@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from ko_asr.gateway.access.tokens import RTZR
+from ko_asr.gateway.api.description import answers, form
 from ko_asr.gateway.caller import EVERYBODY
-from ko_asr.gateway.description import answers, form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ko_asr.gateway.description import TEXTS, File, answers
+from ko_asr.gateway.api.description import TEXTS, File, answers
 
 
 class TranscriptionForm(BaseModel):

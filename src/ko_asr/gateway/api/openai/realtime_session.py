@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from ko_asr.gateway.api.openai.realtime_config import SessionConfig
+from ko_asr.gateway.api.openai.realtime_items import Event, Items
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
-from ko_asr.gateway.openai.realtime_config import SessionConfig
-from ko_asr.gateway.openai.realtime_items import Event, Items
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 

@@ -70,5 +70,5 @@ def routes(gateway: Gateway) -> APIRouter:
 
 
 def _assets() -> dict[str, _Asset]:
-    folder = resources.files("ko_asr.gateway.page") / "static"
+    folder = resources.files("ko_asr.gateway.api.page") / "static"
     return {file.name: _Asset(file.name, file.read_bytes()) for file in folder.iterdir()}

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from ko_asr.gateway.description import File, answers, form
+from ko_asr.gateway.api.description import File, answers, form
 from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.keywords import read_keywords
 from ko_asr.gateway.engine.long_audio import confidence, joined_text

@@ -3,7 +3,7 @@
 import secrets
 from typing import Any
 
-from ko_asr.gateway.openai.realtime_config import PARTIAL, WORDS
+from ko_asr.gateway.api.openai.realtime_config import PARTIAL, WORDS
 from ko_asr.runtime.results import Result, Word
 
 Event = dict[str, Any]

@@ -11,12 +11,12 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
+from ko_asr.gateway.api.openai.options import check_model
+from ko_asr.gateway.api.openai.realtime_config import SessionConfig, refusal
+from ko_asr.gateway.api.openai.realtime_session import RealtimeSession, session_object
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.openai.options import check_model
-from ko_asr.gateway.openai.realtime_config import SessionConfig, refusal
-from ko_asr.gateway.openai.realtime_session import RealtimeSession, session_object
 
 SUBPROTOCOL = "realtime"
 _SECRET = "ek_"  # how a client secret begins

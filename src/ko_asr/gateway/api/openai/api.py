@@ -9,18 +9,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ko_asr.gateway.api.description import answers as answers_of
+from ko_asr.gateway.api.description import form
+from ko_asr.gateway.api.openai import answers
+from ko_asr.gateway.api.openai.description import TRANSCRIPTIONS, Model, Models, TranscriptionForm
+from ko_asr.gateway.api.openai.options import check_model, read_options
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.caller import caller_of
-from ko_asr.gateway.description import answers as answers_of
-from ko_asr.gateway.description import form
 from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.openai import answers
-from ko_asr.gateway.openai.description import TRANSCRIPTIONS, Model, Models, TranscriptionForm
-from ko_asr.gateway.openai.options import check_model, read_options
 
 FILE = "file"
 

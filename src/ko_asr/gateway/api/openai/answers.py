@@ -9,8 +9,8 @@ from typing import Any
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
+from ko_asr.gateway.api.openai.options import TranscriptionOptions
 from ko_asr.gateway.engine.long_audio import Part, joined_text, transcript
-from ko_asr.gateway.openai.options import TranscriptionOptions
 from ko_asr.recognition import subtitles
 from ko_asr.runtime.results import Result
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from ko_asr.gateway import rtzr_errors
+from ko_asr.gateway.api.rtzr.stream_options import RtzrOptions, read_query
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
-from ko_asr.gateway.rtzr.stream_options import RtzrOptions, read_query
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 

@@ -1,6 +1,6 @@
 """A worker of jobs: a process beside the gateways, on this host or another.
 
-    python -m ko_asr.gateway.jobs --triton 127.0.0.1:8001 --data DIR --job-workers 2
+    python -m ko_asr.gateway.worker --triton 127.0.0.1:8001 --data DIR --job-workers 2
 
 It takes the options of the gateway and serves no port; docs/gateway-jobs.md has the whole.
 """
@@ -15,7 +15,7 @@ from ko_asr.gateway.__main__ import parse
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 
 async def work(settings: Settings) -> None:
@@ -29,7 +29,7 @@ async def work(settings: Settings) -> None:
 
 
 def main() -> None:
-    settings = parse("python -m ko_asr.gateway.jobs", str(__doc__))
+    settings = parse("python -m ko_asr.gateway.worker", str(__doc__))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     with contextlib.suppress(KeyboardInterrupt):
