@@ -59,7 +59,7 @@ setup-rtx: .rtx/.ready
 	@$(PY) -W ignore -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-trackers.txt
+.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-gateway.txt requirements-trackers.txt
 	@$(BIN)/pip install -q -r requirements-dev.txt 2> >($(QUIETLY))
 	@touch $@
 
@@ -104,10 +104,10 @@ setup-ray: .ray/.ready
 
 # ---- the demo -----------------------------------------------------------------------------------
 
-demo: .server/.ready
+demo: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED)
 
-demo-streaming: .server/.ready
+demo-streaming: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED) --streaming --no-bench
 
 serve: .server/.ready

@@ -173,10 +173,10 @@ def test_the_pause_of_the_vad_is_that_of_the_rules(connection, asr_server: str, 
 
 def test_keywords_are_boosted_and_those_of_the_prompt_too(connection, asr_server: str, files) -> None:
     clip = linear16(read_audio(files[1]), RATE)
-    words, listed = ["주말에:5", "햇빛이"], ["밝아요", "선생님"]
+    words, listed = ["주말에:5", "햇빛이"], ["밝아요:1", "선생님:1"]
     wanted = grpc_finals(asr_server, heard(clip, RATE), None, [*words, *listed])
     assert wanted != grpc_finals(asr_server, heard(clip, RATE), None)
-    hints = {"keywords": words, "prompt": "밝아요, 선생님, 😀, KBS, 오늘 회의에서는 예산을 논의합니다."}
+    hints = {"keywords": words, "prompt": "선생님 KBS 😀, 밝아요!"}
     assert configure(connection, transcription=hints, turn_detection=None).type == "session.updated"
     append(connection, clip)
     connection.input_audio_buffer.commit()

@@ -200,10 +200,11 @@ class StreamProtocol:
             del self._audio[: _BYTES * surplus]
             self._base = needed
 
-    def resume(self) -> None:
+    def resume(self, sizes: ChunkSizes | None = None) -> None:
         """Begin another sequence with the audio of the utterance that is not final yet; this one is lost.
 
-        What its partials showed may change. UserError when the utterance is longer than what is kept.
+        ``sizes`` are those of the server that it goes to, where it is another one. What the partials showed
+        may change. UserError when the utterance is longer than what is kept.
         """
         if self._base > self._cut:
             seconds = self._keep / self.sizes.sample_rate
@@ -211,6 +212,7 @@ class StreamProtocol:
                 f"the stream was lost within an utterance longer than the {seconds:g} s that are kept: "
                 "open another stream, and let end-points cut utterances"
             )
+        self.sizes = sizes or self.sizes
         self._begin()
 
 

@@ -6,40 +6,55 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import Request
 from starlette.websockets import WebSocket
 
+from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
-from ko_asr.gateway.caller import caller_of
-from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.caller import Caller, caller_of
+from ko_asr.gateway.database import Database
+from ko_asr.gateway.engine.engines import engine_maker
+from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
-from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
     def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+        """Open what outlives the process: UserError where that fails."""
         self.settings, self.metrics, self.sockets = settings, metrics, sockets
-        self.tokens = Tokens()
+        self.database = Database(settings.jobs.database_url)
+        self.tokens = Tokens.shared(self.database)
+        self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
+        self.jobs = Jobs(settings, self.database, metrics)
+        self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
-        self.recogniser = Recogniser(self.settings)
-        self.speller = Speller(self.recogniser)
+        self.recogniser = Recogniser(self.settings, self._make_engine())
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        if self.accounts:
+            await self.accounts.__aenter__()
+        callers = self.accounts.caller if self.accounts else Caller
+        await self.jobs.start(self.recogniser, self.workspace, self._decoders, callers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.jobs.stop()
         await self.recogniser.__aexit__()
         self._decoders.shutdown()
         self.workspace.close()
+        if self.accounts:
+            await self.accounts.__aexit__()
+        self.database.close()
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""
@@ -51,27 +66,33 @@ class Gateway:
 
     async def receive(self, request: Request, folder: RequestFolder, file_field: str) -> Form:
         """Read the request's form, with its file. ApiError when it has none."""
-        form = await receive(request, file_field, folder.upload, self.settings)
+        form = await receive(request, file_field, folder, self.settings)
         if form.file_bytes is None:
             how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
 
+    async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model takes. ApiError."""
+        return await usable(self.recogniser.try_keywords, wanted, caller_of(request))
+
     async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
-        """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
-        audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
+        """Decode what was received. ApiError."""
+        audio = await decode(folder, file_field, self.settings, self._decoders)
         caller_of(request).spend(audio.seconds)
         self.metrics.audio.inc(audio.seconds)
         return audio
 
-    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
-        """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
-        caller = caller_of(request)
+    async def transcribe(
+        self, request: Request, audio: Decoded, keywords: tuple[str, ...] = ()
+    ) -> list[Part]:
+        """Recognise all of ``audio``. ApiError."""
+        found = parts(audio, self.recogniser, self.settings, caller_of(request), keywords)
+        return [part async for part in found]
 
-        async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
-
-        return await while_connected(request, collect())
+    async def stream_keywords(self, websocket: WebSocket, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model of live speech takes. ApiError."""
+        return await usable(self.recogniser.try_stream_keywords, wanted, caller_of(websocket))
 
     def speech(self, websocket: WebSocket, take: Take) -> Speech:
         """The live speech of a WebSocket; ``take`` gets what is heard."""

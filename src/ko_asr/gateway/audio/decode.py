@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ko_asr.audio.reader import AudioReader
 from ko_asr.gateway.audio.ffmpeg import DEMUXERS, Ffmpeg
 from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 
 _RATES = (4_000, 384_000)  # Hz
@@ -29,15 +30,33 @@ _SAMPLES_A_SECOND = 8 * _RATES[1]  # of all channels: a block of a forged header
 
 @dataclass(frozen=True)
 class Decoded:
-    """Float32 samples at 16 kHz, mono, little-endian, in ``path``."""
+    """Float32 samples at 16 kHz, mono: a few in memory, as ``whole``, more in ``path``, little-endian."""
 
-    path: Path
     samples: int
+    whole: np.ndarray | None = None
+    path: Path | None = None
 
     @property
     def seconds(self) -> float:
         """Length, as counted."""
         return self.samples / SAMPLE_RATE
+
+    def read(self) -> np.ndarray:
+        """All of them, float32 [n]."""
+        if self.path is None:
+            assert self.whole is not None
+            return self.whole
+        return np.fromfile(self.path, "<f4")
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield [n] with n <= ``size``."""
+        if self.path is None:
+            assert self.whole is not None
+            yield from (self.whole[at : at + size] for at in range(0, self.samples, size))
+            return
+        with self.path.open("rb") as file:
+            while len(block := np.fromfile(file, "<f4", count=size)):
+                yield block
 
 
 class _TooLong(Exception):
@@ -50,7 +69,7 @@ async def decode(folder: RequestFolder, param: str, settings: Settings, pool: Th
     work = asyncio.get_running_loop().run_in_executor(pool, decoding.run)
     try:
         async with asyncio.timeout(settings.decode_timeout):
-            return Decoded(folder.decoded, await asyncio.shield(work))
+            return await asyncio.shield(work)
     except TimeoutError:
         raise _unusable(f"takes more than {settings.decode_timeout:g} s to decode", param) from None
     except _TooLong:
@@ -83,18 +102,36 @@ class _Decoding:
         self._stopped = threading.Event()
         self._ffmpeg: Ffmpeg | None = None
 
-    def run(self) -> int:
-        """Decode; the number of samples at 16 kHz."""
-        count, most = 0, self._settings.max_seconds * SAMPLE_RATE
-        with room_on_disk(), self._folder.decoded.open("wb") as out:
-            for block in self._resampled():
+    def run(self) -> Decoded:
+        """Decode all of it; what is longer than a piece goes into a file."""
+        few, count = self._settings.piece_seconds * SAMPLE_RATE, 0
+        kept: list[np.ndarray] = []
+        blocks = self._counted()
+        with room_on_disk():
+            for block in blocks:
+                kept.append(block)
                 count += len(block)
-                if count > most:
-                    raise _TooLong
-                out.write(block.astype("<f4", copy=False).tobytes())
+                if count > few:
+                    return self._in_file(chain(kept, blocks))
         if not count:
             raise AudioProblem("no samples", "holds no samples")
-        return count
+        return Decoded(count, kept[0] if len(kept) == 1 else np.concatenate(kept))
+
+    def _in_file(self, blocks: Iterator[np.ndarray]) -> Decoded:
+        path, count = self._folder.decoded, 0
+        with path.open("wb") as out:
+            for block in blocks:
+                out.write(block.astype("<f4", copy=False).tobytes())
+                count += len(block)
+        return Decoded(count, path=path)
+
+    def _counted(self) -> Iterator[np.ndarray]:
+        count = 0
+        for block in self._resampled():
+            count += len(block)
+            if count > self._settings.max_seconds * SAMPLE_RATE:
+                raise _TooLong
+            yield block
 
     def stop(self) -> None:
         """Let `run` end soon."""
@@ -116,7 +153,7 @@ class _Decoding:
     def _mono(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the rate and blocks of mono samples at it."""
         try:
-            with AudioReader(self._folder.upload) as reader:
+            with AudioReader(self._folder.source()) as reader:
                 _check_kind(reader.rate, reader.channels)
                 for block in reader.blocks():
                     yield reader.rate, block
@@ -127,7 +164,7 @@ class _Decoding:
 
     def _by_ffmpeg(self, command: str, kind: str) -> Iterator[tuple[int, np.ndarray]]:
         mixdown, at = Mixdown(), 0
-        self._ffmpeg = Ffmpeg(command, self._folder.upload, kind, self._folder.log)
+        self._ffmpeg = Ffmpeg(command, self._folder.source_file(), kind, self._folder.log)
         try:
             for block in self._ffmpeg.blocks():
                 if not at:

@@ -1,6 +1,7 @@
 """Decoded audio of any length to text and words: pieces, some at a time, in their order."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import EVERYBODY, Caller
-from ko_asr.gateway.engine.pieces import pieces
+from ko_asr.gateway.engine.pieces import pieces, whole
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.engine.seams import Seams
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.endpoint import EndpointRules
@@ -23,35 +24,58 @@ _RULES = EndpointRules()
 
 @dataclass(frozen=True)
 class Part:
-    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1."""
+    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1.
+
+    ``pause`` is the encoder frame from which the rest can be recognised alone, 0 where a cut went through sound.
+    """
 
     text: str
     words: tuple[Word, ...]
     confidence: float
+    pause: int = 0
 
 
 async def parts(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller = EVERYBODY
+    audio: Decoded,
+    recogniser: Recogniser,
+    settings: Settings,
+    caller: Caller = EVERYBODY,
+    keywords: tuple[str, ...] = (),
+    begin: int = 0,
 ) -> AsyncGenerator[Part, None]:
-    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
-    seams, whole = Seams(), audio.seconds <= settings.piece_seconds
-    async with aclosing(_answers(audio, recogniser, settings, caller)) as answers:
+    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError.
+
+    ``begin`` is the `Part.pause` after which to go on.
+    """
+    seams, is_whole = Seams(), audio.whole is not None
+    async with aclosing(_answers(audio, recogniser, settings, caller, keywords, begin)) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
-            text = answer.text.strip() if whole else " ".join(word.text for word in words)
+            text = answer.text.strip() if is_whole else " ".join(word.text for word in words)
             if text:
-                yield Part(text, words, answer.confidence)
+                yield Part(text, words, answer.confidence, window.end if window.pause else 0)
 
 
 async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller
+    audio: Decoded,
+    recogniser: Recogniser,
+    settings: Settings,
+    caller: Caller,
+    keywords: tuple[str, ...],
+    begin: int,
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    windows, owner = pieces(audio, settings.piece_seconds), object()
+    owner = secrets.token_hex(8)
+    if audio.whole is not None:
+        if not begin:
+            yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
+        return
+    windows = (window for window in pieces(audio, settings.piece_seconds) if window.end > begin)
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):
-            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner, caller))))
+            work = recogniser.transcribe(window.samples, owner, caller, keywords)
+            ahead.append((window, asyncio.create_task(work)))
             if len(ahead) >= settings.in_flight_each:
                 first, task = ahead.popleft()
                 yield first, await task

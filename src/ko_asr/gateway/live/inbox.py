@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ko_asr.gateway.settings import MIB
+from ko_asr.gateway.settings.gateway import MIB
 
 LOG = logging.getLogger("ko_asr.gateway")
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
