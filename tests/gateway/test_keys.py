@@ -1,5 +1,6 @@
 """API keys: who comes in, how much, and what is counted, for clients that nobody here wrote."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ import openai
 import pytest
 import soundfile
 from gateway_keys import Keys, access, client, id_of, transcribe
+from gateway_live import append, events_until, rtzr, rtzr_address
 from gateway_process import GatewayProcess
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -217,6 +219,23 @@ def test_streams_at_a_time_and_secrets_of_browsers(locked, keys: Keys) -> None:
             assert caught.value.response.headers["retry-after"] == "1"
     with pytest.raises(openai.AuthenticationError):  # a secret makes no further ones
         client(locked, secret).realtime.client_secrets.create()
+
+
+def test_live_speech_is_taken_from_the_account_as_it_comes(locked, keys: Keys) -> None:
+    key, packet = keys.create(day=2), bytes(16_000)
+    address = rtzr_address(locked.url, sample_rate=16_000, encoding="LINEAR16")
+    bearer = {"Authorization": f"Bearer {key}"}
+    _, code, reason = asyncio.run(rtzr(address, [packet] * 8, bearer))
+    assert code == 1013 and reason.startswith("A0001: the key")
+    key = keys.create(day=2)
+    with client(locked, key).realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        assert connection.recv().type == "session.created"
+        append(connection, bytes(24_000 * 2 * 3), 24_000)
+        assert events_until(connection, "error")[-1].error.code == "insufficient_quota"
+    deadline = time.monotonic() + 20
+    while keys.usage(key)[2] != pytest.approx(2, abs=0.6):
+        assert time.monotonic() < deadline, keys.usage(key)
+        time.sleep(0.2)
 
 
 def test_rtzr_tokens(locked, keys: Keys) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
@@ -41,8 +40,6 @@ def routes(gateway: Gateway) -> APIRouter:
     @router.post("/v1/realtime/client_secrets", max_body_size=_BODY_BYTES)
     async def client_secrets(request: Request, asked: _SecretRequest) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
-        if _secret(request):
-            raise ApiError(403, "a client secret makes no others: ask with a key")
         session, seconds = asked.session or {}, (asked.expires_after or _ExpiresAfter()).seconds
         config = SessionConfig().updated(session, gateway.settings)
         value = gateway.tokens.issue(REALTIME, caller_of(request).name, seconds, session=session)
@@ -82,13 +79,8 @@ def _check(websocket: WebSocket, gateway: Gateway) -> None:
 
 def _config(websocket: WebSocket, gateway: Gateway) -> SessionConfig:
     """What the session begins with: that of its client secret, if it has one. ApiError for a bad secret."""
-    if (secret := _secret(websocket)) is None:
+    shown = credential(websocket) or ""
+    if not shown.startswith(_SECRET):
         return SessionConfig()
-    session = gateway.tokens.claims(REALTIME, secret).get("session") or {}
+    session = gateway.tokens.claims(REALTIME, shown).get("session") or {}
     return SessionConfig().updated(session, gateway.settings)
-
-
-def _secret(connection: HTTPConnection) -> str | None:
-    """The client secret that a request or a WebSocket shows; None where it shows a key, or nothing."""
-    shown = credential(connection)
-    return shown if shown is not None and shown.startswith(_SECRET) else None

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import secrets
+import time
 from typing import Any
 
 from starlette.websockets import WebSocket
@@ -17,6 +18,7 @@ from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
 _LEAST_MS = 100  # of a commit: OpenAI's
+_DEAF_SECONDS = 1.0  # after a failure: one error a second, whatever the packets
 _BUFFER = "input_audio_buffer"
 
 
@@ -31,6 +33,7 @@ class RealtimeSession:
         self._id, self._items = f"sess_{secrets.token_hex(12)}", Items()
         self._speech = gateway.speech(websocket, self._take)
         self._speech.options, self._items.include = options, config.include or []
+        self._deaf_until = 0.0
         self._handlers = {
             "session.update": self._update,
             f"{_BUFFER}.append": self._append,
@@ -87,9 +90,12 @@ class RealtimeSession:
         except (binascii.Error, ValueError):
             sentence = "audio is not Base64: nothing of it was taken"
             raise ApiError(400, sentence, param="audio", code="invalid_value") from None
+        if time.monotonic() < self._deaf_until:
+            return
         try:
             await self._speech.send(data)
         except ApiError as error:
+            self._deaf_until = time.monotonic() + _DEAF_SECONDS
             await self._speech.drop()
             await self._lost(error)
             raise
