@@ -298,8 +298,8 @@ def test_a_browser_comes_with_a_client_secret(gateway) -> None:
         gateway.sdk.realtime.client_secrets.create(session={**session, "include": ["item.x"]})
 
 
-def test_minutes_of_silence_cut_nothing(connection, talk, wanted) -> None:
-    append(connection, bytes(2 * RATE * 120), 1 << 20)
+def test_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
+    append(connection, bytes(2 * RATE * 60), 1 << 20)
     assert configure(connection).type == "session.updated"  # all of it was heard
     append(connection, talk)
     said: list[str] = []
@@ -354,7 +354,7 @@ def test_a_client_that_is_ahead_has_to_wait(gateway) -> None:
 
     with connect(url) as socket, ThreadPoolExecutor(1) as pool:
         speaking = pool.submit(send, socket)
-        time.sleep(3)
+        time.sleep(1.5)
         socket.socket.shutdown(2)
         assert speaking.result() < 600
     wait_for_figure(gateway.url, "streams_open", 0.0)

@@ -1,6 +1,7 @@
 """The messages of one WebSocket, read a little ahead, so that a client that leaves is noticed at once."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -15,7 +16,8 @@ from ko_asr.gateway.settings.gateway import MIB
 LOG = logging.getLogger("ko_asr.gateway")
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
 _SEND_SECONDS = 60.0  # in which a client must take an answer
-RESTART = 1012  # of RFC 6455's registry: the server is restarted
+_FAILED = 1011  # close codes of RFC 6455's registry
+RESTART = 1012  # the server is restarted
 
 
 class Inbox:
@@ -77,7 +79,9 @@ class Sockets:
                 task.cancel()
             _, answer = await asyncio.gather(gone, work, return_exceptions=True)
         if isinstance(answer, Exception) and not isinstance(answer, WebSocketDisconnect):
-            raise answer
+            LOG.error("a WebSocket failed", exc_info=answer)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                await websocket.close(_FAILED)
 
     async def stop(self, seconds: float) -> None:
         """Let every socket end what it has; those that take longer are left to the server."""
