@@ -19,7 +19,7 @@ PYTHON = ROOT / ".gateway/bin/python"
 class GatewayProcess:
     """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
 
-    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs instead of the module.
+    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs for the module.
     """
 
     def __init__(

@@ -18,10 +18,10 @@ from gateway_process import GatewayProcess
 
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerUnavailable
-from ko_asr.gateway.engine.addresses import DEFAULT_VERSION, Address
+from ko_asr.gateway.addresses import DEFAULT_VERSION, Address
 from ko_asr.gateway.engine.pool import Pool
-from ko_asr.gateway.engine.settings import Group
 from ko_asr.gateway.engine.triton import TritonEngine
+from ko_asr.gateway.engine_settings import Group
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.serving.server import TritonServer, free_ports
 

@@ -1,6 +1,5 @@
 """The encoder's best token of each frame to text, confidence and words with their times: greedy CTC."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,8 +10,9 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import answers, ctc, results, tensors
+from ko_asr.runtime import answers, ctc, tensors
 from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.recordings import FrameDecoder
 
 
 class TritonPythonModel:
@@ -21,7 +21,7 @@ class TritonPythonModel:
     def initialize(self, args: dict) -> None:
         """Read the contract; refuse models of another export, which would answer with wrong words."""
         self.contract = Contract.load(FOLDER)
-        self.vocabulary = self.contract.text_vocabulary()
+        self.decoder = FrameDecoder(self.contract)
         self.contract.check_deployment(args, self.contract.models, tensors.ENCODER)
 
     def execute(self, requests: list) -> list:
@@ -38,28 +38,19 @@ class TritonPythonModel:
                 f"token_ids {ids.shape}, token_log_probs {log_probs.shape} and an encoded_length of "
                 f"{lengths.max()} do not belong together"
             )
-        # Silence comes with a negative length: no frames, and a confidence of 0.
-        scores = [row[: max(0, length)] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
-        tokens = [self._tokens(row[: len(score)], score) for row, score in zip(ids, scores, strict=True)]
+        rows = list(zip(ids, log_probs, lengths[:, 0].tolist(), strict=True))
+        tokens = [self.decoder.tokens(*row) for row in rows]
+        scores = [self.decoder.valid(row, length) for _, row, length in rows]
         makers = {
-            tensors.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
+            tensors.TEXT: lambda: self._strings(map(self.decoder.text, tokens)),
             tensors.CONFIDENCE: lambda: np.array(
                 [[ctc.confidence(*row)] for row in zip(tokens, scores, strict=True)], dtype=np.float32
             ),
-            tensors.WORDS: lambda: self._strings(self._words(row) for row in tokens),
+            tensors.WORDS: lambda: self._strings(map(self.decoder.words, tokens)),
         }
         wanted = request.requested_output_names()
         return answers.response(pb_utils, {name: makers[name]() for name in wanted})
 
-    def _tokens(self, ids: np.ndarray, log_probs: np.ndarray) -> list[ctc.Token]:
-        ctc.check_frames(ids, log_probs, self.contract.blank_id)
-        return ctc.collapse(ids, self.contract.blank_id, log_probs)
-
     @staticmethod
     def _strings(values) -> np.ndarray:
         return np.array([[value.encode()] for value in values], dtype=np.object_)
-
-    def _words(self, tokens: list[ctc.Token]) -> str:
-        """A JSON list of words: text, start_ms, end_ms, confidence."""
-        found = results.words(tokens, self.vocabulary, 1000 * self.contract.frame_seconds)
-        return json.dumps([word.to_json() for word in found], ensure_ascii=False)

@@ -15,7 +15,7 @@ import uvicorn
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
-from ko_asr.gateway.engine.settings import EngineSettings
+from ko_asr.gateway.engine_settings import EngineSettings
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 

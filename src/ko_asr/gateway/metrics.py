@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ko_asr.gateway.engine import answered_by
+from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
 
 LOG = logging.getLogger("ko_asr.gateway")

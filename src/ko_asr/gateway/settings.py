@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ko_asr.gateway.engine.settings import EngineSettings
+from ko_asr.gateway.engine_settings import EngineSettings
 from ko_asr.runtime import tensors
 
 HOST = "127.0.0.1"

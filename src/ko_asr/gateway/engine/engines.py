@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from ko_asr.gateway.engine.engine import Engine
 from ko_asr.gateway.engine.figures import ServerFigures, ShadowFigures
-from ko_asr.gateway.engine.settings import EMBEDDED
 from ko_asr.gateway.engine.shadow import Shadow, ShadowedEngine
 from ko_asr.gateway.engine.triton import TritonEngine
+from ko_asr.gateway.engine_settings import EMBEDDED
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -14,9 +14,9 @@ from ko_asr.gateway.settings import Settings
 def engine_maker(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
     """What makes the engine in a running loop. UserError when the embedded one cannot be loaded."""
     if settings.engine.kind == EMBEDDED:
-        from ko_asr.gateway.engine.embedded import load
+        from ko_asr.gateway.engine.embedded.engine import load
 
-        return load(settings.engine)
+        return load(settings.engine, settings.timeout)
     return lambda: _triton(settings, metrics)
 
 

@@ -7,9 +7,9 @@ import itertools
 import logging
 from collections.abc import Collection
 
-from ko_asr.gateway.engine.addresses import Address
+from ko_asr.gateway.addresses import Address
 from ko_asr.gateway.engine.server import Server
-from ko_asr.gateway.engine.settings import Group
+from ko_asr.gateway.engine_settings import Group
 
 LOG = logging.getLogger("ko_asr.gateway")
 _LOOK_UP_SECONDS = 3.0  # between look-ups of a name

@@ -7,14 +7,14 @@ import numpy as np
 
 from ko_asr.client.connection import AnswerTimeout, ServerError, ServerUnavailable
 from ko_asr.client.offline import Transcription
-from ko_asr.gateway.engine import answered_by
-from ko_asr.gateway.engine.addresses import DEFAULT_VERSION
+from ko_asr.gateway import answered_by
+from ko_asr.gateway.addresses import DEFAULT_VERSION
 from ko_asr.gateway.engine.engine import LiveStream
 from ko_asr.gateway.engine.pool import Pool
 from ko_asr.gateway.engine.server import Server, may_go_elsewhere, none_left
-from ko_asr.gateway.engine.settings import Group
 from ko_asr.gateway.engine.stream_route import StreamRoute
 from ko_asr.gateway.engine.versions import order
+from ko_asr.gateway.engine_settings import Group
 from ko_asr.runtime.options import StreamOptions
 
 

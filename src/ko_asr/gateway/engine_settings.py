@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError
-from ko_asr.gateway.engine.addresses import DEFAULT_VERSION, Address, split_version
+from ko_asr.gateway.addresses import DEFAULT_VERSION, Address, split_version
 
 TRITON, EMBEDDED = "triton", "embedded"
 
