@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,13 +30,13 @@ class EmbeddedEngine:
     def __init__(
         self,
         recordings: Recordings,
-        recognizer: StreamingRecognizer | None,
+        recognizers: Sequence[StreamingRecognizer],
         settings: EngineSettings,
         timeout: float,
     ) -> None:
         self._timeout = timeout
-        self._files = Files(recordings, settings.threads or os.cpu_count() or 1)
-        self._streams = Streams(recognizer, settings.max_streams) if recognizer else None
+        self._files = Files(recordings, _threads(settings))
+        self._streams = Streams(recognizers, settings.max_streams) if recognizers else None
 
     async def transcribe(self, samples: np.ndarray, key: str = "") -> Transcription:
         """Transcribe like `Engine.transcribe`."""
@@ -65,5 +65,9 @@ def load(settings: EngineSettings, timeout: float) -> Callable[[], EmbeddedEngin
     """Load the models; the engine's threads begin with what is returned. UserError when they are unfit."""
     check_runtime()
     recordings = load_recordings(settings.repository)
-    recognizer = load_streams(settings.repository, _MAX_BATCH)
-    return lambda: EmbeddedEngine(recordings, recognizer, settings, timeout)
+    recognizers = load_streams(settings.repository, _MAX_BATCH, _threads(settings))
+    return lambda: EmbeddedEngine(recordings, recognizers, settings, timeout)
+
+
+def _threads(settings: EngineSettings) -> int:
+    return settings.threads or os.cpu_count() or 1

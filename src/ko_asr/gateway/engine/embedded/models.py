@@ -45,16 +45,20 @@ def load_recordings(repository: Path) -> Recordings:
     return Recordings(contract, FrontEnd(contract, front_end), session, FrameDecoder(contract))
 
 
-def load_streams(repository: Path, max_batch: int) -> StreamingRecognizer | None:
-    """Load the streaming model; None where the repository has none. UserError as `load_recordings`."""
+def load_streams(repository: Path, max_batch: int, count: int) -> list[StreamingRecognizer]:
+    """Load the streaming model once for ``count`` recognizers; none where the repository has none.
+
+    UserError as `load_recordings`.
+    """
     encoder, front_end = (
         repository / name / _VERSION for name in (tensors.STREAM_ENCODER, tensors.STREAM_PREPROCESSOR)
     )
     if not encoder.is_dir():
-        return None
+        return []
     backend = OnnxBackend.load(encoder)
     _check(backend.contract, front_end)
-    return StreamingRecognizer(backend, front_end_of(front_end), max_batch, time_to_live=None)
+    log_mel = front_end_of(front_end)
+    return [StreamingRecognizer(backend, log_mel, max_batch, time_to_live=None) for _ in range(count)]
 
 
 def _contract(kind: type[C], encoder: Path, front_end: Path) -> C:

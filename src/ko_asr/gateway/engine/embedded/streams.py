@@ -1,209 +1,40 @@
-"""Live streams through the streaming model: one thread computes a chunk of all that have one ready."""
+"""Live streams through the streaming model, those of each thread batched together."""
 
-import asyncio
-import logging
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence
 
-import numpy as np
-
-from ko_asr.client.connection import RequestRefused, ServerError, StreamsFull
-from ko_asr.client.protocol import Fresh
+from ko_asr.client.connection import RequestRefused, StreamsFull
 from ko_asr.errors import UserError
-from ko_asr.recognition.streaming import Session, StreamingRecognizer
-from ko_asr.runtime import answers, failure
-from ko_asr.runtime.log_mel import LOUDEST
+from ko_asr.gateway.engine.embedded.stepper import EmbeddedStream, Stepper
+from ko_asr.recognition.streaming import StreamingRecognizer
+from ko_asr.runtime import failure
 from ko_asr.runtime.options import StreamOptions
-from ko_asr.runtime.results import Decoder, Result
-from ko_asr.runtime.windows import checked
-
-LOG = logging.getLogger("ko_asr.gateway")
-_PENDING_SECONDS = 5.0  # of audio that is not computed yet, after which `send` waits
-_Turn = tuple[
-    "EmbeddedStream", list[Result], int, bool
-]  # with the samples computed so far, and whether it ended
 
 
 class Streams:
-    """The streaming model and its thread. Streams are opened in an event loop."""
+    """The streaming model in some threads, which share its places. Streams are opened in an event loop."""
 
-    def __init__(self, recognizer: StreamingRecognizer, limit: int) -> None:
-        """Begin the thread; at most ``limit`` streams at a time."""
-        self._recognizer, self._limit = recognizer, limit
-        self.open_now = 0
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._streams: dict[Session, EmbeddedStream] = {}  # the thread's
-        self._thread = threading.Thread(target=self._work, name="streams", daemon=True)
-        self._thread.start()
+    def __init__(self, recognizers: Sequence[StreamingRecognizer], limit: int) -> None:
+        """Begin a thread for each of ``recognizers``; at most ``limit`` streams at a time."""
+        self._contract, self._limit = recognizers[0].contract, limit
+        self._steppers = [Stepper(recognizer) for recognizer in recognizers]
 
-    def open(self, options: StreamOptions) -> "EmbeddedStream":
+    @property
+    def open_now(self) -> int:
+        """Streams that have a place."""
+        return sum(stepper.open_now for stepper in self._steppers)
+
+    def open(self, options: StreamOptions) -> EmbeddedStream:
         """Begin a stream, in its event loop. Raises StreamsFull; RequestRefused for invalid options."""
         if self.open_now >= self._limit:
             raise StreamsFull("UNAVAILABLE", failure.no_room(self._limit).sentence)
         try:
-            decoder = options.decoder(self._recognizer.contract)
+            decoder = options.decoder(self._contract)
         except UserError as error:
             raise RequestRefused("INVALID_ARGUMENT", str(error)) from error
-        self.open_now += 1
-        stream = EmbeddedStream(self, self._recognizer.contract.sample_rate)
-        self._inbox.put(lambda: self._begin(stream, decoder))
-        return stream
+        stepper = min(self._steppers, key=lambda stepper: stepper.open_now)
+        return EmbeddedStream(stepper, decoder, self._contract.sample_rate)
 
     def close(self) -> None:
-        """End the thread; what is open fails."""
-        self._inbox.put(None)
-        self._thread.join()
-
-    def feed(self, stream: "EmbeddedStream", samples: np.ndarray) -> None:
-        """Let the thread take ``samples``."""
-
-        def take() -> None:
-            if stream.session is not None:
-                stream.session.feed(samples)
-
-        self._inbox.put(take)
-
-    def end(self, stream: "EmbeddedStream") -> None:
-        """Let the thread end the audio."""
-
-        def end() -> None:
-            if stream.session is not None:
-                stream.session.end()
-
-        self._inbox.put(end)
-
-    def forget(self, stream: "EmbeddedStream") -> None:
-        """Let the thread give the stream up."""
-        self._inbox.put(lambda: self._drop(stream))
-
-    def _begin(self, stream: "EmbeddedStream", decoder: Decoder) -> None:
-        session = self._recognizer.open(decoder)
-        self._streams[session], stream.session = stream, session
-
-    def _drop(self, stream: "EmbeddedStream") -> None:
-        if stream.session is not None:
-            self._streams.pop(stream.session, None)
-            stream.session.close()
-            stream.session = None
-
-    def _work(self) -> None:
-        busy = False
-        while True:
-            try:
-                if not self._take_messages(wait=not busy):
-                    return
-                busy = bool(turns := self._recognizer.step())
-                self._deliver([self._turn(session, results) for session, results in turns])
-            except Exception:  # ONNX Runtime raises many kinds
-                LOG.exception("the streaming model")
-                self._fail_all()
-
-    def _take_messages(self, wait: bool) -> bool:
-        """Do what was asked for; False at the end."""
-        try:
-            while True:
-                message = self._inbox.get(block=wait)
-                if message is None:
-                    self._fail_all()
-                    return False
-                message()
-                wait = False
-        except queue.Empty:
-            return True
-
-    def _turn(self, session: Session, results: list[Result]) -> _Turn:
-        stream, windows = self._streams[session], session.windows
-        over = windows.ended and not windows.ready
-        if over:  # a partial before its final holds nothing new
-            results = [result for result in results if result.is_final]
-            self._drop(stream)
-        return stream, results, windows.taken * self._recognizer.contract.shift_samples, over
-
-    def _deliver(self, turns: list[_Turn]) -> None:
-        loops = {turn[0].loop for turn in turns}
-        for loop in loops:
-            own = [turn for turn in turns if turn[0].loop is loop]
-            loop.call_soon_threadsafe(_take_turns, own)
-
-    def _fail_all(self) -> None:
-        for stream in list(self._streams.values()):
-            self._drop(stream)
-            stream.loop.call_soon_threadsafe(stream.fail, ServerError("INTERNAL", answers.OURS))
-
-
-def _take_turns(turns: list[_Turn]) -> None:
-    for stream, results, computed, over in turns:
-        stream.take(results, computed, over)
-
-
-class EmbeddedStream:
-    """A `LiveStream`. ``session`` belongs to the thread of `Streams`, the rest to the event loop ``loop``."""
-
-    def __init__(self, streams: Streams, sample_rate: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.session: Session | None = None
-        self._streams, self._limit = streams, int(_PENDING_SECONDS * sample_rate)
-        self._sent = self._computed = 0  # samples
-        self._room = asyncio.Event()
-        self._fresh = Fresh()
-        self._results: asyncio.Queue[Result | None] = asyncio.Queue()
-        self._ended = self._over = False
-        self._error: ServerError | None = None
-
-    async def send(self, samples: np.ndarray) -> None:
-        """Take float32 samples [n]; waits while more than five seconds are not computed."""
-        if self._ended or (self._over and self._error is None):
-            raise UserError("the stream has ended: open another one")
-        samples = checked(samples)
-        if np.abs(samples).max(initial=0.0) > LOUDEST:
-            raise UserError("audio holds values far outside -1..1; scale the samples to -1..1")
-        self._check()
-        self._sent += len(samples)
-        self._streams.feed(self, samples.copy())
-        while self._sent - self._computed > self._limit and not self._over:
-            self._room.clear()
-            await self._room.wait()
-        self._check()
-
-    async def finish(self) -> None:
-        """End the audio; the iteration ends with the last result."""
-        if not self._ended and not self._over:
-            self._streams.end(self)
-        self._ended = True
-
-    async def __aiter__(self) -> AsyncIterator[Result]:
-        while (result := await self._results.get()) is not None:
-            yield result
-        self._results.put_nowait(None)  # a second iteration ends as well
-        self._check()
-
-    async def close(self) -> None:
-        """Give up what is not final, and free the place."""
-        self._streams.forget(self)
-        self._finish()
-
-    def take(self, results: list[Result], computed: int, over: bool) -> None:
-        """Take what a chunk brought; ``computed`` samples are done."""
-        self._computed = computed
-        self._room.set()
-        for result in self._fresh.of(results):
-            self._results.put_nowait(result)
-        if over:
-            self._finish()
-
-    def fail(self, error: ServerError) -> None:
-        """End with ``error``."""
-        self._error = self._error or error
-        self._finish()
-
-    def _finish(self) -> None:
-        if not self._over:
-            self._over = True
-            self._streams.open_now -= 1
-            self._results.put_nowait(None)
-            self._room.set()
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
+        """End the threads; what is open fails."""
+        for stepper in self._steppers:
+            stepper.close()
