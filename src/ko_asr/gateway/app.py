@@ -47,7 +47,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         """Answer as long as the process does."""
         return {"status": "live"}
 
-    @app.get("/health/ready", responses=dict.fromkeys((429, 503), {}))
+    @app.get("/health/ready", responses={429: {}, 503: {}})
     async def ready() -> dict[str, str]:
         """Answer 200 where an inference was answered just now, else what is wrong."""
         await gateway.recogniser.check()

@@ -46,7 +46,7 @@ def routes(gateway: Gateway) -> APIRouter:
     @router.post(
         "/v1/audio/transcriptions",
         response_model=None,
-        openapi_extra=form(TranscriptionForm),
+        openapi_extra=form(TranscriptionForm, model=settings.models),
         responses=TRANSCRIPTIONS,
     )
     async def transcriptions(request: Request) -> Response:
