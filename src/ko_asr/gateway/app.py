@@ -8,7 +8,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from ko_asr.gateway import plain_api
-from ko_asr.gateway.access import authenticate
 from ko_asr.gateway.access.guard import guarded
 from ko_asr.gateway.description import describe
 from ko_asr.gateway.errors import add_handlers
@@ -18,6 +17,7 @@ from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
+from ko_asr.gateway.rtzr import authenticate
 from ko_asr.gateway.rtzr import streaming as rtzr_streaming
 from ko_asr.gateway.settings import Settings
 
@@ -25,7 +25,7 @@ from ko_asr.gateway.settings import Settings
 def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
-    gateway = Gateway(settings, metrics, sockets or Sockets())
+    gateway = Gateway(settings, metrics, sockets)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,4 +59,4 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     describe(app, settings.access.keys)
-    return Observed(guarded(app, gateway), metrics)
+    return Observed(guarded(app, settings.access, gateway.accounts), metrics)

@@ -28,9 +28,9 @@ from ko_asr.gateway.settings import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets | None = None) -> None:
         """Open what outlives the process: UserError where that fails."""
-        self.settings, self.metrics, self.sockets = settings, metrics, sockets
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets or Sockets()
         self.database = Database(settings.jobs.database_url)
         self.tokens = Tokens.shared(self.database)
         self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None

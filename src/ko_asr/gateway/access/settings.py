@@ -5,6 +5,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ko_asr.errors import UserError
 
@@ -38,7 +39,7 @@ class AccessSettings:
         add("--open", action="store_true", help="listen at any --host without keys: everybody may come in")
         add("--tls-cert", type=Path, metavar="PEM", help="certificate and its chain: https and wss")
         add("--tls-key", type=Path, metavar="PEM", help="its private key")
-        many = {"action": "append", "default": []}
+        many: dict[str, Any] = {"action": "append", "default": []}
         add("--allow-origin", metavar="ORIGIN", help="pages that may use it (CORS), or *; repeatable", **many)
         add("--allow-host", metavar="NAME", help="name of this gateway, without keys; repeatable", **many)
         add("--trust-proxy", metavar="ADDRESSES", help="proxies whose X-Forwarded-For, -Proto are believed")
