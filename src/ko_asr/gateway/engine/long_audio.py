@@ -25,7 +25,8 @@ _RULES = EndpointRules()
 class Part:
     """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1.
 
-    ``pause`` is the encoder frame from which the rest can be recognised alone, 0 where a cut went through sound.
+    ``pause`` is the encoder frame from which the rest can be recognised alone; 0 where a cut went through
+    sound.
     """
 
     text: str

@@ -44,7 +44,7 @@ class SafeHttp:
         await self._inside_client.aclose()
 
     def check(self, url: str, param: str) -> str:
-        """``url``, where nothing in it forbids to call it; names are looked up when it is called. ApiError."""
+        """``url``, where nothing in it forbids to call it; its name is looked up then. ApiError."""
         try:
             self._policy(url).check_url(url)
             httpx.URL(url)

@@ -1,4 +1,4 @@
-"""One job after another: fetch its audio, decode, recognise, write down. Whatever kills it, another goes on."""
+"""One job after another: fetch its audio, decode, recognise, write down. If it dies, another goes on."""
 
 import asyncio
 import contextlib
