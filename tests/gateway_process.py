@@ -35,7 +35,7 @@ class GatewayProcess:
         self.folder, self.log, self.data = folder / "files", folder / "log", folder / "data"
         self.folder.mkdir(parents=True)
         self._port, self._environment = free_ports(1)[0], {**os.environ, **(environment or {})}
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
         command = [str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton, "--port", str(self._port)]
         self._command = [*command, "--folder", str(self.folder), "--data", str(self.data), *arguments]
         if file_kib:

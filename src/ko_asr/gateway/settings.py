@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ko_asr.client.connection import DEFAULT_URL
+from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.runtime import tensors
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
 MIB = 1 << 20
 
@@ -32,6 +32,7 @@ class Settings:
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     jobs: JobSettings = field(default_factory=JobSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
 
     @property
     def models(self) -> tuple[str, ...]:

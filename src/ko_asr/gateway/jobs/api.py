@@ -13,19 +13,24 @@ from starlette.responses import Response
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form, receive
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.description import TEXTS, form
+from ko_asr.gateway.description import answers as answers_of
 from ko_asr.gateway.engine.long_audio import Part
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import results, store
+from ko_asr.gateway.jobs.description import IDEMPOTENCY_KEY, DeletedJob, JobForm, JobList, JobShape
 from ko_asr.gateway.jobs.job import Job
 from ko_asr.gateway.jobs.options import fingerprint, idempotency_key, new_job
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, ENDED, FAILED, QUEUED, RUNNING
 from ko_asr.gateway.openai import answers
+from ko_asr.gateway.openai.description import Transcription, VerboseTranscription
 from ko_asr.gateway.openai.options import read_options
 
 FILE = "file"
 _PAGE = 100
+RESULT = answers_of(VerboseTranscription | Transcription, *TEXTS, errors=(409,))
 _STATUSES = (QUEUED, RUNNING, *ENDED)
 
 
@@ -34,7 +39,13 @@ def routes(gateway: Gateway) -> APIRouter:
     router, jobs = APIRouter(), gateway.jobs
     keep = jobs.settings.keep_hours
 
-    @router.post("/v1/jobs", status_code=202, response_model=None)
+    @router.post(
+        "/v1/jobs",
+        status_code=202,
+        response_model=None,
+        openapi_extra=form(JobForm, model=gateway.settings.models) | IDEMPOTENCY_KEY,
+        responses=answers_of(JobShape, status=202, errors=(404, 422)),
+    )
     async def create(request: Request) -> Response:
         """Take a recording, to be recognised while nobody waits."""
         folder = await gateway.request_folder(request)
@@ -48,7 +59,7 @@ def routes(gateway: Gateway) -> APIRouter:
             await folder.remove()
         return JSONResponse(job.to_json(keep), 202, {"location": f"/v1/jobs/{job.id}"})
 
-    @router.get("/v1/jobs")
+    @router.get("/v1/jobs", responses=answers_of(JobList, errors=(404,)))
     async def listed(
         request: Request, limit: int = 20, after: str | None = None, status: str | None = None
     ) -> dict[str, Any]:
@@ -63,13 +74,13 @@ def routes(gateway: Gateway) -> APIRouter:
         ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else dict.fromkeys(_ENDS)
         return {"object": "list", "data": data, **ends, "has_more": more}
 
-    @router.get("/v1/jobs/{job}")
+    @router.get("/v1/jobs/{job}", responses=answers_of(JobShape))
     async def one(request: Request, job: str) -> dict[str, Any]:
         """How far a job is."""
         found = await jobs.database.run(store.get(job, caller_of(request).name))
         return found.to_json(keep)
 
-    @router.get("/v1/jobs/{job}/result", response_model=None)
+    @router.get("/v1/jobs/{job}/result", response_model=None, responses=RESULT)
     async def result(request: Request, job: str) -> Response:
         """The transcript of a completed job, in the shapes of /v1/audio/transcriptions."""
         found, parts = await finished(gateway, job, caller_of(request).name)
@@ -77,7 +88,7 @@ def routes(gateway: Gateway) -> APIRouter:
         assert found.audio_seconds is not None
         return await asyncio.to_thread(answers.answer, parts, found.audio_seconds, options)
 
-    @router.delete("/v1/jobs/{job}")
+    @router.delete("/v1/jobs/{job}", responses=answers_of(DeletedJob))
     async def delete(request: Request, job: str) -> dict[str, Any]:
         """Remove audio, text and job; one that has not ended is cancelled."""
         found = await jobs.cancel(job, caller_of(request).name)

@@ -1,17 +1,12 @@
 """What the jobs of a gateway are started with."""
 
 import argparse
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ko_asr.gateway.database import default_data
+
 GIB = 1 << 30
-
-
-def default_data() -> Path:
-    """Where this user's programs keep what outlives them."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(base) / "ko-asr-gateway"
 
 
 @dataclass(frozen=True)
