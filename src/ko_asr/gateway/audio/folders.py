@@ -69,10 +69,9 @@ class RequestFolder:
         """What was uploaded, if it is not in memory."""
         return self.path / "upload"
 
-    @property
-    def decoded(self) -> Path:
-        """What was decoded of it."""
-        return self.path / "decoded"
+    def decoded(self, channel: int) -> Path:
+        """What was decoded of it, of one channel or of all."""
+        return self.path / f"decoded{channel}"
 
     @property
     def log(self) -> Path:

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import EVERYBODY, Caller
-from ko_asr.gateway.engine.pieces import pieces, whole
-from ko_asr.gateway.engine.recogniser import Recogniser
+from ko_asr.gateway.engine.pieces import pieces, whole_window
 from ko_asr.gateway.engine.seams import Seams
 from ko_asr.gateway.settings import Settings
 from ko_asr.recognition.transcript import Transcript
@@ -30,32 +32,52 @@ class Part:
     confidence: float
 
 
+class Transcriber(Protocol):
+    """What transcribes pieces: the recogniser, or a request's share of it."""
+
+    async def transcribe(
+        self, samples: np.ndarray, owner: Hashable, caller: Caller, keywords: tuple[str, ...]
+    ) -> Transcription:
+        """Transcribe float32 [n] when it is ``owner``'s turn. ApiError when that fails."""
+
+
 async def parts(
     audio: Decoded,
-    recogniser: Recogniser,
+    recogniser: Transcriber,
     settings: Settings,
     caller: Caller = EVERYBODY,
     keywords: tuple[str, ...] = (),
+    cut: bool = False,
 ) -> AsyncGenerator[Part, None]:
-    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError."""
-    seams, is_whole = Seams(), audio.whole is not None
-    async with aclosing(_answers(audio, recogniser, settings, caller, keywords)) as answers:
+    """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError.
+
+    ``cut`` short audio as well, where much of it is silence.
+    """
+    seams, whole = Seams(), None if cut else audio.whole
+    answered = (
+        _answers(audio, recogniser, settings, caller, keywords)
+        if whole is None
+        else _one_answer(whole, recogniser, caller, keywords)
+    )
+    async with aclosing(answered) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
-            text = answer.text.strip() if is_whole else " ".join(word.text for word in words)
+            text = " ".join(word.text for word in words) if whole is None else answer.text.strip()
             if text:
                 yield Part(text, words, answer.confidence)
 
 
-async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, keywords: tuple[str, ...]
+async def _one_answer(
+    samples: np.ndarray, recogniser: Transcriber, caller: Caller, keywords: tuple[str, ...]
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    owner = object()
-    if audio.whole is not None:
-        yield whole(audio.whole), await recogniser.transcribe(audio.whole, owner, caller, keywords)
-        return
-    windows = pieces(audio, settings.piece_seconds)
+    yield whole_window(samples), await recogniser.transcribe(samples, object(), caller, keywords)
+
+
+async def _answers(
+    audio: Decoded, recogniser: Transcriber, settings: Settings, caller: Caller, keywords: tuple[str, ...]
+) -> AsyncGenerator[tuple[Window, Transcription], None]:
+    windows, owner = pieces(audio, settings.piece_seconds), object()
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):

@@ -49,11 +49,11 @@ def routes(gateway: Gateway) -> APIRouter:
             options = read_options(form, settings)
             async with while_connected(request):
                 keywords = await gateway.keywords(request, options.keywords)
-                audio = await gateway.decode(request, folder, FILE)
+                audio = await gateway.decode(request, folder, FILE, options.audio)
                 if not options.stream:
                     found = await gateway.transcribe(request, audio, keywords)
-                    return answers.answer(found, audio.seconds, options)
-                response = EventStream(await _events(request, gateway, audio, keywords), folder)
+                    return answers.answer(found, audio[0].seconds, options)
+                response = EventStream(await _events(request, gateway, audio[0], keywords), folder)
             streaming = True
             return response
         finally:
