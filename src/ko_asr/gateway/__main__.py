@@ -6,6 +6,7 @@ It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/ga
 """
 
 import argparse
+import gc
 import logging
 import os
 from pathlib import Path
@@ -88,6 +89,7 @@ def main() -> None:
     print(f"lets in: {summary(settings.access, listening)}")
     key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
     print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
+    gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(
         app,
         log_config=None,

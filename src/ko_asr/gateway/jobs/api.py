@@ -52,8 +52,9 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             form, key = await receive_job(request, folder, gateway), idempotency_key(request)
             new = new_job(form, caller_of(request).name, key, jobs, gateway.settings)
+            await check_keywords(request, gateway, new)
             if key:
-                new = replace(new, fingerprint=await asyncio.to_thread(fingerprint, form, folder.upload))
+                new = replace(new, fingerprint=await asyncio.to_thread(fingerprint, form, folder))
             job = await submit(gateway, new, folder if form.file_bytes is not None else None)
         finally:
             await folder.remove()
@@ -104,7 +105,16 @@ _ENDS = ("first_id", "last_id")
 async def receive_job(request: Request, folder: RequestFolder, gateway: Gateway) -> Form:
     """Read the form of a job, which may be larger than that of another request. ApiError."""
     settings = replace(gateway.settings, max_upload=gateway.jobs.settings.max_upload)
-    return await receive(request, FILE, folder.upload, settings)
+    return await receive(request, FILE, folder, settings)
+
+
+async def check_keywords(request: Request, gateway: Gateway, new: NewJob) -> None:
+    """Refuse keywords that the model does not take. ApiError; not for a recogniser that is away now."""
+    try:
+        await gateway.keywords(request, read_options(Form(new.fields), gateway.settings).keywords)
+    except ApiError as error:
+        if error.status < 429:
+            raise
 
 
 async def submit(gateway: Gateway, new: NewJob, folder: RequestFolder | None) -> Job:
@@ -115,7 +125,8 @@ async def submit(gateway: Gateway, new: NewJob, folder: RequestFolder | None) ->
     if folder is not None:
         new = replace(new, file=jobs.files.key(store.new_id("file")))
         assert new.file is not None
-        await asyncio.to_thread(jobs.files.put, new.file, folder.upload)
+        source = folder.upload if folder.content is None else folder.content
+        await asyncio.to_thread(jobs.files.put, new.file, source)
     try:
         job, made = await jobs.database.run(store.create(new))
     except IntegrityError:  # the same key came at the same moment
@@ -127,24 +138,20 @@ async def submit(gateway: Gateway, new: NewJob, folder: RequestFolder | None) ->
     return job
 
 
-async def finished(gateway: Gateway, job: str, owner: str) -> tuple[Job, list[Part]]:
-    """A completed job and its parts. ApiError while it is none."""
+async def finished(gateway: Gateway, job: str, owner: str) -> tuple[Job, list[list[Part]]]:
+    """A completed job and the parts of its channels. ApiError while it is none."""
     found, bodies = await gateway.jobs.database.run(store.bodies(job, owner))
     if found.status == FAILED:
         raise ApiError(409, f"the job failed: {found.error_message}", code="job_failed")
     if found.status != COMPLETED:
         sentence = f"the job is {found.status}, at {found.progress} %: ask again later"
         raise ApiError(409, sentence, code="job_not_completed", retry_after=2)
-
-    def decoded() -> list[Part]:
-        return [part for body in bodies for part in results.decode(body)]
-
-    return found, await asyncio.to_thread(decoded)
+    return found, await asyncio.to_thread(results.decode, bodies)
 
 
 def _reading(job: Job, query: Mapping[str, str]) -> Form:
     """The fields of a transcription request that would have this answer."""
-    fields = {"model": job.fields["model"], "response_format": [query.get("format", "json")]}
+    fields = {**job.fields, "response_format": [query.get("format", "json")]}
     if wanted := query.get("timestamp_granularities"):
         fields["timestamp_granularities"] = wanted.split(",")
     return Form(fields)

@@ -30,6 +30,7 @@ class JobForm(BaseModel):
     language: Literal["ko"] | None = None
     prompt: str | None = Field(None, description="Its words are favoured.")
     keywords: list[str] | None = Field(None, alias="keywords[]", description="Words to favour.")
+    channels: Literal["mix", "separate"] | None = None
 
 
 class JobError(BaseModel):

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from fastapi import Request
 
+from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
@@ -54,11 +54,13 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def fingerprint(form: Form, upload: Path) -> str:
+def fingerprint(form: Form, folder: RequestFolder) -> str:
     """A hash of all that was asked for; reads the file."""
     digest = hashlib.sha256(json.dumps(form.fields, sort_keys=True).encode())
-    if form.file_bytes is not None:
-        with upload.open("rb") as file:
+    if folder.content is not None:
+        digest.update(hashlib.sha256(folder.content).digest())
+    elif form.file_bytes is not None:
+        with folder.upload.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 

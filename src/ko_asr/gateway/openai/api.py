@@ -55,11 +55,13 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             form = await gateway.receive(request, folder, FILE)
             options = read_options(form, settings)
-            audio = await gateway.decode(request, folder, FILE)
-            if not options.stream:
-                found = await gateway.transcribe(request, audio)
-                return answers.answer(found, audio.seconds, options)
-            response = EventStream(await _events(request, gateway, audio), folder)
+            async with while_connected(request):
+                keywords = await gateway.keywords(request, options.keywords)
+                audio = await gateway.decode(request, folder, FILE, options.audio)
+                if not options.stream:
+                    found = await gateway.transcribe(request, audio, keywords)
+                    return answers.answer(found, audio[0].seconds, options)
+                response = EventStream(await _events(request, gateway, audio[0], keywords), folder)
             streaming = True
             return response
         finally:
@@ -83,14 +85,12 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _events(request: Request, gateway: Gateway, audio: Decoded) -> AsyncIterator[str]:
+async def _events(
+    request: Request, gateway: Gateway, audio: Decoded, keywords: tuple[str, ...]
+) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
-    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request))
-
-    async def first() -> Part | None:
-        return await anext(source, None)
-
-    return _event_texts(source, await while_connected(request, first()), audio)
+    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request), keywords)
+    return _event_texts(source, await anext(source, None), audio)
 
 
 async def _event_texts(
