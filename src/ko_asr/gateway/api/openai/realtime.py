@@ -11,12 +11,13 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
-from ko_asr.gateway.api.openai.options import check_model
+from ko_asr.gateway.api.description import answers, form
 from ko_asr.gateway.api.openai.realtime_config import SessionConfig, refusal
 from ko_asr.gateway.api.openai.realtime_session import RealtimeSession, session_object
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.options import check_model
 
 SUBPROTOCOL = "realtime"
 _SECRET = "ek_"  # how a client secret begins
@@ -34,11 +35,21 @@ class _SecretRequest(BaseModel):
     session: dict[str, Any] | None = None
 
 
+class _Secret(BaseModel):
+    value: str
+    expires_at: int
+    session: dict[str, Any]
+
+
 def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router = APIRouter()
 
-    @router.post("/v1/realtime/client_secrets")
+    @router.post(
+        "/v1/realtime/client_secrets",
+        openapi_extra=form(_SecretRequest, "application/json"),
+        responses=answers(_Secret),
+    )
     async def client_secrets(request: Request) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
         asked = await _asked(request)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from ko_asr.errors import UserError
-from ko_asr.gateway.api.openai.options import check_model
 from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.live.speller import Speller
+from ko_asr.gateway.options import check_model
 from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.keywords import parse_keywords
