@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 import soundfile
+from backing_services import postgres
 from gateway_keys import Keys, access, client, id_of, transcribe
 from gateway_process import GatewayProcess
 from gateway_schemathesis import schemathesis
@@ -185,6 +186,23 @@ def test_gateways_share_a_day_and_count_to_the_end(
     assert (requests, streams, used) == (4, 0, pytest.approx(4 * seconds, abs=0.01))
     row = json.loads(access(keys.database, "usage", id_of(free), "--json").stdout)[0]
     assert (row["id"], row["requests"]) == (id_of(free), 4)
+
+
+def test_the_same_on_postgresql(asr_server: str, files: list[Path], tmp_path: Path) -> None:
+    with postgres() as url:
+        keys = Keys(url)
+        with GatewayProcess(asr_server, tmp_path / "g", "--keys", "--database", url) as gateway:
+            key = keys.create(day=1.5 * soundfile.info(files[0]).duration)
+            assert transcribe(gateway, key, files[0])
+            deadline = time.monotonic() + 20
+            while keys.usage(key)[0] < 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            with pytest.raises(openai.RateLimitError):
+                transcribe(gateway, key, files[0])
+        assert keys.usage(key)[0] == 2  # written in two steps
+        keys.revoke(key)
+        assert access(url, "revoke", id_of(key), check=False).returncode == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime?intent=transcription", "/rtzr/v1/transcribe:streaming", "/x"])

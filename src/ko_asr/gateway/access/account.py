@@ -78,7 +78,7 @@ class Account:
             self._streams -= 1
 
     def spend(self, seconds: float) -> None:
-        """Take seconds of audio. ApiError when the key was revoked, or has not so many left: then none are."""
+        """Take seconds of audio. ApiError when the key was revoked or has not so many: then none are."""
         self.key.check_good()
         self._check_audio(seconds)
         if self._allowance is not None:
