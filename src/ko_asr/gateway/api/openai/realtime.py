@@ -1,18 +1,17 @@
 """OpenAI's Realtime API for transcription: WS /v1/realtime, POST /v1/realtime/client_secrets."""
 
-import json
 import secrets
 import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
-from ko_asr.gateway.api.description import answers, form
-from ko_asr.gateway.api.openai.realtime_config import SessionConfig, refusal
+from ko_asr.gateway.api.description import answers
+from ko_asr.gateway.api.openai.realtime_config import SessionConfig
 from ko_asr.gateway.api.openai.realtime_session import RealtimeSession, session_object
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
@@ -45,17 +44,11 @@ def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router = APIRouter()
 
-    @router.post(
-        "/v1/realtime/client_secrets",
-        openapi_extra=form(_SecretRequest, "application/json"),
-        responses=answers(_Secret),
-    )
-    async def client_secrets(request: Request) -> dict[str, Any]:
+    @router.post("/v1/realtime/client_secrets", max_body_size=_BODY_BYTES, responses=answers(_Secret))
+    async def client_secrets(request: Request, asked: _SecretRequest) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
-        asked = await _asked(request)
-        session = asked.session or {}
+        session, seconds = asked.session or {}, (asked.expires_after or _ExpiresAfter()).seconds
         config = SessionConfig().updated(session, gateway.settings)
-        seconds = (asked.expires_after or _ExpiresAfter()).seconds
         value = gateway.tokens.issue(REALTIME, caller_of(request).name, seconds, session=session)
         if len(value) > _MOST_LETTERS:
             sentence = "the session is too large for a secret: send its keywords with session.update"
@@ -79,20 +72,6 @@ def routes(gateway: Gateway) -> APIRouter:
         await gateway.sockets.serve(websocket, session.run)
 
     return router
-
-
-async def _asked(request: Request) -> _SecretRequest:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise ApiError(413, f"the body is larger than {_BODY_BYTES} bytes")
-    try:
-        return _SecretRequest.model_validate(json.loads(body or b"{}"))
-    except ValidationError as error:
-        raise refusal(error) from None
-    except (ValueError, RecursionError):
-        raise ApiError(400, "send the configuration as JSON") from None
 
 
 def _check(websocket: WebSocket, gateway: Gateway) -> None:

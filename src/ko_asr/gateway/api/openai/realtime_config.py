@@ -57,7 +57,7 @@ class Transcription(BaseModel):
     model: str | None = None
     language: str | None = None
     languages: list[str] | None = None
-    prompt: str | None = None
+    prompt: Annotated[str, Field(max_length=10_000)] | None = None
     keywords: list[str] | None = None
     delay: str | None = None
 
@@ -91,7 +91,7 @@ class SessionConfig(BaseModel):
         try:
             made = SessionConfig.model_validate(_merged(self.model_dump(), given))
         except ValidationError as error:
-            raise refusal(error, "session") from None
+            raise _refusal(error) from None
         made.check(settings)
         return made
 
@@ -142,11 +142,11 @@ class SessionConfig(BaseModel):
         return found
 
 
-def refusal(error: ValidationError, *at: str) -> ApiError:
-    """The refusal of a value that is of the wrong kind; ``at`` names where its object is."""
+def _refusal(error: ValidationError) -> ApiError:
+    """The refusal of a value that is of the wrong kind."""
     first = error.errors()[0]
-    where = ".".join([*at, *map(str, first["loc"])])
-    return ApiError(400, f"{where or 'the message'}: {first['msg']}", param=where, code="invalid_value")
+    where = ".".join(["session", *map(str, first["loc"])])
+    return ApiError(400, f"{where}: {first['msg']}", param=where, code="invalid_value")
 
 
 def _refused(where: str, sentence: str) -> ApiError:

@@ -91,6 +91,7 @@ class RealtimeSession:
         try:
             await self._speech.send(data)
         except ApiError as error:
+            await self._speech.drop()
             await self._lost(error)
             raise
 
