@@ -151,6 +151,7 @@ def gateway(triton: str) -> Iterator[str]:
     """The address of a gateway before ``triton``, until the block ends. UserError when it does not start."""
     python, port = ROOT / ".gateway/bin/python", free_ports(1)[0]
     command = ["-m", "ko_asr.gateway", "--triton", triton, "--port", str(port)]
+    command += ["--data", str(RESULTS / "gateway")]
     print(f"\n== HTTP in front of it\n$ {shlex.join(['.gateway/bin/python', *command])}", flush=True)
     if not python.exists():
         raise UserError("there is no .gateway: make setup-gateway")

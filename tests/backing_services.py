@@ -93,11 +93,8 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
             "AWS_ALLOW_HTTP": "true",
         }
         _wait_for_port(port)
-        shell = [
-            weed,
-            "shell",
-            *(f"-{role}=127.0.0.1:{'.'.join(map(str, ports[role]))}" for role in roles[::2]),
-        ]
+        where = ("127.0.0.1:{}.{}".format(*ports[role]) for role in ("master", "filer"))
+        shell = [weed, "shell", *map("-{}={}".format, ("master", "filer"), where)]
 
         def has_bucket() -> bool:
             lines = "s3.bucket.create -name asr\ns3.bucket.list\n"

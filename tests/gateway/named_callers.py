@@ -20,5 +20,6 @@ def create_app(settings):
     return named
 
 
-gateway.create_app = create_app
-run_main(gateway.main)
+if __name__ == "__main__":
+    gateway.create_app = create_app
+    run_main(gateway.main)

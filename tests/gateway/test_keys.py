@@ -14,9 +14,11 @@ import httpx
 import openai
 import pytest
 import soundfile
+from backing_services import postgres
 from gateway_keys import Keys, access, client, id_of, transcribe
 from gateway_live import append, events_until, rtzr, rtzr_address
 from gateway_process import GatewayProcess
+from gateway_schemathesis import schemathesis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -188,6 +190,23 @@ def test_gateways_share_a_day_and_count_to_the_end(
     assert (row["id"], row["requests"]) == (id_of(free), 4)
 
 
+def test_the_same_on_postgresql(asr_server: str, files: list[Path], tmp_path: Path) -> None:
+    with postgres() as url:
+        keys = Keys(url)
+        with GatewayProcess(asr_server, tmp_path / "g", "--keys", "--database", url) as gateway:
+            key = keys.create(day=1.5 * soundfile.info(files[0]).duration)
+            assert transcribe(gateway, key, files[0])
+            deadline = time.monotonic() + 20
+            while keys.usage(key)[0] < 1:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            with pytest.raises(openai.RateLimitError):
+                transcribe(gateway, key, files[0])
+        assert keys.usage(key)[0] == 2  # written in two steps
+        keys.revoke(key)
+        assert access(url, "revoke", id_of(key), check=False).returncode == 2
+
+
 @pytest.mark.parametrize("path", ["/v1/realtime?intent=transcription", "/rtzr/v1/transcribe:streaming", "/x"])
 def test_a_handshake_is_refused_with_an_answer(locked, path: str) -> None:
     url = f"{locked.url.replace('http', 'ws')}{path}"
@@ -261,6 +280,10 @@ def test_rtzr_tokens(locked, keys: Keys) -> None:
         httpx.get(f"{locked.url}/rtzr/v1/none", headers={"authorization": f"bearer {token}"}).status_code
         == 401
     )
+
+
+def test_no_route_forgets_to_ask(locked, key: str, tmp_path: Path) -> None:
+    schemathesis(locked, tmp_path, "ignored_auth", "not_a_server_error", "status_code_conformance", key=key)
 
 
 def test_guesses_disturb_nobody(locked, key: str, files: list[Path]) -> None:

@@ -1,10 +1,9 @@
 """The description at /openapi.json, and schemathesis, which believes it and tries what it says."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
+from gateway_schemathesis import schemathesis
 
 _CHECKS = (
     "not_a_server_error",
@@ -23,7 +22,7 @@ def test_routes_say_what_they_take_and_answer(gateway) -> None:
             where = f"{method} {path}"
             assert operation["tags"][0] in {tag["name"] for tag in description["tags"]}, where
             assert operation["summary"].endswith("."), where
-            assert "422" not in operation["responses"], where
+            assert "HTTPValidationError" not in str(operation), where
             assert "requestBody" in operation or method != "post", where
             for status, answer in operation["responses"].items():
                 assert status == "204" or all("schema" in body for body in answer["content"].values()), where
@@ -34,9 +33,5 @@ def test_routes_say_what_they_take_and_answer(gateway) -> None:
 
 
 def test_schemathesis(gateway, tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/openapi.json"]
-    options = ["--checks", ",".join(_CHECKS), "--seed", "1", "--max-examples", "10", "--workers", "1"]
-    quiet = ["--no-color", "--phases", "examples,coverage,fuzzing", "--generation-database", "none"]
-    run = subprocess.run([*command, *options, *quiet], capture_output=True, text=True, cwd=tmp_path)
-    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    schemathesis(gateway, tmp_path, *_CHECKS)
     gateway.wait_until_empty()

@@ -8,7 +8,7 @@ a loss begins a new sequence with that audio, so that no word is missing. docs/w
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -63,6 +63,25 @@ class Request:
     position: int
 
 
+class Fresh:
+    """What of a stream's results is news: a partial that repeats the one shown last is none."""
+
+    def __init__(self) -> None:
+        self._shown = ("", 0)
+
+    def of(self, results: Sequence[Result]) -> list[Result]:
+        """The news among ``results``, which come together."""
+        fresh = [result for result in results if result.is_final or self._key(result) != self._shown]
+        if results:
+            last = results[-1]
+            self._shown = ("", last.utterance + 1) if last.is_final else self._key(last)
+        return fresh
+
+    @staticmethod
+    def _key(result: Result) -> tuple[str, int]:
+        return result.text, result.utterance
+
+
 class StreamProtocol:
     """One stream. Feed audio, send what `request` gives, and hand the answer to `answered`."""
 
@@ -74,7 +93,7 @@ class StreamProtocol:
         self._base = self._total = self._cut = 0  # samples; _cut: what lies before it is final
         self._utterances = 0  # that are final
         self._ended = False
-        self._shown = ("", 0)
+        self._fresh = Fresh()
         self._begin()
 
     def _begin(self) -> None:
@@ -159,15 +178,7 @@ class StreamProtocol:
                 self._move_cut(result, after, request.position)
         self.done = request.end
         self._forget()
-        fresh = [result for result in results if result.is_final or self._key(result) != self._shown]
-        if results:
-            last = results[-1]
-            self._shown = ("", last.utterance + 1) if last.is_final else self._key(last)
-        return fresh
-
-    @staticmethod
-    def _key(result: Result) -> tuple[str, int]:
-        return result.text, result.utterance
+        return self._fresh.of(results)
 
     def _parse(self, outputs: Mapping[str, np.ndarray]) -> list[Result]:
         """Results with times and numbers counted from the start of the stream, not of the sequence."""

@@ -26,7 +26,7 @@ from ko_asr.gateway.settings.gateway import Settings
 def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
-    gateway = Gateway(settings, metrics, sockets or Sockets())
+    gateway = Gateway(settings, metrics, sockets)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -50,7 +50,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         """Answer as long as the process does."""
         return {"status": "live"}
 
-    @app.get("/health/ready", responses=dict.fromkeys((429, 503), {}))
+    @app.get("/health/ready", responses={429: {}, 503: {}})
     async def ready() -> dict[str, str]:
         """Answer 200 where an inference was answered just now, else what is wrong."""
         await gateway.recogniser.check()
@@ -62,4 +62,4 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     describe(app, settings.access.keys)
-    return Observed(guarded(app, gateway), metrics)
+    return Observed(guarded(app, settings.access, gateway.accounts), metrics)

@@ -1,6 +1,7 @@
 """What all requests of one gateway share, and the steps that every request with audio takes."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
@@ -8,11 +9,13 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
-from ko_asr.gateway.audio.decode import Decoded, decode
+from ko_asr.gateway.audio.decode import Decoded, decode_channels
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.caller import Caller, caller_of
 from ko_asr.gateway.database import Database
+from ko_asr.gateway.engine.channels import channel_parts
 from ko_asr.gateway.engine.engines import engine_maker
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
@@ -28,9 +31,9 @@ from ko_asr.gateway.settings.gateway import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets | None = None) -> None:
         """Open what outlives the process: UserError where that fails."""
-        self.settings, self.metrics, self.sockets = settings, metrics, sockets
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets or Sockets()
         self.database = Database(settings.jobs.database_url)
         self.tokens = Tokens.shared(self.database)
         self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
@@ -76,19 +79,25 @@ class Gateway:
         """The keywords of ``wanted`` that the model takes. ApiError."""
         return await usable(self.recogniser.try_keywords, wanted, caller_of(request))
 
-    async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
-        """Decode what was received. ApiError."""
-        audio = await decode(folder, file_field, self.settings, self._decoders)
-        caller_of(request).spend(audio.seconds)
-        self.metrics.audio.inc(audio.seconds)
+    async def decode(
+        self, request: Request, folder: RequestFolder, file_field: str, wanted: Wanted
+    ) -> list[Decoded]:
+        """Decode what was received: all channels as one, or each for itself. ApiError."""
+        audio = await decode_channels(folder, file_field, self.settings, self._decoders, wanted)
+        seconds = sum(channel.seconds for channel in audio)
+        caller_of(request).spend(seconds)
+        self.metrics.audio.inc(seconds)
         return audio
 
     async def transcribe(
-        self, request: Request, audio: Decoded, keywords: tuple[str, ...] = ()
-    ) -> list[Part]:
-        """Recognise all of ``audio``. ApiError."""
-        found = parts(audio, self.recogniser, self.settings, caller_of(request), keywords)
-        return [part async for part in found]
+        self, request: Request, audio: Sequence[Decoded], keywords: tuple[str, ...] = ()
+    ) -> list[list[Part]]:
+        """Recognise all of every channel. ApiError."""
+        caller = caller_of(request)
+        if len(audio) > 1:
+            return await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
+        found = parts(audio[0], self.recogniser, self.settings, caller, keywords)
+        return [[part async for part in found]]
 
     async def stream_keywords(self, websocket: WebSocket, wanted: Keywords) -> tuple[str, ...]:
         """The keywords of ``wanted`` that the model of live speech takes. ApiError."""

@@ -14,7 +14,7 @@ from ko_asr.gateway.caller import set_caller
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings.access import Network
 
-_METRICS = "/metrics"
+METRICS = "/metrics"
 _OPEN = ("/", "/openapi.json", "/favicon.ico")  # and what begins so:
 _OPEN_BELOW = ("/health/", "/page/")
 _AUTHENTICATE = "/rtzr/v1/authenticate"  # its body holds the key
@@ -49,7 +49,7 @@ class Admission:
 
     async def _admit(self, connection: HTTPConnection, board: contextlib.ExitStack) -> None:
         path, method = connection.scope["path"], connection.scope.get("method")
-        if path == _METRICS:
+        if path == METRICS:
             await self._admit_to_figures(connection)
         elif self._accounts is not None and not is_open(path, method):
             account = await self._account(connection, self._accounts)

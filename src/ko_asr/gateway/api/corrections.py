@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ko_asr.gateway.audio.upload import Form, drain
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.corrections.store import Corrections
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
@@ -35,7 +36,7 @@ def routes(gateway: Gateway) -> APIRouter:
         folder = await gateway.request_folder(request)
         try:
             entry = _entry(await gateway.receive(request, folder, FILE))
-            audio = await gateway.decode(request, folder, FILE)
+            [audio] = await gateway.decode(request, folder, FILE, Wanted())
             if audio.seconds > _LONGEST:
                 raise ApiError(413, f"the clip is longer than {_LONGEST:g} s: cut it", param=FILE)
             samples = await asyncio.to_thread(audio.read)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
-from ko_asr.gateway.access.admission import is_open
+from ko_asr.gateway.access.admission import METRICS, is_open
 from ko_asr.gateway.rtzr_errors import is_rtzr
 
 File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
@@ -30,9 +30,11 @@ _SAYS = {
     401: "No key, or a wrong, revoked or expired one.",
     403: "Not for this key, or not for this page or name.",
     404: "There is no such thing.",
+    409: "Not in this state.",
     408: "The upload stood still.",
     413: "Too large, or too long.",
     415: "No form, or a format of audio that cannot be read.",
+    422: "This Idempotency-Key was used for another request.",
     429: "A limit of the key, or the gateway is full.",
     500: "The gateway failed.",
     503: "The recogniser does not answer, or late.",
@@ -64,15 +66,35 @@ class RtzrError(BaseModel):
     msg: str
 
 
-def form(fields: type[BaseModel], kind: str = "multipart/form-data") -> dict[str, Any]:
-    """`openapi_extra` of a route that reads a form with these ``fields``."""
-    return {"requestBody": {"required": True, "content": {kind: {"schema": fields.model_json_schema()}}}}
+def form(
+    fields: type[BaseModel], kind: str = "multipart/form-data", **choices: tuple[str, ...]
+) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads a body with these ``fields``; ``choices`` are values of some."""
+    schema = fields.model_json_schema()
+    schema = _plain(schema, schema.pop("$defs", {}))
+    for name, values in choices.items():
+        schema["properties"][name]["enum"] = list(values)
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
+def _plain(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A schema that needs no other, and without null: a form leaves out what it has not."""
+    if isinstance(schema, list):
+        return [_plain(item, definitions) for item in schema if item != {"type": "null"}]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    found = {name: _plain(value, definitions) for name, value in schema.items() if value is not None}
+    if len(found.get("anyOf", ())) == 1:
+        found |= found.pop("anyOf")[0]
+    return found
 
 
 def answers(model: Any, *texts: str, status: int = 200, errors: tuple[int, ...] = ()) -> dict[int | str, Any]:
     """`responses` of a route: JSON of ``model``, or ``texts``, media types; further ``errors``."""
     content = {kind: {"schema": {"type": "string"}} for kind in texts}
-    return {status: {"model": model, "content": content}, **dict.fromkeys(errors, {"model": Error})}
+    return {status: {"model": model, "content": content}, **{error: {"model": Error} for error in errors}}
 
 
 def describe(app: FastAPI, keys: bool) -> None:
@@ -111,9 +133,10 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any], keys:
         operation["description"] = rest.strip()
     locked = keys and not is_open(path, method.upper())
     if locked:
-        operation["security"] = [{"key": []}]
+        operation["security"] = [{"key": []}, {}] if path == METRICS else [{"key": []}]
     said = operation["responses"]
-    said.pop("422", None)
+    if "HTTPValidationError" in str(said.get("422")):
+        del said["422"]
     for status in _statuses(path, operation, locked):
         said.setdefault(str(status), {})
     for status, response in said.items():

@@ -46,9 +46,8 @@ class Workspace:
         return RequestFolder(self.path, self._leave)
 
     def job_folder(self) -> "RequestFolder":
-        """Make a folder for the files of a job, which takes no place. ApiError when the disk is full."""
-        with room_on_disk():
-            return RequestFolder(Path(tempfile.mkdtemp(dir=self.path)), lambda: None)
+        """The files of a job, which takes no place of a request."""
+        return RequestFolder(self.path, lambda: None)
 
     def remove_abandoned(self) -> None:
         """Remove what processes left beside it that were killed."""
@@ -79,10 +78,9 @@ class RequestFolder:
         """What was uploaded, if it is not in memory."""
         return self.path / "upload"
 
-    @property
-    def decoded(self) -> Path:
-        """What was decoded of it."""
-        return self.path / "decoded"
+    def decoded(self, channel: int) -> Path:
+        """What was decoded of it, of one channel or of all."""
+        return self.path / f"decoded{channel}"
 
     @property
     def log(self) -> Path:

@@ -14,9 +14,9 @@ from ko_asr.gateway.settings.gateway import Settings
 def engine_maker(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
     """What makes the engine in a running loop. UserError when the embedded one cannot be loaded."""
     if settings.engine.kind == EMBEDDED:
-        from ko_asr.gateway.engine.embedded import load
+        from ko_asr.gateway.engine.embedded.engine import load
 
-        return load(settings.engine)
+        return load(settings.engine, settings.timeout)
     return lambda: _triton(settings, metrics)
 
 

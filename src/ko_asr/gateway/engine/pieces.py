@@ -15,7 +15,7 @@ _BLOCK = 30 * SAMPLE_RATE
 _SHORTEST = SAMPLE_RATE // 10  # the last piece may be less than a model has features for
 
 
-def whole(samples: np.ndarray) -> Window:
+def whole_window(samples: np.ndarray) -> Window:
     """Float32 ``samples`` [n] as one window."""
     return Window(samples, 0, 0, -(-len(samples) // FRAME_SAMPLES), pause=True)
 

@@ -43,7 +43,7 @@ class AccessSettings:
         add("--allow-origin", metavar="ORIGIN", help="pages that may use it (CORS), or *; repeatable", **many)
         add("--allow-host", metavar="NAME", help="name of this gateway, without keys; repeatable", **many)
         add("--trust-proxy", metavar="ADDRESSES", help="proxies whose X-Forwarded-For, -Proto are believed")
-        add("--metrics-from", metavar="NETWORK", help="reads /metrics without a key (loopback)", **many)
+        add("--metrics-from", metavar="NETWORK", help="reads /metrics without a key; repeatable", **many)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "AccessSettings":
@@ -63,7 +63,7 @@ class AccessSettings:
             origins=tuple(map(_origin, args.allow_origin)),
             hosts=tuple(name.lower() for name in args.allow_host),
             proxies=args.trust_proxy,
-            metrics_from=tuple(map(_network, args.metrics_from)) or _LOOPBACK,
+            metrics_from=(*_LOOPBACK, *map(_network, args.metrics_from)),
         )
 
 

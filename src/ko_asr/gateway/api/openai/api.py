@@ -13,7 +13,6 @@ from ko_asr.gateway.api.description import answers as answers_of
 from ko_asr.gateway.api.description import form
 from ko_asr.gateway.api.openai import answers
 from ko_asr.gateway.api.openai.description import TRANSCRIPTIONS, Model, Models, TranscriptionForm
-from ko_asr.gateway.api.openai.options import check_model, read_options
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.caller import caller_of
@@ -21,6 +20,7 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.options import check_model, read_options
 
 FILE = "file"
 
@@ -46,7 +46,7 @@ def routes(gateway: Gateway) -> APIRouter:
     @router.post(
         "/v1/audio/transcriptions",
         response_model=None,
-        openapi_extra=form(TranscriptionForm),
+        openapi_extra=form(TranscriptionForm, model=settings.models),
         responses=TRANSCRIPTIONS,
     )
     async def transcriptions(request: Request) -> Response:
@@ -57,11 +57,11 @@ def routes(gateway: Gateway) -> APIRouter:
             options = read_options(form, settings)
             async with while_connected(request):
                 keywords = await gateway.keywords(request, options.keywords)
-                audio = await gateway.decode(request, folder, FILE)
+                audio = await gateway.decode(request, folder, FILE, options.audio)
                 if not options.stream:
                     found = await gateway.transcribe(request, audio, keywords)
-                    return answers.answer(found, audio.seconds, options)
-                response = EventStream(await _events(request, gateway, audio, keywords), folder)
+                    return answers.answer(found, audio[0].seconds, options)
+                response = EventStream(await _events(request, gateway, audio[0], keywords), folder)
             streaming = True
             return response
         finally:

@@ -10,12 +10,13 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
-from ko_asr.gateway.api.openai.options import check_model
+from ko_asr.gateway.api.description import answers
 from ko_asr.gateway.api.openai.realtime_config import SessionConfig
 from ko_asr.gateway.api.openai.realtime_session import RealtimeSession, session_object, stream_options
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.options import check_model
 
 SUBPROTOCOL = "realtime"
 _SECRET = "ek_"  # how a client secret begins
@@ -33,11 +34,17 @@ class _SecretRequest(BaseModel):
     session: dict[str, Any] | None = None
 
 
+class _Secret(BaseModel):
+    value: str
+    expires_at: int
+    session: dict[str, Any]
+
+
 def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router = APIRouter()
 
-    @router.post("/v1/realtime/client_secrets", max_body_size=_BODY_BYTES)
+    @router.post("/v1/realtime/client_secrets", max_body_size=_BODY_BYTES, responses=answers(_Secret))
     async def client_secrets(request: Request, asked: _SecretRequest) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
         session, seconds = asked.session or {}, (asked.expires_after or _ExpiresAfter()).seconds

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ko_asr.gateway.api.openai.options import check_model
 from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.options import check_model
 from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.endpoint import EndpointRules
 

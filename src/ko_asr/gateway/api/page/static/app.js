@@ -62,7 +62,8 @@ async function start() {
   const recording = new Recording();
   const begun = new Date();
   const name = `${begun.toLocaleDateString("sv")} ${begun.toTimeString().slice(0, 5).replace(":", "")}`;
-  const take = new Take(recording, name, { player, corrections: settings.corrections, removed: () => live?.stop() });
+  const removed = () => live?.recording === recording && live.abandon();
+  const take = new Take(recording, name, { player, corrections: settings.corrections, removed });
   say(take.title, "recorded", { time: begun.toTimeString().slice(0, 5) });
   live = new Live(recording, session(), {
     state: show,

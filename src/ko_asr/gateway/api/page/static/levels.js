@@ -1,6 +1,7 @@
 // The level of the last seconds, drawn as bars around the button.
 
-const BARS = 48;
+const BARS = 36;
+const BUTTON = 58; // pixels from the middle that the button takes
 const FLOOR = -50; // dB
 
 export class Levels {
@@ -33,10 +34,10 @@ export class Levels {
     const context = canvas.getContext("2d");
     context.scale(scale, scale);
     context.fillStyle = getComputedStyle(canvas).color;
-    const step = width / 2 / BARS;
+    const step = (width / 2 - BUTTON) / BARS;
     this.bars.forEach((level, index) => {
       const tall = Math.max(2, level * height);
-      const away = (BARS - 1 - index) * step;
+      const away = BUTTON + (BARS - 1 - index) * step;
       context.globalAlpha = 0.15 + 0.75 * level * (index / BARS);
       for (const x of [width / 2 + away, width / 2 - away - step]) {
         context.fillRect(x + step * 0.3, (height - tall) / 2, Math.max(1, step * 0.4), tall);

@@ -10,11 +10,12 @@ import { RATE } from "./recording.js";
 const PACKET = RATE / 10;
 const TRIES = [300, 700, 1500, 3000, 5000]; // ms before each new connection
 const PATIENCE = 15000; // ms for the last words
-const LAST = "last-commit"; // the second of two: it finds nothing left, which is refused when all is told
 const REASONS = { full: "full", unavailable: "unavailable", timeout: "unavailable" };
 const WORDS = "item.input_audio_transcription.";
 
 export class Live {
+  #ended = false;
+
   // `on.state(name)`, `on.level(samples)`, `on.partial(text)`, `on.utterance(utterance)`, `on.end(trouble?)`.
   constructor(recording, session, on) {
     Object.assign(this, { recording, session, on });
@@ -44,16 +45,22 @@ export class Live {
     this.#pump();
   }
 
+  // Ends at once, whatever is on its way.
+  abandon() {
+    this.#end();
+  }
+
   #heard(samples) {
+    if (this.#ended) return;
     this.recording.add(samples);
     this.on.level(samples);
     this.#pump();
   }
 
   #connect() {
-    this.offset = this.sent = this.answered;
+    this.offset = this.sent = Math.max(this.answered, this.recording.begin);
     this.items.clear();
-    this.committed = false;
+    this.committed = this.tail = false;
     this.socket = new Realtime(this.session, {
       event: (event) => this.#event(event),
       closed: (refusal) => this.#again(refusal),
@@ -75,16 +82,17 @@ export class Live {
     if (!this.stopping || this.committed || !this.socket?.ready) return;
     if (this.sent < this.recording.length) return void setTimeout(() => this.#pump(), 100);
     this.committed = true;
-    this.socket.commit("commit");
-    this.socket.commit(LAST);
+    this.socket.commit();
   }
 
   #event(event) {
     const item = this.#item(event.item_id);
     switch (event.type) {
       case "session.updated":
+        this.tail = this.committed;
         if (!this.stopping) this.on.state("listening");
-        return this.#pump();
+        this.#pump();
+        break;
       case "input_audio_buffer.speech_started":
         item.start = this.#seconds(event.audio_start_ms);
         break;
@@ -107,10 +115,10 @@ export class Live {
         return this.#error(event.error);
     }
     this.on.partial([...this.items.values()].map(({ text }) => text).join(" ").trim());
+    if (this.tail && !this.items.size) this.#end(this.trouble);
   }
 
-  #error({ event_id, code, message }) {
-    if (event_id === LAST) return this.#end(this.trouble);
+  #error({ code, message }) {
     if (code === "input_audio_buffer_commit_empty") return;
     this.reason = REASONS[code] ?? new Trouble("failed", { reason: message });
     this.socket.close();
@@ -146,8 +154,6 @@ export class Live {
   #word({ start, end, ...word }) {
     return { ...word, start: this.#seconds(1000 * start), end: this.#seconds(1000 * end) };
   }
-
-  #ended = false;
 
   #end(trouble) {
     if (this.#ended) return;

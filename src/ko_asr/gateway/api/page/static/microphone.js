@@ -49,6 +49,7 @@ export class Microphone {
       this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
       this.node.port.onmessage = ({ data }) => (data ? this.packet(data) : this.flushed());
       this.context.createMediaStreamSource(this.stream).connect(this.node);
+      this.awake = await navigator.wakeLock?.request("screen").catch(() => null); // a phone would lock itself
     } catch (error) {
       this.#release();
       throw error;
@@ -60,6 +61,7 @@ export class Microphone {
       track.onended = null;
       track.stop();
     }
+    this.awake?.release();
     this.context.close();
   }
 }

@@ -28,13 +28,16 @@ export class Realtime {
     this.#send({ type: "input_audio_buffer.append", audio: btoa(String.fromCharCode(...bytes)) });
   }
 
-  // The answer is `input_audio_buffer.committed`, or an error that names `id` where there is nothing left.
-  commit(id) {
-    this.#send({ type: "input_audio_buffer.commit", event_id: id });
+  // End the last utterance. `session.updated` comes when that was handled, whether there was one or not.
+  commit() {
+    this.#send({ type: "input_audio_buffer.commit" });
+    this.#send({ type: "session.update", session: this.session });
   }
 
+  // Nothing is told of it any more.
   close() {
-    this.on.closed = () => {};
+    this.on = { event() {}, closed() {} };
+    this.ready = false;
     this.socket.close(1000);
   }
 

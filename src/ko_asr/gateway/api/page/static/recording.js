@@ -20,6 +20,11 @@ export class Recording {
     while (this.packets[0][0] < this.length - MOST) this.packets.shift();
   }
 
+  // The first sample that is still kept.
+  get begin() {
+    return this.packets.length ? this.packets[0][0] : this.length;
+  }
+
   // Samples from `start` to `end`, as far as they are kept.
   cut(start, end) {
     const parts = this.packets.filter(([first, packet]) => first < end && first + packet.length > start);

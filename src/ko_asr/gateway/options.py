@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ko_asr.gateway.audio.upload import Form
+from ko_asr.gateway.audio.wanted import Wanted, read_wanted
 from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings.gateway import Settings
@@ -20,6 +21,7 @@ class TranscriptionOptions:
     granularities: tuple[str, ...]
     stream: bool
     keywords: Keywords
+    audio: Wanted
 
 
 def check_model(name: str | None, settings: Settings) -> None:
@@ -53,8 +55,10 @@ def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
         sentence = "timestamp_granularities need response_format verbose_json"
         raise ApiError(400, sentence, param="timestamp_granularities")
     checked = [_choice(value, GRANULARITIES, "timestamp_granularities") for value in wanted]
-    keywords = read_keywords(form.many("keywords"), form.one("prompt") or "")
-    return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream, keywords)
+    keywords, audio = read_keywords(form.many("keywords"), form.one("prompt") or ""), read_wanted(form)
+    if stream and audio.separate:
+        raise ApiError(400, "a stream has channels mix", param="channels")
+    return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream, keywords, audio)
 
 
 def _choice(value: str, choices: tuple[str, ...], param: str) -> str:
