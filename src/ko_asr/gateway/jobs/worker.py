@@ -178,7 +178,7 @@ class _Held:
 
     async def _recognise(self, audio: list[Decoded]) -> None:
         worker, caller = self._worker, self._worker._callers(self._lease.job.owner)
-        keywords = await usable(worker._recogniser, self._options.keywords, caller)
+        keywords = await usable(worker._recogniser.try_keywords, self._options.keywords, caller)
         if len(audio) == 1:
             await self._recognise_one(audio[0], caller, keywords)
             return
