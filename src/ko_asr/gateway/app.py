@@ -13,6 +13,7 @@ from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.unread import ClosesUnread
 
 
 def create_app(settings: Settings) -> Observed:
@@ -47,4 +48,4 @@ def create_app(settings: Settings) -> Observed:
         """Figures for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-    return Observed(app, metrics)
+    return Observed(ClosesUnread(app), metrics)
