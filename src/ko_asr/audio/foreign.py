@@ -12,10 +12,10 @@ _KINDS = (
     (0, b"\xff\xf9", AAC),
 )
 # A recorder that hands over a recording while it goes on (MediaRecorder of browsers) writes the header into
-# the first piece only. The later ones begin with a cluster or a block of WebM (of track 1, cut behind its id
-# or before it), a fragment of MP4, or a page of Ogg that is not a stream's first.
+# the first piece only. The later ones begin with a cluster or a block of WebM (of track 1; its first byte may
+# be the last one of the piece before), a fragment of MP4, or a page of Ogg that is not a stream's first.
 _LATER = re.compile(
-    rb"\x1f\x43\xb6\x75|\xa3?(?:[\x84-\xfe]|[\x40-\x7f].)\x81..[\x00\x80]|.{4}(?:moof|styp|sidx)|OggS\0[^\x02\x06]",
+    rb"\x1f?\x43\xb6\x75|\xa3?(?:[\x84-\xfe]|[\x40-\x7f].)\x81..[\x00\x80]|.{4}(?:moof|styp|sidx)|OggS\0[^\x02\x06]",
     re.DOTALL,
 )
 HEAD = 16  # bytes that tell

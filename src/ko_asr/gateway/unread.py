@@ -1,4 +1,4 @@
-"""A refused upload that goes on for ever: the connection ends with the answer, or uvicorn would read it all."""
+"""The connection ends with the answer to an upload that goes on: uvicorn would read all of it, for ever."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
