@@ -167,7 +167,7 @@ def test_bytes_that_are_wrong_never_break_it(gateway, speech, made) -> None:
             assert answer.status_code in (200, 400, 413, 415), (bytes(data[:100]), answer.text)
 
 
-def test_an_hour_of_silence_in_a_small_file_takes_no_memory(gateway, converter, tmp_path: Path) -> None:
+def test_complaint_1_an_hour_of_silence_takes_no_memory(gateway, converter, tmp_path: Path) -> None:
     silence = ("-f", "lavfi", "-i", "anullsrc=r=48000:cl=mono", "-t", str(3600), "-c:a", "flac")
     for name in ("a.flac", "a.mka"):  # of which ffmpeg decodes the second
         target = tmp_path / name

@@ -47,7 +47,7 @@ def wait(condition) -> None:
         time.sleep(0.02)
 
 
-def test_requests_with_the_same_file_name_do_not_meet(gateway, files: list[Path]) -> None:
+def test_complaint_4_requests_with_the_same_file_name_do_not_meet(gateway, files: list[Path]) -> None:
     def text(file: Path) -> str:
         name = ("speech.wav", file.read_bytes())
         return gateway.sdk.audio.transcriptions.create(model="asr", file=name).text
@@ -74,7 +74,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_no_file(gateway, noise: Path
     wait(lambda: gateway.figure("requests_in_flight") <= 1)  # the request for the figures
 
 
-def test_a_large_file_is_counted_while_it_comes(demo, tmp_path: Path) -> None:
+def test_complaint_1_a_large_file_is_counted_while_it_comes(demo, tmp_path: Path) -> None:
     def chunks():
         yield HEAD.partition(b"\r\n\r\n")[2]
         for _ in range(40):
@@ -89,7 +89,9 @@ def test_a_large_file_is_counted_while_it_comes(demo, tmp_path: Path) -> None:
         gateway.wait_until_empty()
 
 
-def test_a_full_disk_is_no_bad_request(demo, noise: Path, files: list[Path], tmp_path: Path) -> None:
+def test_complaint_10_a_full_disk_is_no_bad_request(
+    demo, noise: Path, files: list[Path], tmp_path: Path
+) -> None:
     with GatewayProcess(demo.url, tmp_path / "g", file_kib=1000) as gateway:
         for data in (noise.read_bytes(), noise.read_bytes()[:100_000]):
             answer = gateway.post(data={"model": "asr"}, files={"file": data})
@@ -164,7 +166,7 @@ def test_health_figures_and_a_log_without_words(gateway, files: list[Path]) -> N
     assert not any(word in log for word in (*text.split(), files[0].name))
 
 
-def test_a_killed_gateway_leaves_its_files_to_the_next(demo, tmp_path: Path) -> None:
+def test_complaint_4_a_killed_gateway_leaves_its_files_to_the_next(demo, tmp_path: Path) -> None:
     with GatewayProcess(demo.url, tmp_path / "one") as gateway:
         client = open_upload(gateway)
         gateway.process.send_signal(signal.SIGKILL)

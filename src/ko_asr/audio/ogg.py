@@ -17,8 +17,8 @@ class Links(NamedTuple):
     whole: bool
 
 
-def links(file: BinaryIO) -> Links:
-    """Walk the pages of a file that begins with one."""
+def links(file: BinaryIO, most: int) -> Links:
+    """Walk the pages of a file that begins with one, until there are more streams than ``most``."""
     size = file.seek(0, io.SEEK_END)
     at, flags, inside = 0, 0, False
     begins: list[int] = []
@@ -27,7 +27,7 @@ def links(file: BinaryIO) -> Links:
         if flags & _FIRST and (inside or not begins):
             begins.append(begin)
         inside = not flags & _FIRST
-        if at > size:
+        if at > size or len(begins) > most:
             break
     begins = begins or [
         0

@@ -5,6 +5,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from ko_asr.audio import headers, mpeg, ogg
 
+_MOST_STREAMS = 1000  # of an Ogg: libsndfile takes a millisecond for each
+
 
 class Parts(NamedTuple):
     """``files`` to decode one after another, None for the file as it is.
@@ -86,7 +88,10 @@ def _part(file: BinaryIO, begin: int, end: int, before: bytes = b"") -> BinaryIO
 
 
 def _of_ogg(file: BinaryIO) -> Parts:
-    found = ogg.links(file)
+    found = ogg.links(file, _MOST_STREAMS)
+    if len(found.places) > _MOST_STREAMS:
+        many = f"more than {_MOST_STREAMS} streams in a row"
+        return Parts(problem=(f"Ogg of {many}", f"has {many}: join them to one, or split it"))
     if not found.whole:
         return _cut("its last Ogg page is missing")
     if len(found.places) == 1:

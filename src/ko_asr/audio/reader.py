@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from ko_asr.audio import foreign
 from ko_asr.audio.mixdown import Mixdown, check_values
 from ko_asr.audio.parts import find_parts
 from ko_asr.audio.problem import AudioProblem, MissingFile, UnknownFormat
@@ -23,15 +24,6 @@ from ko_asr.audio.problem import AudioProblem, MissingFile, UnknownFormat
 _BLOCK_SECONDS = 5.0
 _SLACK_SECONDS = 0.05  # headers that are off by a few bytes lose nothing that can be heard
 _PADDING_SECONDS = 0.5  # headers of compressed files may count the encoder's padding, and labels are rounded
-MP4, WEBM, AMR, AAC = "M4A or MP4", "WebM or Matroska", "AMR", "AAC"
-_FOREIGN = (
-    (4, b"ftyp", MP4),
-    (0, b"\x1a\x45\xdf\xa3", WEBM),
-    (0, b"\x30\x26\xb2\x75", "WMA"),
-    (0, b"#!AMR", AMR),
-    (0, b"\xff\xf1", AAC),
-    (0, b"\xff\xf9", AAC),
-)
 
 
 class _Sequential(soundfile.SoundFile):
@@ -264,8 +256,11 @@ def convert_command(rate: int = 16_000) -> str:
 
 def _not_audio(file: BinaryIO, error: Exception) -> AudioProblem:
     file.seek(0)
-    head = file.read(16)
-    kind = next((name for at, magic, name in _FOREIGN if head[at:].startswith(magic)), "")
+    head = file.read(foreign.HEAD)
+    if foreign.is_later_piece(head):
+        said = "is a later piece of a recording, without its header: send the recording from its beginning"
+        return AudioProblem("a later piece of a recording", said)
+    kind = foreign.kind_of(head)
     reason = kind or _reason(error)
     is_kind = f" but {kind}" if kind else ""
     return UnknownFormat(

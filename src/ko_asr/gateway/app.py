@@ -21,6 +21,7 @@ from ko_asr.gateway.guard import guarded
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.unread import ClosesUnread
 
 
 def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
@@ -62,4 +63,4 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     describe(app, settings.access.keys)
-    return Observed(guarded(app, settings.access, gateway.accounts), metrics)
+    return Observed(ClosesUnread(guarded(app, settings.access, gateway.accounts)), metrics)

@@ -82,7 +82,7 @@ async def decode_channels(
         of_each = ", its channels counted each" if wanted.separate else ""
         raise ApiError(
             413,
-            f"the audio is longer than {limit}{of_each}, the most that one request may bring: cut it",
+            f"the audio is longer than {limit}{of_each}, the most of one request: send it to /v1/jobs",
             param=param,
             code="audio_too_long",
         ) from None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ko_asr.audio.foreign import AAC, AMR, MP4, WEBM
 from ko_asr.audio.problem import AudioProblem
-from ko_asr.audio.reader import AAC, AMR, MP4, WEBM
 
 DEMUXERS = {MP4: "mov", WEBM: "matroska", AMR: "amr", AAC: "aac"}
 _DECODERS = "aac,aac_latm,ac3,alac,amrnb,amrwb,eac3,flac,mp2,mp3,mp3float,opus,pcm_s16le,pcm_f32le,vorbis"

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ko_asr.audio.foreign import MP4
 from ko_asr.audio.mixdown import Mixdown, check_values
 from ko_asr.audio.problem import AudioProblem, UnknownFormat
 from ko_asr.audio.reader import AudioReader
+from ko_asr.gateway.audio.boxes import check_boxes
 from ko_asr.gateway.audio.ffmpeg import DEMUXERS, Ffmpeg
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.wanted import MOST_CHANNELS, Headerless, Wanted
@@ -59,7 +61,10 @@ class Sound:
 
     def _by_ffmpeg(self, command: str, kind: str) -> Iterator[Block]:
         at = 0
-        self._process = process = Ffmpeg(command, self._folder.source_file(), kind, self._folder.log)
+        file = self._folder.source_file()
+        if kind == MP4:
+            check_boxes(file)
+        self._process = process = Ffmpeg(command, file, kind, self._folder.log)
         try:
             for block in process.blocks():
                 if not at:
