@@ -8,6 +8,7 @@ There are no keys and no TLS yet, so it listens on 127.0.0.1 and nowhere else. d
 import argparse
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -19,8 +20,8 @@ from ko_asr.gateway.engine_settings import EngineSettings
 from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
 
 
-def parse() -> Settings:
-    """Read the command line."""
+def parse(arguments: Sequence[str] | None = None) -> Settings:
+    """Read the command line, or ``arguments``."""
     default = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m ko_asr.gateway",
@@ -40,7 +41,7 @@ def parse() -> Settings:
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
     EngineSettings.add_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
         parser.error(f"--{bad[0].replace('_', '-')} must be positive")
