@@ -90,7 +90,7 @@ def test_streams_have_the_results_of_the_ensemble(
             wanted = await all_of(client.open)
         async with engine_of(both_models) as engine:
             found = await all_of(engine.open_stream)
-            assert engine._streams.open_now == 0
+            assert engine.open_streams == 0
         for mine, theirs in zip(found, wanted, strict=True):
             assert [(r.text, r.is_final, r.utterance, r.stable) for r in mine] == [
                 (r.text, r.is_final, r.utterance, r.stable) for r in theirs
