@@ -1,6 +1,8 @@
 """The engine without Triton: its texts are those of the ensembles, files and streams."""
 
 import asyncio
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -153,23 +155,38 @@ def test_neither_torch_nor_triton_is_loaded(embedded: GatewayProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "sentence"),
+    ("spoiled", "content", "sentence"),
     [
-        (None, "no "),
-        ("asr_encoder/1/model.onnx", "not the graph that its contract describes"),
-        ("asr_streaming_preprocessor/1/streaming_contract.json", "is not JSON"),
+        ("asr_encoder/1/contract.json", None, "fill the repository"),
+        ("asr_encoder/1/model.onnx", "nothing", "not the graph that its contract describes"),
+        ("asr_streaming_preprocessor/1/streaming_contract.json", "nothing", "is not JSON"),
+        ("asr_preprocessor/1/contract.json", '"export_id": "another"', "of export another"),
+        ("asr_encoder/1/contract.json", '"front_end": "graph"', "front_end=graph"),
     ],
 )
 def test_an_unfit_repository_is_one_sentence(
-    both_models: Path, tmp_path: Path, spoiled: str | None, sentence: str
+    both_models: Path, tmp_path: Path, spoiled: str, content: str | None, sentence: str
 ) -> None:
-    repository = tmp_path / "triton"
-    if spoiled:
-        shutil.copytree(both_models, repository)
-        (repository / spoiled).write_bytes(b"nothing of the kind")
-    command = [str(PYTHON), "-m", "ko_asr.gateway", "--engine", "embedded", "--repository", str(repository)]
-    command += ["--port", "0"]
-    done = subprocess.run(
-        [*command, "--port", "0"], capture_output=True, encoding="utf-8", timeout=60, check=False
+    shutil.copytree(both_models, tmp_path / "triton", copy_function=os.link)
+    file = tmp_path / "triton" / spoiled
+    text = file.read_text(encoding="utf-8", errors="replace")
+    file.unlink()
+    if content is not None:
+        field = content.partition(":")[0]
+        changed = re.sub(f'{field}: "[^"]*"', content, text, count=1) if ":" in content else content
+        file.write_text(changed, encoding="utf-8")
+    with pytest.raises(UserError, match=sentence):
+        load(EngineSettings(EMBEDDED, repository=tmp_path / "triton"), 60.0)
+
+
+def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['onnxruntime'] = None; "
+        "sys.argv[1:] = ['--engine', 'embedded']; runpy.run_module('ko_asr.gateway', run_name='__main__')"
     )
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "error: --engine embedded needs ONNX Runtime: install it with make setup-embedded"
+    ]
