@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from gateway_process import PYTHON, GatewayProcess
 
-from ko_asr.client.connection import RequestRefused, StreamsFull
+from ko_asr.client.connection import RequestRefused, ServerError, StreamsFull
 from ko_asr.client.offline import AsrClient, Transcription
 from ko_asr.client.streaming import AsyncStreamingClient
 from ko_asr.errors import UserError
@@ -129,6 +129,21 @@ def test_a_sender_waits_while_the_model_is_behind(both_models: Path) -> None:
             await stream.send(minute)  # returns when all but five seconds of it are computed
             assert stream._sent - stream._computed <= 5 * 16_000
             await stream.close()
+
+    asyncio.run(run())
+
+
+def test_a_model_that_fails_ends_its_streams_and_goes_on(both_models: Path, clips: list[np.ndarray]) -> None:
+    async def run() -> None:
+        async with engine_of(both_models, threads=1) as engine:
+            recognizer = engine._streams._steppers[0]._recognizer
+            step, recognizer.step = recognizer.step, lambda: 1 / 0
+            stream = await engine.open_stream(StreamOptions())
+            with pytest.raises(ServerError, match="INTERNAL"):
+                await heard(stream, clips[0], 1600)
+            assert engine.open_streams == 0
+            recognizer.step = step
+            assert await heard(await engine.open_stream(StreamOptions()), clips[0], 1600)
 
     asyncio.run(run())
 

@@ -78,7 +78,7 @@ def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
-    listening = listen(settings.port)
+    app, listening = create_app(settings), listen(settings.port)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     port = listening.getsockname()[1]
@@ -86,7 +86,7 @@ def main() -> None:
     print(f"gateway: http://{HOST}:{port}/v1, this machine only; {settings.engine}; reads {ffmpeg}")
     print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
