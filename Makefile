@@ -153,7 +153,7 @@ lint: .venv/.ready-dev docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > .build/lint-imports.log 2>&1 || { cat .build/lint-imports.log; exit 1; }
 	@$(BIN)/shellcheck .ci/run
-	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint Dockerfile deploy/lambda/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 
 # The one test that `make test` skips: Ray cannot share .venv (requirements-ray.txt says why).

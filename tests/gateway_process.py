@@ -20,7 +20,8 @@ PYTHON = ROOT / ".gateway/bin/python"
 class GatewayProcess:
     """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
 
-    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs, not the module.
+    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs for the module; the
+    command ``prefix`` runs it.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class GatewayProcess:
         file_kib: int | None = None,
         environment: dict[str, str] | None = None,
         script: Path | None = None,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
         self.folder, self.log, self.data = folder / "files", folder / "log", folder / "data"
@@ -39,7 +41,15 @@ class GatewayProcess:
         self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
         run = [str(script)] if script else ["-m", "ko_asr.gateway"]
         command = [str(PYTHON), *run, *(["--triton", triton] if triton else []), "--port", str(self._port)]
-        self._command = [*command, "--folder", str(self.folder), "--data", str(self.data), *arguments]
+        self._command = [
+            *prefix,
+            *command,
+            "--folder",
+            str(self.folder),
+            "--data",
+            str(self.data),
+            *arguments,
+        ]
         if file_kib:
             limited = f'ulimit -f {file_kib}; exec "$@"'
             self._command = [str(shutil.which("bash")), "-c", limited, "bash", *self._command]

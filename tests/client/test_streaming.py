@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,22 @@ def test_a_resumed_stream_repeats_what_is_not_final_with_times_of_the_whole_stre
     assert again.start and again.sequence_id != lost.sequence_id and again.audio[0, 0] == cut
     (partial,) = protocol.answered(again, answer(("둘째", False, 0, 300)))
     assert (partial.utterance, partial.end_ms) == (1, 300 + cut / 16)
+
+
+def test_a_stream_goes_on_in_the_chunks_of_another_server() -> None:
+    others = replace(SIZES, first_samples=1480, shift_samples=1280, end_samples=1439)
+    protocol = StreamProtocol(SIZES)
+    audio = np.arange(4 * SIZES.shift_samples, dtype=np.float32)
+    protocol.feed(audio)
+    protocol.request()
+    protocol.resume(others)
+    protocol.end()
+    heard = []
+    while (request := protocol.request()) is not None:
+        heard.append(request.audio[0])
+        protocol.answered(request, answer(("말", False, 0, 600)))
+    assert [len(part) for part in heard[:3]] == [1480, 1280, 1280] and len(heard[-1]) <= 1439
+    assert np.array_equal(np.concatenate(heard), audio)
 
 
 def test_an_utterance_too_long_to_keep_is_not_resumed_in_part() -> None:

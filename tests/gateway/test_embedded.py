@@ -1,6 +1,8 @@
 """The engine without Triton: its texts are those of the ensembles, files and streams."""
 
 import asyncio
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from gateway_process import PYTHON, GatewayProcess
 
-from ko_asr.client.connection import RequestRefused, StreamsFull
+from ko_asr.client.connection import RequestRefused, ServerError, StreamsFull
 from ko_asr.client.offline import AsrClient, Transcription
 from ko_asr.client.streaming import AsyncStreamingClient
 from ko_asr.errors import UserError
@@ -90,7 +92,7 @@ def test_streams_have_the_results_of_the_ensemble(
             wanted = await all_of(client.open)
         async with engine_of(both_models) as engine:
             found = await all_of(engine.open_stream)
-            assert engine._streams.open_now == 0
+            assert engine.open_streams == 0
         for mine, theirs in zip(found, wanted, strict=True):
             assert [(r.text, r.is_final, r.utterance, r.stable) for r in mine] == [
                 (r.text, r.is_final, r.utterance, r.stable) for r in theirs
@@ -131,6 +133,21 @@ def test_a_sender_waits_while_the_model_is_behind(both_models: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_model_that_fails_ends_its_streams_and_goes_on(both_models: Path, clips: list[np.ndarray]) -> None:
+    async def run() -> None:
+        async with engine_of(both_models, threads=1) as engine:
+            recognizer = engine._streams._steppers[0]._recognizer
+            step, recognizer.step = recognizer.step, lambda: 1 / 0
+            stream = await engine.open_stream(StreamOptions())
+            with pytest.raises(ServerError, match="INTERNAL"):
+                await heard(stream, clips[0], 1600)
+            assert engine.open_streams == 0
+            recognizer.step = step
+            assert await heard(await engine.open_stream(StreamOptions()), clips[0], 1600)
+
+    asyncio.run(run())
+
+
 @pytest.fixture(scope="module")
 def embedded(both_models: Path, tmp_path_factory) -> GatewayProcess:
     folder = tmp_path_factory.mktemp("embedded") / "g"
@@ -153,23 +170,38 @@ def test_neither_torch_nor_triton_is_loaded(embedded: GatewayProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "sentence"),
+    ("spoiled", "content", "sentence"),
     [
-        (None, "no "),
-        ("asr_encoder/1/model.onnx", "not the graph that its contract describes"),
-        ("asr_streaming_preprocessor/1/streaming_contract.json", "is not JSON"),
+        ("asr_encoder/1/contract.json", None, "fill the repository"),
+        ("asr_encoder/1/model.onnx", "nothing", "not the graph that its contract describes"),
+        ("asr_streaming_preprocessor/1/streaming_contract.json", "nothing", "is not JSON"),
+        ("asr_preprocessor/1/contract.json", '"export_id": "another"', "of export another"),
+        ("asr_encoder/1/contract.json", '"front_end": "graph"', "front_end=graph"),
     ],
 )
 def test_an_unfit_repository_is_one_sentence(
-    both_models: Path, tmp_path: Path, spoiled: str | None, sentence: str
+    both_models: Path, tmp_path: Path, spoiled: str, content: str | None, sentence: str
 ) -> None:
-    repository = tmp_path / "triton"
-    if spoiled:
-        shutil.copytree(both_models, repository)
-        (repository / spoiled).write_bytes(b"nothing of the kind")
-    command = [str(PYTHON), "-m", "ko_asr.gateway", "--engine", "embedded", "--repository", str(repository)]
-    command += ["--port", "0"]
-    done = subprocess.run(
-        [*command, "--port", "0"], capture_output=True, encoding="utf-8", timeout=60, check=False
+    shutil.copytree(both_models, tmp_path / "triton", copy_function=os.link)
+    file = tmp_path / "triton" / spoiled
+    text = file.read_text(encoding="utf-8", errors="replace")
+    file.unlink()
+    if content is not None:
+        field = content.partition(":")[0]
+        changed = re.sub(f'{field}: "[^"]*"', content, text, count=1) if ":" in content else content
+        file.write_text(changed, encoding="utf-8")
+    with pytest.raises(UserError, match=sentence):
+        load(EngineSettings(EMBEDDED, repository=tmp_path / "triton"), 60.0)
+
+
+def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['onnxruntime'] = None; "
+        "sys.argv[1:] = ['--engine', 'embedded']; runpy.run_module('ko_asr.gateway', run_name='__main__')"
     )
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "error: --engine embedded needs ONNX Runtime: install it with make setup-embedded"
+    ]

@@ -1,8 +1,8 @@
 """Shares of versions, sticky by caller, and a shadow that is compared and never answers."""
 
+import argparse
 import asyncio
 import re
-import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,14 +10,16 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from gateway_process import PYTHON, GatewayProcess
+from gateway_process import GatewayProcess
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ko_asr.client.connection import ServerUnavailable
 from ko_asr.client.offline import Transcription
+from ko_asr.errors import UserError
 from ko_asr.gateway.engine.shadow import Shadow, ShadowedEngine
 from ko_asr.gateway.engine.versions import order
+from ko_asr.gateway.settings.engine import EngineSettings
 from ko_asr.serving.server import free_ports
 
 KEYS = [f"key {number}" for number in range(2000)]
@@ -146,6 +148,7 @@ def test_a_shadow_through_the_front_door(asr_server: str, files: list[Path], tmp
     ],
 )
 def test_options_that_cannot_be_meant_are_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
-    command = [str(PYTHON), "-m", "ko_asr.gateway", *arguments]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=60)
-    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    parser = argparse.ArgumentParser()
+    EngineSettings.add_options(parser)
+    with pytest.raises(UserError, match=sentence):
+        EngineSettings.of(parser.parse_args(arguments))

@@ -375,9 +375,9 @@ class AsyncStreamingClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    async def sizes(self) -> ChunkSizes:
-        """The server's chunk sizes, asked once. Raises ServerError when it cannot be asked."""
-        if self._sizes is None:
+    async def sizes(self, again: bool = False) -> ChunkSizes:
+        """The server's chunk sizes, asked once, or ``again``. Raises ServerError when it cannot be asked."""
+        if self._sizes is None or again:
             connection = self.connection
             try:
                 reply = await self._client.get_model_config(

@@ -9,6 +9,7 @@ import argparse
 import gc
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -26,8 +27,12 @@ from ko_asr.gateway.settings.gateway import DEFAULT_PORT, MIB, Settings
 from ko_asr.gateway.settings.jobs import JobSettings
 
 
-def parse(program: str = "python -m ko_asr.gateway", description: str | None = __doc__) -> Settings:
-    """Read the command line."""
+def parse(
+    program: str = "python -m ko_asr.gateway",
+    description: str | None = __doc__,
+    arguments: Sequence[str] | None = None,
+) -> Settings:
+    """Read the command line, or ``arguments``."""
     default = Settings()
     parser = argparse.ArgumentParser(
         prog=program,
@@ -50,7 +55,7 @@ def parse(program: str = "python -m ko_asr.gateway", description: str | None = _
     CorrectionSettings.add_options(parser)
     JobSettings.add_options(parser)
     AccessSettings.add_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
         parser.error(f"--{bad[0].replace('_', '-')} must be positive")
@@ -81,9 +86,8 @@ def main() -> None:
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     options = server_options(settings.access)
-    listening = listen(settings.access, settings.port)
     sockets = Sockets()
-    app = create_app(settings, sockets)
+    app, listening = create_app(settings, sockets), listen(settings.access, settings.port)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ko_asr.gateway.engine.engine import Engine
-from ko_asr.gateway.engine.figures import ServerFigures, ShadowFigures
+from ko_asr.gateway.engine.figures import EmbeddedFigures, ServerFigures, ShadowFigures
 from ko_asr.gateway.engine.shadow import Shadow, ShadowedEngine
 from ko_asr.gateway.engine.triton import TritonEngine
 from ko_asr.gateway.metrics import Metrics
@@ -14,10 +14,21 @@ from ko_asr.gateway.settings.gateway import Settings
 def engine_maker(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
     """What makes the engine in a running loop. UserError when the embedded one cannot be loaded."""
     if settings.engine.kind == EMBEDDED:
-        from ko_asr.gateway.engine.embedded.engine import load
-
-        return load(settings.engine, settings.timeout)
+        return _embedded(settings, metrics)
     return lambda: _triton(settings, metrics)
+
+
+def _embedded(settings: Settings, metrics: Metrics) -> Callable[[], Engine]:
+    from ko_asr.gateway.engine.embedded.engine import load
+
+    make = load(settings.engine, settings.timeout)
+
+    def begin() -> Engine:
+        engine = make()
+        metrics.add(EmbeddedFigures(engine))
+        return engine
+
+    return begin
 
 
 def _triton(settings: Settings, metrics: Metrics) -> Engine:

@@ -1,11 +1,15 @@
 """Figures of the servers and of the shadow for Prometheus, read when they are asked for."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ko_asr.gateway.engine.shadow import Shadow
 from ko_asr.gateway.engine.triton import TritonEngine
+
+if TYPE_CHECKING:  # its packages are there with --engine embedded only
+    from ko_asr.gateway.engine.embedded.engine import EmbeddedEngine
 
 _PREFIX = "ko_asr_gateway"
 _LABELS = ("version", "server")
@@ -38,6 +42,18 @@ class ServerFigures:
             for server in servers:
                 counter.add_metric((server.version, server.url), getattr(server, name))
             yield counter
+
+
+class EmbeddedFigures:
+    """What the engine in this process does."""
+
+    def __init__(self, engine: "EmbeddedEngine") -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        streams = self._engine.open_streams
+        yield GaugeMetricFamily(f"{_PREFIX}_embedded_streams", "Live streams in this process", value=streams)
 
 
 class ShadowFigures:

@@ -57,6 +57,7 @@ class Server:
         self.url, self.version, self.healthy, self._silence = url, version, healthy, silence
         self.files_in_flight = self.streams_in_flight = self.files = self.streams = self.failures = 0
         self._files, self._streams = AsyncAsrClient(url, timeout), AsyncStreamingClient(url)
+        self._was_out = False  # since its sizes were asked for
         self._answered = time.monotonic()
         self._wake = asyncio.Event()
         self.lost = asyncio.Event()  # while it is out
@@ -84,9 +85,11 @@ class Server:
             self.files_in_flight -= 1
 
     async def sizes(self) -> ChunkSizes:
-        """The chunk sizes of its streams. Raises ServerError."""
+        """The chunk sizes of its streams; another model may be there after it was out. Raises ServerError."""
         with self._noticing():
-            return await self._streams.sizes()
+            found = await self._streams.sizes(again=self._was_out)
+        self._was_out = False
+        return found
 
     async def infer(self, **arguments: Any) -> Any:
         """Send one request of a stream. Raises ServerError."""
@@ -119,6 +122,7 @@ class Server:
         if healthy:
             self.lost.clear()
         else:
+            self._was_out = True
             self.lost.set()
 
     async def _watch(self) -> None:

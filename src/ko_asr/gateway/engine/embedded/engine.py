@@ -38,6 +38,11 @@ class EmbeddedEngine:
         self._files = Files(recordings, _threads(settings))
         self._streams = Streams(recognizers, settings.max_streams) if recognizers else None
 
+    @property
+    def open_streams(self) -> int:
+        """Live streams that have a place."""
+        return self._streams.open_now if self._streams else 0
+
     async def transcribe(
         self, samples: np.ndarray, key: str = "", keywords: tuple[str, ...] = ()
     ) -> Transcription:
