@@ -36,7 +36,7 @@ def exposed(
     for blob in certificate.cert_chain_pems:
         blob.write_to_path(folder / "chain.pem", append=True)
     tls = ["--tls-cert", str(folder / "chain.pem"), "--tls-key", str(folder / "key.pem")]
-    rest = ["--keys", "--database", keys.database, "--allow-origin", f"{APP}/"]
+    rest = ["--keys", "--database", keys.database, "--allow-origin", f"{APP}/", "--trust-proxy", "127.0.0.1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
         with GatewayProcess(asr_server, folder / "g", *tls, *rest) as running:
@@ -178,3 +178,9 @@ def test_a_page_that_is_not(exposed, keys: Keys) -> None:
     ):
         answer = httpx.request(method, f"{exposed.url}/v1/models", headers={"origin": ELSEWHERE, **extra})
         assert "access-control-allow-origin" not in answer.headers
+
+
+def test_clients_behind_a_proxy_are_not_the_proxy(exposed) -> None:
+    for forwarded, status in ((None, 200), ("9.9.9.9", 401), ("127.0.0.1, 9.9.9.9", 401)):
+        headers = {"x-forwarded-for": forwarded} if forwarded else {}
+        assert httpx.get(f"{exposed.url}/metrics", headers=headers).status_code == status, forwarded
