@@ -19,6 +19,7 @@ from ko_asr.gateway.openai import api as openai
 from ko_asr.gateway.openai import realtime
 from ko_asr.gateway.rtzr import authenticate
 from ko_asr.gateway.rtzr import streaming as rtzr_streaming
+from ko_asr.gateway.rtzr import transcribe as rtzr_transcribe
 from ko_asr.gateway.settings import Settings
 
 
@@ -40,6 +41,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(rtzr_streaming.routes(gateway))
     app.include_router(plain_api.routes(gateway))
     app.include_router(authenticate.routes(gateway))
+    app.include_router(rtzr_transcribe.routes(gateway))
     app.include_router(jobs.routes(gateway))
 
     @app.get("/health/live")

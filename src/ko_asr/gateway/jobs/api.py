@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.responses import Response
 
 from ko_asr.gateway.audio.folders import RequestFolder
-from ko_asr.gateway.audio.upload import Form, receive
+from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.description import TEXTS, form
 from ko_asr.gateway.description import answers as answers_of
@@ -103,8 +103,16 @@ _ENDS = ("first_id", "last_id")
 
 
 async def receive_job(request: Request, folder: RequestFolder, gateway: Gateway) -> Form:
-    """Read the form of a job, which may be larger than that of another request. ApiError."""
-    settings = replace(gateway.settings, max_upload=gateway.jobs.settings.max_upload)
+    """Read the form of a job, which may be larger than that of another request. ApiError, also where the
+    caller has too many.
+    """
+    jobs, owner = gateway.jobs, caller_of(request).name
+    settings = replace(gateway.settings, max_upload=jobs.settings.max_upload)
+    try:
+        await jobs.database.run(store.check_room(owner, jobs.settings.max_waiting))
+    except ApiError:
+        await drain(request, settings.max_upload)
+        raise
     return await receive(request, FILE, folder, settings)
 
 
