@@ -20,8 +20,8 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import results, store
 from ko_asr.gateway.jobs.description import IDEMPOTENCY_KEY, DeletedJob, JobForm, JobList, JobShape
+from ko_asr.gateway.jobs.form import fingerprint, idempotency_key, new_job
 from ko_asr.gateway.jobs.job import Job
-from ko_asr.gateway.jobs.options import fingerprint, idempotency_key, new_job
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, ENDED, FAILED, QUEUED, RUNNING
 from ko_asr.gateway.openai import answers
@@ -51,7 +51,8 @@ def routes(gateway: Gateway) -> APIRouter:
         folder = await gateway.request_folder(request)
         try:
             form, key = await receive_job(request, folder, gateway), idempotency_key(request)
-            new = new_job(form, caller_of(request).name, key, jobs, gateway.settings)
+            owner = caller_of(request).name
+            new = new_job(form, owner, gateway.settings, jobs.http, jobs.download, key)
             await check_keywords(request, gateway, new)
             if key:
                 new = replace(new, fingerprint=await asyncio.to_thread(fingerprint, form, folder))

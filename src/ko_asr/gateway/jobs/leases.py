@@ -227,10 +227,12 @@ def _end(connection: Connection, job: Job, status: str, moment: float, error: Ap
         values |= {"error_code": error.code, "error_message": error.message}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
     if job.callback_url:
-        announce(connection, job, status, moment, error, "webhook", job.callback_url)
+        _announce(connection, job, status, moment, error, "webhook", job.callback_url)
+    if job.publish:
+        _announce(connection, job, status, moment, error, "broker", "")
 
 
-def announce(
+def _announce(
     connection: Connection,
     job: Job,
     status: str,

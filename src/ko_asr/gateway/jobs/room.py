@@ -17,6 +17,7 @@ from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.download import Download
+from ko_asr.gateway.jobs.exchange import Exchange
 from ko_asr.gateway.jobs.files import Files
 from ko_asr.gateway.jobs.janitor import Janitor
 from ko_asr.gateway.jobs.job import Job
@@ -42,6 +43,7 @@ class Jobs:
         self.files = Files(jobs.files_place)
         self._secret = read_secret(jobs.secret_file, make=jobs.webhook_secret is None)
         self._all, self._metrics = settings, metrics
+        self._exchange = Exchange(jobs.broker, settings, database) if jobs.broker else None
         self._tasks: list[asyncio.Task[None]] = []
         self._work, self._mail = asyncio.Event(), asyncio.Event()
 
@@ -74,6 +76,9 @@ class Jobs:
         sender = Sender(self.database, self.http, self._secret, jobs)
         for _ in range(_SENDERS):
             self._begin(sender.send_one, self._mail)
+        if self._exchange is not None:
+            self._begin(self._exchange.send_one, self._mail)
+            self._tasks.append(asyncio.create_task(self._exchange.run(self.http, self.download)))
         self._tasks.append(asyncio.create_task(self._sweep()))
 
     async def stop(self) -> None:

@@ -51,7 +51,7 @@ def routes(gateway: Gateway) -> APIRouter:
             if received.file_bytes is None:
                 raise ApiError(400, "file is missing: send it as a file part", param=FILE)
             fields = read_config(received.one(CONFIG), gateway.settings.models)
-            new = NewJob(caller_of(request).name, fields, {})
+            new = NewJob(caller_of(request).name, fields, {}, publish=jobs.settings.broker is not None)
             await check_keywords(request, gateway, new)
             job = await submit(gateway, new, folder)
         finally:
