@@ -1,5 +1,6 @@
-"""Jobs from a broker, and news of their end to it: real servers, and clients that know nothing of FastStream."""
+"""Jobs from a broker, and news of their end to it: real servers, clients that know nothing of FastStream."""
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -76,10 +77,8 @@ def test_jobs_come_and_news_go(asr_server, files: list[Path], broker, tmp_path: 
         with output.open("w") as stream:
             command = [PYTHON, "-c", program, url]
             client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, text=True)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             client.communicate("\n".join(lines), timeout=0.1)
-        except subprocess.TimeoutExpired:
-            pass
 
         def heard() -> list[dict]:
             return [json.loads(line) for line in output.read_text().splitlines() if line != "sent"]
