@@ -1,6 +1,6 @@
 """A message broker beside the database: jobs come from it, news of their end goes to it (FastStream).
 
-Messages carry ids; who works at what is in the database alone: a broker may deliver late, twice, in any order.
+Messages carry ids. Who works at what is in the database alone: a broker may deliver late and twice.
 """
 
 import importlib
