@@ -222,3 +222,16 @@ def test_a_stopped_gateway_gives_its_job_back(asr_server, long: Path, tmp_path: 
     with GatewayProcess(asr_server, tmp_path / "h", *shared) as jobs:
         assert jobs.ended(job)["status"] == "completed"
         assert jobs.result(job).json()["text"] == wanted
+
+
+def test_channels_are_told_apart(jobs, files: list[Path], tmp_path: Path) -> None:
+    agent, customer = (read_audio(file) for file in files[:2])
+    both = np.zeros((len(agent) + len(customer), 2), np.float32)
+    both[: len(agent), 0], both[len(agent) :, 1] = agent, customer
+    path = tmp_path / "call.flac"
+    soundfile.write(path, both, 16_000)
+    job = jobs.job(path, channels="separate")
+    jobs.ended(job)
+    with path.open("rb") as file:
+        sent = jobs.post(data={"model": "asr", "channels": "separate"}, files={"file": file})
+    assert jobs.result(job).json() == sent.json() and len(sent.json()["channels"]) == 2

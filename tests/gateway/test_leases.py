@@ -103,7 +103,7 @@ def test_waiting_and_giving_back_cost_no_attempt(database: Database) -> None:
     database.run_now(leases.release(take(database), counts=True))
     assert row(database, job)["attempts"] == 1
     database.run_now(
-        lambda connection: connection.execute(update(JOBS).values(run_after=0.0, created_at=1.0))
+        lambda connection: connection.execute(update(JOBS).values(run_after=0.0, deferrals=1440))
     )
     database.run_now(leases.defer(take(database), ApiError(503, "away for a day")))
     assert row(database, job)["error_message"] == "away for a day"

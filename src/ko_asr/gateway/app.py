@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from ko_asr.gateway.api import corrections, jobs
+from ko_asr.gateway.api import corrections
+from ko_asr.gateway.api import jobs as jobs_api
 from ko_asr.gateway.api import plain as plain_api
 from ko_asr.gateway.api.description import describe
 from ko_asr.gateway.api.openai import api as openai
@@ -15,9 +16,11 @@ from ko_asr.gateway.api.openai import realtime
 from ko_asr.gateway.api.page import routes as page
 from ko_asr.gateway.api.rtzr import authenticate
 from ko_asr.gateway.api.rtzr import streaming as rtzr_streaming
+from ko_asr.gateway.api.rtzr import transcribe as rtzr_transcribe
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.guard import guarded
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.settings.gateway import Settings
@@ -28,10 +31,11 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
     gateway = Gateway(settings, metrics, sockets)
+    jobs = Jobs(gateway)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with gateway:
+        async with gateway, jobs:
             yield
 
     # No pages of documentation: they would load scripts from elsewhere.
@@ -44,7 +48,8 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(corrections.routes(gateway))
     app.include_router(page.routes(gateway))
     app.include_router(authenticate.routes(gateway))
-    app.include_router(jobs.routes(gateway))
+    app.include_router(rtzr_transcribe.routes(jobs))
+    app.include_router(jobs_api.routes(jobs))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -14,12 +14,21 @@ from typing import Any
 from mangum import Mangum
 from mangum.protocols import LifespanCycle
 
-from ko_asr.gateway.__main__ import parse
 from ko_asr.gateway.app import create_app
+from ko_asr.gateway.command_line import parse
 
 OPTIONS = "KO_ASR_GATEWAY_OPTIONS"
 # Lambda takes events of 6 MB, in which Base64 leaves room for 4.5 MB of a body.
-_DEFAULTS = ("--engine", "embedded", "--repository", "/opt/ko-asr/triton", "--max-upload", "4")
+_DEFAULTS = (
+    "--engine",
+    "embedded",
+    "--repository",
+    "/opt/ko-asr/triton",
+    "--max-upload",
+    "4",
+    "--data",
+    "/tmp/ko-asr",
+)
 _TEXT = ["text/", "application/json", "application/x-subrip"]  # the rest is answered as Base64
 
 
@@ -28,7 +37,8 @@ class Function:
 
     def __init__(self) -> None:
         """Load the model and begin. UserError when the options or the model are unfit."""
-        app = create_app(parse(arguments=[*_DEFAULTS, *shlex.split(os.environ.get(OPTIONS, ""))]))
+        options = [*_DEFAULTS, *shlex.split(os.environ.get(OPTIONS, ""))]
+        app = create_app(parse(OPTIONS, str(__doc__), options))
         asyncio.set_event_loop(asyncio.new_event_loop())  # the one that Mangum takes
         self._running = LifespanCycle(app, "on")  # kept: nobody else holds its task
         self._running.__enter__()

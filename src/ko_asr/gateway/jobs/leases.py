@@ -29,7 +29,7 @@ from ko_asr.gateway.jobs.tables import (
 )
 
 _DEFERRAL = (1.0, 60.0)  # seconds, the first and the longest
-_PATIENCE = 24 * 3600.0  # seconds for which a job waits for a recogniser that is away
+_PATIENCE = 1440  # deferrals: a day at least
 
 
 class Lost(Exception):
@@ -177,7 +177,7 @@ def defer(lease: Lease, error: ApiError) -> Callable[[Connection], None]:
     def work(connection: Connection) -> None:
         _own(connection, lease)
         job, moment = _current(connection, lease), now(connection)
-        if moment - job.created_at > _PATIENCE:
+        if job.deferrals >= _PATIENCE:
             _end(connection, job, FAILED, moment, error)
             return
         wait = max(deferral(job.deferrals), error.retry_after or 0)
@@ -227,10 +227,12 @@ def _end(connection: Connection, job: Job, status: str, moment: float, error: Ap
         values |= {"error_code": error.code, "error_message": error.message}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
     if job.callback_url:
-        announce(connection, job, status, moment, error, "webhook", job.callback_url)
+        _announce(connection, job, status, moment, error, "webhook", job.callback_url)
+    if job.publish:
+        _announce(connection, job, status, moment, error, "broker", "")
 
 
-def announce(
+def _announce(
     connection: Connection,
     job: Job,
     status: str,

@@ -19,6 +19,7 @@ class JobSettings:
     workers: int = 1  # jobs at a time in this process
     max_upload: int = 2 * GIB
     max_seconds: float = 4 * 3600.0
+    max_waiting: int = 1000  # jobs of a caller that have not ended
     keep_hours: float = 72.0
     lease: float = 30.0  # after which the job of a worker that died goes to another
     attempts: int = 5  # a job that took so many workers with it has failed
@@ -27,6 +28,7 @@ class JobSettings:
     allow_urls: tuple[str, ...] = ()
     allow_callbacks: tuple[str, ...] = ()  # hosts that may be inside
     allow_http: bool = False
+    broker: str | None = None  # nats://, amqp:// or kafka://
     webhook_secret: Path | None = None  # a file; one in ``data`` without it
     webhook_timeout: float = 15.0
     webhook_scale: float = 1.0  # of the times between tries
@@ -58,6 +60,7 @@ class JobSettings:
         add("--job-workers", type=int, default=default.workers, metavar="N", help="jobs at a time here (1)")
         add("--job-max-upload", type=float, default=default.max_upload / GIB, metavar="GIB", help="(2)")
         add("--job-max-hours", type=float, default=default.max_seconds / 3600, help="of a job's audio (4)")
+        add("--job-max-waiting", type=int, default=default.max_waiting, help="jobs of a key on board (1000)")
         add("--keep-hours", type=float, default=default.keep_hours, help="for results of jobs (72)")
         add(
             "--job-lease",
@@ -72,6 +75,7 @@ class JobSettings:
         add("--allow-url", action="append", default=[], metavar="HOST", help="that jobs may name; repeatable")
         add("--allow-callback", action="append", default=[], metavar="HOST", help="inside; repeatable")
         add("--allow-http", action="store_true", help="callbacks and files without TLS")
+        add("--broker", metavar="URL", help="nats://, amqp:// or kafka://: jobs come, news go")
         add("--webhook-secret-file", type=Path, metavar="FILE", help="with whsec_... (made in --data)")
         add("--webhook-timeout", type=float, default=default.webhook_timeout, help="seconds (15)")
         add("--webhook-scale", type=float, default=default.webhook_scale, help="times between tries (1)")
@@ -86,6 +90,7 @@ class JobSettings:
             workers=args.job_workers,
             max_upload=int(args.job_max_upload * GIB),
             max_seconds=args.job_max_hours * 3600,
+            max_waiting=args.job_max_waiting,
             keep_hours=args.keep_hours,
             lease=args.job_lease,
             attempts=args.job_attempts,
@@ -94,6 +99,7 @@ class JobSettings:
             allow_urls=tuple(host.lower() for host in args.allow_url),
             allow_callbacks=tuple(host.lower() for host in args.allow_callback),
             allow_http=args.allow_http,
+            broker=args.broker,
             webhook_secret=args.webhook_secret_file,
             webhook_timeout=args.webhook_timeout,
             webhook_scale=args.webhook_scale,
