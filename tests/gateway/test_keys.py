@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from gateway_keys import Keys, access, client, id_of, transcribe
 from gateway_process import GatewayProcess
+from gateway_schemathesis import schemathesis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -242,6 +243,10 @@ def test_rtzr_tokens(locked, keys: Keys) -> None:
         httpx.get(f"{locked.url}/rtzr/v1/none", headers={"authorization": f"bearer {token}"}).status_code
         == 401
     )
+
+
+def test_no_route_forgets_to_ask(locked, key: str, tmp_path: Path) -> None:
+    schemathesis(locked, tmp_path, "ignored_auth", "not_a_server_error", "status_code_conformance", key=key)
 
 
 def test_guesses_disturb_nobody(locked, key: str, files: list[Path]) -> None:

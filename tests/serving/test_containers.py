@@ -145,7 +145,7 @@ def test_the_containers_onnx_runtime_computes_the_same(graph_repository: Path, t
         with np.load(tmp_path / "outputs.npz") as theirs:
             assert str(theirs["version"]) == pins("requirements-rtx.txt")["onnxruntime"]
             if graph.name == "int8.onnx":  # rounds elsewhere in each release, and noise has no clear tokens
-                assert np.mean(theirs[tensors.TOKEN_IDS] == ours[tensors.TOKEN_IDS]) >= 0.9
+                assert np.mean(theirs[tensors.TOKEN_IDS][..., 0] == ours[tensors.TOKEN_IDS][..., 0]) >= 0.9
                 continue
             for name, value in ours.items():
                 message = f"{graph}: {name}"

@@ -80,8 +80,8 @@ def test_the_decoder_answers_silence_with_nothing(tmp_path: Path, monkeypatch: p
     offline.write_models(tmp_path, CONTRACT, offline.Serving(), TEMPLATES, {})
     model = step(tmp_path / tensors.DECODER, monkeypatch)
     request = Request(
-        token_ids=np.array([[1, 2, 2], [1, 2, 2]], np.int32),
-        token_log_probs=np.full((2, 3), -0.01, np.float32),
+        token_ids=np.array([[[1], [2], [2]]] * 2, np.int32),
+        token_log_probs=np.full((2, 3, 1), -0.01, np.float32),
         encoded_length=np.array([[SILENT_FRAMES // 8 + 1], [3]]),
     )
     (answer,) = model.execute([request])

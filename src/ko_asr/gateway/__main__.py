@@ -6,7 +6,9 @@ It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/ga
 """
 
 import argparse
+import gc
 import logging
+import os
 from pathlib import Path
 
 import uvicorn
@@ -77,6 +79,7 @@ def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     options = server_options(settings.access)
     listening = listen(settings.access, settings.port)
     sockets = Sockets()
@@ -90,6 +93,7 @@ def main() -> None:
     print(f"lets in: {summary(settings.access, listening)}")
     key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
     print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
+    gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from ko_asr.gateway.rtzr import errors as rtzr
+from ko_asr.gateway import rtzr_errors
 
 LOG = logging.getLogger("ko_asr.gateway")
 QUOTA = "insufficient_quota"  # the code where waiting a little does not help
@@ -48,8 +48,8 @@ class ApiError(Exception):
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
-        if rtzr.is_rtzr(path):
-            body: dict[str, Any] = rtzr.body(self.status, self.message, self.code)
+        if rtzr_errors.is_rtzr(path):
+            body: dict[str, Any] = rtzr_errors.body(self.status, self.message, self.code)
         else:
             body = self.body()
         return JSONResponse(body, self.status, self._headers())

@@ -1,6 +1,7 @@
 """What all requests of one gateway share, and the steps that every request with audio takes."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
@@ -8,18 +9,21 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
-from ko_asr.gateway.audio.decode import Decoded, decode
+from ko_asr.gateway.audio.decode import Decoded, decode_channels
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.caller import Caller, caller_of
 from ko_asr.gateway.database import Database
-from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.channels import channel_parts
+from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
+from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -27,9 +31,9 @@ from ko_asr.gateway.settings import Settings
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets | None = None) -> None:
         """Open what outlives the process: UserError where that fails."""
-        self.settings, self.metrics, self.sockets = settings, metrics, sockets
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets or Sockets()
         self.database = Database(settings.jobs.database_url)
         self.tokens = Tokens.shared(self.database)
         self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
@@ -38,6 +42,7 @@ class Gateway:
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings)
+        self.speller = Speller(self.recogniser)
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         if self.accounts:
             await self.accounts.__aenter__()
@@ -64,27 +69,35 @@ class Gateway:
 
     async def receive(self, request: Request, folder: RequestFolder, file_field: str) -> Form:
         """Read the request's form, with its file. ApiError when it has none."""
-        form = await receive(request, file_field, folder.upload, self.settings)
+        form = await receive(request, file_field, folder, self.settings)
         if form.file_bytes is None:
             how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
 
-    async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
-        """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
-        audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
-        caller_of(request).spend(audio.seconds)
-        self.metrics.audio.inc(audio.seconds)
+    async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model takes. ApiError."""
+        return await usable(self.recogniser, wanted, caller_of(request))
+
+    async def decode(
+        self, request: Request, folder: RequestFolder, file_field: str, wanted: Wanted
+    ) -> list[Decoded]:
+        """Decode what was received: all channels as one, or each for itself. ApiError."""
+        audio = await decode_channels(folder, file_field, self.settings, self._decoders, wanted)
+        seconds = sum(channel.seconds for channel in audio)
+        caller_of(request).spend(seconds)
+        self.metrics.audio.inc(seconds)
         return audio
 
-    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
-        """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
+    async def transcribe(
+        self, request: Request, audio: Sequence[Decoded], keywords: tuple[str, ...] = ()
+    ) -> list[list[Part]]:
+        """Recognise all of every channel. ApiError."""
         caller = caller_of(request)
-
-        async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
-
-        return await while_connected(request, collect())
+        if len(audio) > 1:
+            return await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
+        found = parts(audio[0], self.recogniser, self.settings, caller, keywords)
+        return [[part async for part in found]]
 
     def speech(self, websocket: WebSocket, take: Take) -> Speech:
         """The live speech of a WebSocket; ``take`` gets what is heard."""

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import time
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import MutableHeaders
@@ -19,7 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        options = {"registry": self._registry, "namespace": "ko_asr_gateway"}
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
         self.seconds = Histogram(
             "request_seconds",

@@ -78,7 +78,8 @@ class Account:
             self._streams -= 1
 
     def spend(self, seconds: float) -> None:
-        """Take seconds of audio. ApiError 429 when there are not so many left; nothing is taken then."""
+        """Take seconds of audio. ApiError when the key was revoked, or has not so many left: then none are."""
+        self.key.check_good()
         self._check_audio(seconds)
         if self._allowance is not None:
             self._allowance.take(seconds)

@@ -8,6 +8,8 @@ from typing import Any
 from ko_asr.errors import UserError
 from ko_asr.gateway.access.settings import AccessSettings
 
+_TLS_LOOP = "ko_asr.gateway.access.tls_loop:TlsLoop"
+
 
 def listen(access: AccessSettings, port: int) -> socket.socket:
     """A socket at the address. UserError when it cannot be had, or nobody there would need a key."""
@@ -59,7 +61,7 @@ def server_options(access: AccessSettings) -> dict[str, Any]:
         options["forwarded_allow_ips"] = access.proxies
     if access.tls_cert and access.tls_key:
         _check_certificate(access)
-        options |= {"ssl_certfile": access.tls_cert, "ssl_keyfile": access.tls_key}
+        options |= {"ssl_certfile": access.tls_cert, "ssl_keyfile": access.tls_key, "loop": _TLS_LOOP}
     return options
 
 

@@ -14,7 +14,7 @@ from ko_asr.gateway.access.settings import Network
 from ko_asr.gateway.caller import set_caller
 from ko_asr.gateway.errors import ApiError
 
-_METRICS = "/metrics"
+METRICS = "/metrics"
 _OPEN = ("/", "/openapi.json", "/favicon.ico")  # and what begins so:
 _OPEN_BELOW = ("/health/", "/page/")
 _AUTHENTICATE = "/rtzr/v1/authenticate"  # its body holds the key
@@ -49,9 +49,9 @@ class Admission:
 
     async def _admit(self, connection: HTTPConnection, board: contextlib.ExitStack) -> None:
         path, method = connection.scope["path"], connection.scope.get("method")
-        if path == _METRICS:
+        if path == METRICS:
             await self._admit_to_figures(connection)
-        elif self._accounts is not None and not _is_open(path, method):
+        elif self._accounts is not None and not is_open(path, method):
             account = await self._account(connection, self._accounts)
             set_caller(connection, account.caller)
             if method is None:
@@ -86,7 +86,8 @@ class Admission:
         return any(address in network for network in self._metrics_from)
 
 
-def _is_open(path: str, method: str | None) -> bool:
+def is_open(path: str, method: str | None) -> bool:
+    """True for a route that needs no key; ``method`` is None for a WebSocket."""
     if method == "POST":
         return bool(path == _AUTHENTICATE)
     return method in ("GET", "HEAD") and (path in _OPEN or path.startswith(_OPEN_BELOW))

@@ -3,18 +3,18 @@
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.admission import Admission
 from ko_asr.gateway.access.browsers import OwnPages, SafeHeaders
-from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.access.settings import AccessSettings
 
 _METHODS = ("GET", "POST", "DELETE")
 _EXPOSED = ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "www-authenticate")
 
 
-def guarded(app: ASGIApp, gateway: Gateway) -> ASGIApp:
-    """``app`` behind the checks of ``gateway``'s settings."""
-    access = gateway.settings.access
-    app = Admission(app, gateway.accounts, access.metrics_from, access.proxies is not None)
+def guarded(app: ASGIApp, access: AccessSettings, accounts: Accounts | None) -> ASGIApp:
+    """``app`` behind the checks of ``access``; everybody is let in where ``accounts`` is None."""
+    app = Admission(app, accounts, access.metrics_from, access.proxies is not None)
     if access.origins:
         # Any header: OpenAI's SDK sends a dozen of its own, and the page is one that was allowed.
         app = CORSMiddleware(

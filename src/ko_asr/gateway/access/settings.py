@@ -5,6 +5,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ko_asr.errors import UserError
 
@@ -38,11 +39,11 @@ class AccessSettings:
         add("--open", action="store_true", help="listen at any --host without keys: everybody may come in")
         add("--tls-cert", type=Path, metavar="PEM", help="certificate and its chain: https and wss")
         add("--tls-key", type=Path, metavar="PEM", help="its private key")
-        many = {"action": "append", "default": []}
+        many: dict[str, Any] = {"action": "append", "default": []}
         add("--allow-origin", metavar="ORIGIN", help="pages that may use it (CORS), or *; repeatable", **many)
         add("--allow-host", metavar="NAME", help="name of this gateway, without keys; repeatable", **many)
         add("--trust-proxy", metavar="ADDRESSES", help="proxies whose X-Forwarded-For, -Proto are believed")
-        add("--metrics-from", metavar="NETWORK", help="reads /metrics without a key (loopback)", **many)
+        add("--metrics-from", metavar="NETWORK", help="reads /metrics without a key; repeatable", **many)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "AccessSettings":
@@ -62,7 +63,7 @@ class AccessSettings:
             origins=tuple(map(_origin, args.allow_origin)),
             hosts=tuple(name.lower() for name in args.allow_host),
             proxies=args.trust_proxy,
-            metrics_from=tuple(map(_network, args.metrics_from)) or _LOOPBACK,
+            metrics_from=(*_LOOPBACK, *map(_network, args.metrics_from)),
         )
 
 

@@ -21,6 +21,7 @@ from ko_asr.runtime.options import StreamOptions
 LOG = logging.getLogger("ko_asr.gateway")
 _TRUSTED = 5.0  # seconds for which an answered inference says that the next one will be
 _PROBE_TIMEOUT = 10.0  # seconds
+_MOMENT = np.zeros(SAMPLE_RATE // 10, np.float32)
 _RETRY_AFTER = 5  # seconds: a server that died is started again within 15 (docs/serving.md)
 _QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a max_queue_size
 
@@ -42,11 +43,25 @@ class Recogniser:
         await self._engine.close()
 
     async def transcribe(
-        self, samples: np.ndarray, owner: Hashable, caller: Caller = EVERYBODY
+        self,
+        samples: np.ndarray,
+        owner: Hashable,
+        caller: Caller = EVERYBODY,
+        keywords: tuple[str, ...] = (),
     ) -> Transcription:
         """Transcribe float32 [n] with words, when it is ``owner``'s turn. ApiError when that fails."""
         async with self._turns.turn(owner):
-            return await self._infer(samples, caller)
+            return await self._infer(samples, caller, keywords)
+
+    async def try_keywords(self, keywords: tuple[str, ...], owner: Hashable, caller: Caller) -> None:
+        """Raise RequestRefused unless the model takes ``keywords``; ApiError when it cannot be asked."""
+        async with self._turns.turn(owner):
+            try:
+                await self._engine.transcribe(_MOMENT, caller.name, keywords)
+            except RequestRefused:
+                raise
+            except ServerError as error:
+                raise api_error(error) from error
 
     async def open_stream(self, options: StreamOptions, caller: Caller = EVERYBODY) -> LiveStream:
         """Begin a live stream. ApiError when that fails; the stream itself raises ServerError later."""
@@ -66,9 +81,11 @@ class Recogniser:
             except TimeoutError:
                 raise _come_again("is late", "timeout") from None
 
-    async def _infer(self, samples: np.ndarray, caller: Caller) -> Transcription:
+    async def _infer(
+        self, samples: np.ndarray, caller: Caller, keywords: tuple[str, ...] = ()
+    ) -> Transcription:
         try:
-            answer = await self._engine.transcribe(samples, caller.name)
+            answer = await self._engine.transcribe(samples, caller.name, keywords)
         except ServerError as error:
             raise api_error(error) from error
         self._answered = time.monotonic()

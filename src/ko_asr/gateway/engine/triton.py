@@ -16,9 +16,11 @@ class TritonEngine:
         self._files = AsyncAsrClient(url, timeout)
         self._streams = AsyncStreamingClient(url)
 
-    async def transcribe(self, samples: np.ndarray, key: str = "") -> Transcription:
+    async def transcribe(
+        self, samples: np.ndarray, key: str = "", keywords: tuple[str, ...] = ()
+    ) -> Transcription:
         """Transcribe like `Engine.transcribe`."""
-        return await self._files.transcribe(samples, words=True)
+        return await self._files.transcribe(samples, words=True, keywords=keywords)
 
     async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
         """Begin a stream like `Engine.open_stream`."""

@@ -21,7 +21,7 @@ FilesError = (BaseError, OSError)  # its own errors derive from both
 
 
 class Files:
-    """Objects by key. Methods block: call them in a thread, where the library does not need the event loop."""
+    """Objects by key. Methods block: call them in a thread (the library's own coroutines abort at exit)."""
 
     def __init__(self, place: str) -> None:
         """Open ``place``: a folder, or s3://bucket/prefix with the usual AWS variables. UserError."""
@@ -42,8 +42,8 @@ class Files:
         """The key of a file that belongs to ``name``."""
         return f"{_PREFIX}/{name}"
 
-    def put(self, key: str, source: Path) -> None:
-        """Store ``source``. ApiError when there is no room, or nobody answers."""
+    def put(self, key: str, source: Path | bytes) -> None:
+        """Store ``source``, a file or its bytes. ApiError when there is no room, or nobody answers."""
         try:
             obstore.put(self._store, key, source, chunk_size=_CHUNK, max_concurrency=2)
         except FilesError as error:
@@ -52,7 +52,7 @@ class Files:
             raise _away() from error
 
     def get(self, key: str, target: Path) -> None:
-        """Copy an object into ``target``. FileNotFoundError; ApiError when nobody answers or here is no room."""
+        """Copy an object into ``target``. FileNotFoundError; ApiError where that fails."""
         try:
             stream = obstore.get(self._store, key).stream(min_chunk_size=1 << 20)
             with target.open("wb") as file:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from fastapi import Request
 
+from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
@@ -16,6 +16,7 @@ from ko_asr.gateway.settings import Settings
 _OWN = ("url", "callback_url", "metadata")
 _AT_READING = ("response_format", "timestamp_granularities", "timestamp_granularities[]", "stream")
 _METADATA = (16, 64, 512)  # pairs, characters of a name, of a value: OpenAI's
+_METADATA_BYTES = 8 << 10  # of a webhook, which should be under 20 kB
 _KEY = 255
 
 
@@ -53,11 +54,13 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def fingerprint(form: Form, upload: Path) -> str:
+def fingerprint(form: Form, folder: RequestFolder) -> str:
     """A hash of all that was asked for; reads the file."""
     digest = hashlib.sha256(json.dumps(form.fields, sort_keys=True).encode())
-    if form.file_bytes is not None:
-        with upload.open("rb") as file:
+    if folder.content is not None:
+        digest.update(hashlib.sha256(folder.content).digest())
+    elif form.file_bytes is not None:
+        with folder.upload.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
@@ -70,6 +73,8 @@ def _metadata(text: str | None) -> dict[str, str]:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ApiError(400, "metadata must be a JSON object of strings", param="metadata")
+    if len((text or "").encode()) > _METADATA_BYTES:
+        raise ApiError(400, f"metadata is larger than {_METADATA_BYTES} bytes", param="metadata")
     longest = max((len(value) for value in found.values()), default=0)
     if len(found) > most or any(len(name) > name_length for name in found) or longest > value_length:
         sentence = f"metadata has at most {most} pairs, of {name_length} and {value_length} characters"

@@ -19,6 +19,7 @@ class JobSettings:
     workers: int = 1  # jobs at a time in this process
     max_upload: int = 2 * GIB
     max_seconds: float = 4 * 3600.0
+    max_waiting: int = 1000  # jobs of a caller that have not ended
     keep_hours: float = 72.0
     lease: float = 30.0  # after which the job of a worker that died goes to another
     attempts: int = 5  # a job that took so many workers with it has failed
@@ -58,6 +59,7 @@ class JobSettings:
         add("--job-workers", type=int, default=default.workers, metavar="N", help="jobs at a time here (1)")
         add("--job-max-upload", type=float, default=default.max_upload / GIB, metavar="GIB", help="(2)")
         add("--job-max-hours", type=float, default=default.max_seconds / 3600, help="of a job's audio (4)")
+        add("--job-max-waiting", type=int, default=default.max_waiting, help="jobs of a key on board (1000)")
         add("--keep-hours", type=float, default=default.keep_hours, help="for results of jobs (72)")
         add(
             "--job-lease",
@@ -86,6 +88,7 @@ class JobSettings:
             workers=args.job_workers,
             max_upload=int(args.job_max_upload * GIB),
             max_seconds=args.job_max_hours * 3600,
+            max_waiting=args.job_max_waiting,
             keep_hours=args.keep_hours,
             lease=args.job_lease,
             attempts=args.job_attempts,

@@ -5,11 +5,21 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.job import Job
-from ko_asr.gateway.jobs.tables import CANCELLED, DELIVERIES, ENDED, IDEMPOTENCY, JOBS, PARTS, QUEUED, now
+from ko_asr.gateway.jobs.tables import (
+    CANCELLED,
+    DELIVERIES,
+    ENDED,
+    IDEMPOTENCY,
+    JOBS,
+    PARTS,
+    QUEUED,
+    RUNNING,
+    now,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,18 @@ def create(new: NewJob) -> Callable[[Connection], tuple[Job, bool]]:
             row = {"owner": new.owner, "key": new.key, "fingerprint": new.fingerprint, "job_id": job}
             connection.execute(insert(IDEMPOTENCY).values(row))
         return get(job, new.owner)(connection), True
+
+    return work
+
+
+def check_room(owner: str, most: int) -> Callable[[Connection], None]:
+    """Raise ApiError where ``owner`` has ``most`` jobs that have not ended."""
+
+    def work(connection: Connection) -> None:
+        waiting = (JOBS.c.owner == owner, JOBS.c.status.in_((QUEUED, RUNNING)))
+        if (connection.scalar(select(func.count()).select_from(JOBS).where(*waiting)) or 0) >= most:
+            sentence = f"{most} jobs wait already: come again when some have ended"
+            raise ApiError(429, sentence, code="too_many_jobs", retry_after=30)
 
     return work
 

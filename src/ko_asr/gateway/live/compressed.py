@@ -14,7 +14,8 @@ from ko_asr.gateway.live.samples import Resampler, Sink
 _HEADERLESS = {"AMR": "amrnb", "AMR_WB": "amrwb"}  # bare frames; with the header of a file it is "amr"
 DEMUXERS = {"FLAC": "flac", "OGG_OPUS": "ogg", **_HEADERLESS}
 _AMR_FILE = b"#!AMR"
-_LOW_DELAY = ("-fflags", "nobuffer", "-flags", "low_delay", "-probesize", "32", "-analyzeduration", "0")
+# Not "-fflags nobuffer": it drops the first frames.
+_LOW_DELAY = ("-flags", "low_delay", "-probesize", "32", "-analyzeduration", "0")
 _CPU_SECONDS = 3600  # decodes days of speech
 _READ = 1 << 15  # bytes
 _QUIET = 0.05  # seconds in which ffmpeg gives what it was given

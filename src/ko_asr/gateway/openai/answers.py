@@ -3,29 +3,42 @@
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
-from ko_asr.gateway.engine.long_audio import Part, joined_text, transcript
+from ko_asr.gateway.engine.channels import Utterance, channels_of, text_of, utterances, words
+from ko_asr.gateway.engine.long_audio import Part
 from ko_asr.gateway.openai.options import TranscriptionOptions
 from ko_asr.recognition import subtitles
-from ko_asr.runtime.results import Result
+from ko_asr.recognition.transcript import Transcript
+from ko_asr.runtime.results import Result, Word
+
+_PLAIN: dict[str, tuple[Callable[[Transcript, list[str]], str], str]] = {
+    "srt": (subtitles.srt, "application/x-subrip"),
+    "vtt": (subtitles.vtt, "text/vtt"),
+}
 
 
-def answer(found: Sequence[Part], seconds: float, options: TranscriptionOptions) -> Response:
-    """The body of an answer that is no stream."""
-    kind, text = options.response_format, joined_text(found)
-    if kind == "text":
+def answer(found: Sequence[Sequence[Part]], seconds: float, options: TranscriptionOptions) -> Response:
+    """The body of an answer that is no stream; ``found`` has the parts of every channel."""
+    kind, text, separate = options.response_format, text_of(found, seconds), options.audio.separate
+    if kind == "text" and not separate:
         return PlainTextResponse(f"{text}\n")
-    if kind == "srt":
-        return PlainTextResponse(subtitles.srt(transcript(found, seconds)), media_type="application/x-subrip")
-    if kind == "vtt":
-        return PlainTextResponse(subtitles.vtt(transcript(found, seconds)), media_type="text/vtt")
-    body = {"text": text, "usage": usage(seconds)}
-    return JSONResponse(body if kind == "json" else _verbose(body, found, seconds, options))
+    body = {"text": text, "usage": usage(seconds * len(found))}
+    if kind == "json":
+        return JSONResponse(body | channels_of(found) if separate else body)
+    spoken = utterances(found, seconds)
+    if kind == "text":
+        return PlainTextResponse("".join(f"[{one.channel}] {one.result.text}\n" for one in spoken))
+    if kind in _PLAIN:
+        written, media_type = _PLAIN[kind]
+        whole = Transcript("", seconds, tuple(one.result for one in spoken))
+        labels = [f"[{one.channel}]" for one in spoken] if separate else []
+        return PlainTextResponse(written(whole, labels), media_type=media_type)
+    return JSONResponse(_verbose(body, spoken, seconds, options))
 
 
 def usage(seconds: float) -> dict[str, Any]:
@@ -49,18 +62,23 @@ def done(text: str, seconds: float) -> str:
 
 
 def _verbose(
-    body: dict[str, Any], found: Sequence[Part], seconds: float, options: TranscriptionOptions
+    body: dict[str, Any], spoken: Sequence[Utterance], seconds: float, options: TranscriptionOptions
 ) -> dict[str, Any]:
-    whole = transcript(found, seconds)
+    def of(channel: int) -> dict[str, int]:
+        return {"channel": channel} if options.audio.separate else {}
+
     body = {"task": "transcribe", "language": "korean", "duration": round(seconds, 3), **body}
     if "word" in options.granularities:
-        body["words"] = [
-            {"word": word.text, "start": word.start_ms / 1000, "end": word.end_ms / 1000}
-            for word in whole.words
-        ]
+        body["words"] = [_word(one.word) | of(one.channel) for one in words(spoken)]
     if "segment" in options.granularities:
-        body["segments"] = [_segment(number, result) for number, result in enumerate(whole.utterances)]
+        body["segments"] = [
+            _segment(number, one.result) | of(one.channel) for number, one in enumerate(spoken)
+        ]
     return body
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"word": word.text, "start": word.start_ms / 1000, "end": word.end_ms / 1000}
 
 
 def _segment(number: int, result: Result) -> dict[str, Any]:

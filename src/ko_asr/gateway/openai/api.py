@@ -12,11 +12,14 @@ from starlette.types import Receive, Scope, Send
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.description import answers as answers_of
+from ko_asr.gateway.description import form
 from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.openai import answers
+from ko_asr.gateway.openai.description import TRANSCRIPTIONS, Model, Models, TranscriptionForm
 from ko_asr.gateway.openai.options import check_model, read_options
 
 FILE = "file"
@@ -40,18 +43,25 @@ def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router, settings, started = APIRouter(), gateway.settings, int(time.time())
 
-    @router.post("/v1/audio/transcriptions", response_model=None)
+    @router.post(
+        "/v1/audio/transcriptions",
+        response_model=None,
+        openapi_extra=form(TranscriptionForm, model=settings.models),
+        responses=TRANSCRIPTIONS,
+    )
     async def transcriptions(request: Request) -> Response:
         """Transcribe one file, in OpenAI's shapes."""
         folder, streaming = await gateway.request_folder(request), False
         try:
             form = await gateway.receive(request, folder, FILE)
             options = read_options(form, settings)
-            audio = await gateway.decode(request, folder, FILE)
-            if not options.stream:
-                found = await gateway.transcribe(request, audio)
-                return answers.answer(found, audio.seconds, options)
-            response = EventStream(await _events(request, gateway, audio), folder)
+            async with while_connected(request):
+                keywords = await gateway.keywords(request, options.keywords)
+                audio = await gateway.decode(request, folder, FILE, options.audio)
+                if not options.stream:
+                    found = await gateway.transcribe(request, audio, keywords)
+                    return answers.answer(found, audio[0].seconds, options)
+                response = EventStream(await _events(request, gateway, audio[0], keywords), folder)
             streaming = True
             return response
         finally:
@@ -61,12 +71,12 @@ def routes(gateway: Gateway) -> APIRouter:
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "ko-asr"}
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=answers_of(Models))
     async def models() -> dict[str, Any]:
         """The model under all of its names."""
         return {"object": "list", "data": [model(name) for name in settings.models]}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}", responses=answers_of(Model))
     async def one_model(name: str) -> dict[str, Any]:
         """The model by one of its names."""
         check_model(name, settings)
@@ -75,14 +85,12 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _events(request: Request, gateway: Gateway, audio: Decoded) -> AsyncIterator[str]:
+async def _events(
+    request: Request, gateway: Gateway, audio: Decoded, keywords: tuple[str, ...]
+) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
-    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request))
-
-    async def first() -> Part | None:
-        return await anext(source, None)
-
-    return _event_texts(source, await while_connected(request, first()), audio)
+    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request), keywords)
+    return _event_texts(source, await anext(source, None), audio)
 
 
 async def _event_texts(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from ko_asr.gateway.audio.upload import Form
+from ko_asr.gateway.audio.wanted import Wanted, read_wanted
+from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings import Settings
 
@@ -18,6 +20,8 @@ class TranscriptionOptions:
     response_format: str
     granularities: tuple[str, ...]
     stream: bool
+    keywords: Keywords
+    audio: Wanted
 
 
 def check_model(name: str | None, settings: Settings) -> None:
@@ -37,7 +41,7 @@ def check_model(name: str | None, settings: Settings) -> None:
 def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
     """Check the fields of ``form``. ApiError for one that cannot be honoured.
 
-    ``prompt`` and ``temperature`` are taken and change nothing: a CTC model has neither.
+    ``temperature`` is taken and changes nothing: a CTC model has none.
     """
     check_model(form.one("model"), settings)
     _check_language(form)
@@ -51,7 +55,10 @@ def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
         sentence = "timestamp_granularities need response_format verbose_json"
         raise ApiError(400, sentence, param="timestamp_granularities")
     checked = [_choice(value, GRANULARITIES, "timestamp_granularities") for value in wanted]
-    return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream)
+    keywords, audio = read_keywords(form.many("keywords"), form.one("prompt") or ""), read_wanted(form)
+    if stream and audio.separate:
+        raise ApiError(400, "a stream has channels mix", param="channels")
+    return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream, keywords, audio)
 
 
 def _choice(value: str, choices: tuple[str, ...], param: str) -> str:
@@ -75,7 +82,7 @@ def _check_unsupported(form: Form) -> None:
     if (strategy := form.one("chunking_strategy")) not in (None, "", "auto"):
         sentence = f"chunking_strategy is {strategy[:60]!r}: only auto is offered"
         raise ApiError(400, sentence, param="chunking_strategy", code="unsupported_parameter")
-    for param in ("keywords", "include", "known_speaker_names", "known_speaker_references"):
+    for param in ("include", "known_speaker_names", "known_speaker_references"):
         if any(form.many(param)):
             sentence = f"{param} is not offered by this model: leave it out"
             raise ApiError(400, sentence, param=param, code="unsupported_parameter")

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
 from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.description import answers, form
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.openai.options import check_model
@@ -34,11 +35,21 @@ class _SecretRequest(BaseModel):
     session: dict[str, Any] | None = None
 
 
+class _Secret(BaseModel):
+    value: str
+    expires_at: int
+    session: dict[str, Any]
+
+
 def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router = APIRouter()
 
-    @router.post("/v1/realtime/client_secrets")
+    @router.post(
+        "/v1/realtime/client_secrets",
+        openapi_extra=form(_SecretRequest, "application/json"),
+        responses=answers(_Secret),
+    )
     async def client_secrets(request: Request) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
         asked = await _asked(request)
@@ -58,12 +69,13 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             _check(websocket, gateway)
             config = _config(websocket, gateway)
+            options = await config.stream_options(gateway.speller, caller_of(websocket))
         except ApiError as error:
             await websocket.send_denial_response(error.response(websocket.url.path))
             return
         offered = websocket.scope["subprotocols"]
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        session = RealtimeSession(gateway, websocket, config)
+        session = RealtimeSession(gateway, websocket, config, options)
         await gateway.sockets.serve(websocket, session.run)
 
     return router

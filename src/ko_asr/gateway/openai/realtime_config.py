@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from ko_asr.errors import UserError
+from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.openai.options import check_model
 from ko_asr.gateway.settings import Settings
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import MOST_KEYWORDS, parse_keywords
+from ko_asr.runtime.keywords import parse_keywords
 from ko_asr.runtime.options import StreamOptions
 
 PCM_RATE, G711_RATE = 24_000, 8_000  # Hz
@@ -106,7 +108,6 @@ class SessionConfig(BaseModel):
         if unknown := set(self.include or ()) - INCLUDABLE:
             sentence = f"include has {min(unknown)[:60]!r}: log-probabilities of tokens are not offered"
             raise ApiError(400, sentence, param="session.include", code="unsupported_parameter")
-        self._given_keywords()
 
     @property
     def encoding(self) -> str:
@@ -119,23 +120,16 @@ class SessionConfig(BaseModel):
         """Of the samples, in Hz."""
         return PCM_RATE if self.audio.input.format.type == "audio/pcm" else G711_RATE
 
-    def stream_options(self) -> StreamOptions:
-        """The options of a stream of this session."""
-        detection, words = self.audio.input.turn_detection, self._given_keywords()
-        rules = _COMMITTED
+    async def stream_options(self, speller: Speller, caller: Caller) -> StreamOptions:
+        """The options of a stream of this session. ApiError for keywords that the model cannot hear."""
+        hints, detection, rules = self.audio.input.transcription, self.audio.input.turn_detection, _COMMITTED
         if detection is not None:
             rules = EndpointRules(silence_after_speech_ms=float(detection.silence_duration_ms))
-        prompted = prompt_words(self.audio.input.transcription.prompt or "")
-        return StreamOptions(rules, _together(words, prompted))
-
-    def _given_keywords(self) -> tuple[str, ...]:
-        given = tuple(self.audio.input.transcription.keywords or ())
-        try:
-            parse_keywords(given)
-        except UserError as error:
-            where = f"{_WHERE}.transcription.keywords"
-            raise ApiError(400, str(error), param=where, code="invalid_value") from None
-        return given
+        param = f"{_WHERE}.transcription.keywords"
+        words = await speller.checked(hints.keywords or (), param, caller)
+        prompted = _room_for(words, prompt_words(hints.prompt or ""))
+        unknown = await speller.unknown(prompted, caller)
+        return StreamOptions(rules, (*words, *(word for word in prompted if word not in unknown)))
 
     def to_json(self) -> dict[str, Any]:
         """The whole effective configuration."""
@@ -181,14 +175,13 @@ def prompt_words(prompt: str) -> list[str]:
     return [item for item in items if _LISTED.fullmatch(item) and 2 <= len(item) <= 20]
 
 
-def _together(words: tuple[str, ...], prompted: list[str]) -> tuple[str, ...]:
-    """The keywords, and as many words of the prompt as may go with them."""
-    found = list(dict.fromkeys(words))
-    for word in prompted:
+def _room_for(words: tuple[str, ...], prompted: list[str]) -> list[str]:
+    """As many words of the prompt as may go with the keywords ``words``."""
+    found: list[str] = []
+    for word in dict.fromkeys(prompted):
         try:
-            parse_keywords([*found, word])
+            parse_keywords([*words, *found, word])
         except UserError:
             break
-        if word not in found and len(found) < MOST_KEYWORDS:
-            found.append(word)
-    return tuple(found)
+        found.append(word)
+    return found

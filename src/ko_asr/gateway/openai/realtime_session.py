@@ -8,11 +8,13 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
+from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
 from ko_asr.gateway.openai.realtime_config import SessionConfig
 from ko_asr.gateway.openai.realtime_items import Event, Items
+from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
 _LEAST_MS = 100  # of a commit: OpenAI's
@@ -22,12 +24,14 @@ _BUFFER = "input_audio_buffer"
 class RealtimeSession:
     """What one WebSocket says and hears."""
 
-    def __init__(self, gateway: Gateway, websocket: WebSocket, config: SessionConfig) -> None:
-        """``websocket`` is accepted; ``config`` is what the session begins with."""
+    def __init__(
+        self, gateway: Gateway, websocket: WebSocket, config: SessionConfig, options: StreamOptions
+    ) -> None:
+        """``websocket`` is accepted; the session begins with ``config``, of which ``options`` were made."""
         self._gateway, self._websocket, self._config = gateway, websocket, config
         self._id, self._items = f"sess_{secrets.token_hex(12)}", Items()
         self._speech = gateway.speech(websocket, self._take)
-        self._speech.options, self._items.include = config.stream_options(), config.include or []
+        self._speech.options, self._items.include = options, config.include or []
         self._handlers = {
             "session.update": self._update,
             f"{_BUFFER}.append": self._append,
@@ -67,7 +71,8 @@ class RealtimeSession:
 
     async def _update(self, event: Event) -> None:
         config = self._config.updated(event.get("session"), self._gateway.settings)
-        options, speech = config.stream_options(), self._speech
+        options = await config.stream_options(self._gateway.speller, caller_of(self._websocket))
+        speech = self._speech
         before = (self._config.encoding, self._config.rate, speech.options)
         if (config.encoding, config.rate, options) != before:
             await self._end_utterance()
