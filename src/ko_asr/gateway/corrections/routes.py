@@ -8,7 +8,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.upload import Form, drain
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.corrections.store import Corrections
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
@@ -36,11 +38,10 @@ def routes(gateway: Gateway) -> APIRouter:
         folder = await gateway.request_folder(request)
         try:
             entry = _entry(await gateway.receive(request, folder, FILE))
-            audio = await gateway.decode(request, folder, FILE)
+            (audio,) = await gateway.decode(request, folder, FILE, Wanted())
             if audio.seconds > _LONGEST:
                 raise ApiError(413, f"the clip is longer than {_LONGEST:g} s: cut it", param=FILE)
-            samples = await asyncio.to_thread(np.fromfile, audio.path, "<f4")
-            name, token = await asyncio.to_thread(store.add, samples, entry)
+            name, token = await asyncio.to_thread(lambda: store.add(_samples(audio), entry))
         finally:
             await folder.remove()
         return {"id": name, "token": token}
@@ -56,6 +57,10 @@ def routes(gateway: Gateway) -> APIRouter:
         return Response(status_code=204)
 
     return router
+
+
+def _samples(audio: Decoded) -> np.ndarray:
+    return np.concatenate(list(audio.blocks(audio.samples)))
 
 
 def _off() -> ApiError:
