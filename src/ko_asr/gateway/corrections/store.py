@@ -97,9 +97,8 @@ class Corrections:
 
     def _check_room(self, more: int) -> None:
         if sum(clip.stat().st_size for clip in self._folder.glob("*.wav")) + more > self._most:
-            raise ApiError(
-                507, "no more corrections are taken: their folder is full", code="corrections_full"
-            )
+            sentence = "no more corrections are taken: their folder is full"
+            raise ApiError(507, sentence, code="corrections_full", retry_after=3600)
 
     def _sweep(self) -> None:
         told = {_entry(line).get("audio_filepath") for line in self._lines()}
