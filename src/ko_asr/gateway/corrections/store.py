@@ -70,8 +70,8 @@ class Corrections:
         with room_on_disk(), self._locked():
             lines, clip = self._lines(), f"{name}.wav"
             kept = [line for line in lines if _entry(line).get("audio_filepath") != clip]
-            gone = [_entry(line) for line in lines if line not in kept]
-            if not gone or not hmac.compare_digest(gone[0].get(_TOKEN, ""), _digest(token)):
+            told = next((entry for entry in map(_entry, lines) if entry.get("audio_filepath") == clip), {})
+            if not hmac.compare_digest(told.get(_TOKEN, ""), _digest(token)):
                 raise ApiError(404, "there is no such correction, or the token is not its own")
             self._write(kept)
             (self._folder / clip).unlink(missing_ok=True)
