@@ -1,6 +1,8 @@
 """The page in a real Chromium: files, words that play, subtitles, corrections, languages, phones."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,12 +192,24 @@ def test_nothing_is_stored_that_was_not_asked_for(browser, gateway, files: list[
         assert page.locator(".wrong").count() == 0
 
 
-def test_a_full_folder_takes_no_more(asr_server, files: list[Path], tmp_path: Path) -> None:
-    arguments = ("--corrections", str(tmp_path / "c"), "--max-corrections", "0.01")
+def test_a_folder_is_taken_over_and_becomes_full(asr_server, files: list[Path], tmp_path: Path) -> None:
+    """A clip whose line a kill has prevented goes; a line that a person has edited stays as it is."""
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for name, age in (("old.wav", 7200), ("new.wav", 0)):
+        (folder / name).write_bytes(b"RIFF")
+        os.utime(folder / name, (time.time() - age, time.time() - age))
+    manifest = folder / "corrections.jsonl"
+    manifest.write_text("half of a\n", encoding="utf-8")
+    arguments = ("--corrections", str(folder), "--max-corrections", "0.15")
     with GatewayProcess(asr_server, tmp_path / "g", *arguments) as small:
-        answer = corrected(small, files[0].read_bytes())
-    assert answer.status_code == 507 and answer.json()["error"]["code"] == "corrections_full"
-    assert [path.name for path in (tmp_path / "c").iterdir()] == [".lock"]
+        stored = corrected(small, files[0].read_bytes()).json()
+        full = corrected(small, files[1].read_bytes())
+        assert {path.name for path in folder.glob("*.wav")} == {"new.wav", f"{stored['id']}.wav"}
+        address = f"{small.url}/v1/corrections/{stored['id']}"
+        assert httpx.delete(address, headers={"x-correction-token": stored["token"]}).status_code == 204
+    assert full.status_code == 507 and full.json()["error"]["code"] == "corrections_full"
+    assert manifest.read_text(encoding="utf-8") == "half of a\n"
 
 
 def test_with_keys_and_a_file_that_is_too_long_for_one_request(

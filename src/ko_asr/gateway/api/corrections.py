@@ -3,10 +3,15 @@
 import asyncio
 import re
 import unicodedata
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
+import numpy as np
+from fastapi import APIRouter, Header, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from ko_asr.gateway.api.description import File, answers, form
+from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.upload import Form, drain
 from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.corrections.store import Corrections
@@ -14,11 +19,23 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 
 FILE = "audio"
-TOKEN = "x-correction-token"
 _LONGEST = 60.0  # seconds: an utterance ends after 12
 _MOST_LETTERS = 1000
 _MODEL = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}")
+
+
+class _Form(BaseModel):
+    audio: File
+    text: Annotated[str, Field(min_length=1, max_length=_MOST_LETTERS)]
+    original: Annotated[str, Field(max_length=_MOST_LETTERS)] = ""
+    model: Annotated[str, Field(pattern=f"^{_MODEL.pattern}$")]
+    consent: Literal["true"]
+
+
+class _Stored(BaseModel):
+    id: str
+    token: str
 
 
 def routes(gateway: Gateway) -> APIRouter:
@@ -27,7 +44,9 @@ def routes(gateway: Gateway) -> APIRouter:
     options = settings.corrections
     store = Corrections(options.folder, options.most_bytes) if options.folder else None
 
-    @router.post("/v1/corrections", status_code=201)
+    stored = answers(_Stored, status=201, errors=(404,))
+
+    @router.post("/v1/corrections", status_code=201, openapi_extra=form(_Form), responses=stored)
     async def correct(request: Request) -> dict[str, str]:
         """Store one clip and its text."""
         if store is None:
@@ -36,26 +55,29 @@ def routes(gateway: Gateway) -> APIRouter:
         folder = await gateway.request_folder(request)
         try:
             entry = _entry(await gateway.receive(request, folder, FILE))
-            [audio] = await gateway.decode(request, folder, FILE, Wanted())
+            (audio,) = await gateway.decode(request, folder, FILE, Wanted())
             if audio.seconds > _LONGEST:
                 raise ApiError(413, f"the clip is longer than {_LONGEST:g} s: cut it", param=FILE)
-            samples = await asyncio.to_thread(audio.read)
-            name, token = await asyncio.to_thread(store.add, samples, entry)
+            name, token = await asyncio.to_thread(lambda: store.add(_samples(audio), entry))
         finally:
             await folder.remove()
         return {"id": name, "token": token}
 
     @router.delete("/v1/corrections/{name}", status_code=204)
-    async def withdraw(name: str, request: Request) -> Response:
+    async def withdraw(name: str, x_correction_token: Annotated[str, Header()] = "") -> Response:
         """Remove a clip and its text, for who has the token that came with it."""
         if store is None:
             raise _off()
         if not _ID.fullmatch(name):
             raise ApiError(404, "there is no such correction, or the token is not its own")
-        await asyncio.to_thread(store.remove, name, request.headers.get(TOKEN, ""))
+        await asyncio.to_thread(store.remove, name, x_correction_token)
         return Response(status_code=204)
 
     return router
+
+
+def _samples(audio: Decoded) -> np.ndarray:
+    return np.concatenate(list(audio.blocks(audio.samples)))
 
 
 def _off() -> ApiError:

@@ -38,13 +38,6 @@ class Decoded:
         """Length, as counted."""
         return self.samples / SAMPLE_RATE
 
-    def read(self) -> np.ndarray:
-        """All of them, float32 [n]."""
-        if self.path is None:
-            assert self.whole is not None
-            return self.whole
-        return np.fromfile(self.path, "<f4")
-
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield [n] with n <= ``size``."""
         if self.path is None:

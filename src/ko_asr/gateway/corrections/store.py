@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,19 @@ class Corrections:
             self._check_room(2 * len(samples))
             with atomic_write(self._folder / clip, "wb") as stream:
                 soundfile.write(stream, samples, SAMPLE_RATE, "PCM_16", format="WAV")
-            self._append(json.dumps(line, ensure_ascii=False))
+            self._write([*self._lines(), json.dumps(line, ensure_ascii=False)])
         return name, token
 
     def remove(self, name: str, token: str) -> None:
         """Remove one for good. ApiError unless ``token`` is the one that was given for it."""
         with room_on_disk(), self._locked():
-            lines = list(self._lines())
-            kept = [line for line in lines if line["audio_filepath"] != f"{name}.wav"]
-            gone = [line for line in lines if line["audio_filepath"] == f"{name}.wav"]
-            if not gone or not hmac.compare_digest(gone[0].get(_TOKEN, ""), _digest(token)):
+            lines, clip = self._lines(), f"{name}.wav"
+            kept = [line for line in lines if _entry(line).get("audio_filepath") != clip]
+            told = next((entry for entry in map(_entry, lines) if entry.get("audio_filepath") == clip), {})
+            if not hmac.compare_digest(told.get(_TOKEN, ""), _digest(token)):
                 raise ApiError(404, "there is no such correction, or the token is not its own")
-            with atomic_write(self._folder / MANIFEST) as stream:
-                stream.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept)
-            (self._folder / gone[0]["audio_filepath"]).unlink(missing_ok=True)
+            self._write(kept)
+            (self._folder / clip).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -86,33 +85,36 @@ class Corrections:
         finally:
             os.close(handle)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        with contextlib.suppress(FileNotFoundError):
-            yield from map(json.loads, (self._folder / MANIFEST).read_text(encoding="utf-8").splitlines())
+    def _lines(self) -> list[str]:
+        try:
+            return (self._folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
 
-    def _append(self, line: str) -> None:
-        """Add one line, or nothing: a full disk would leave half of it."""
-        with (self._folder / MANIFEST).open("ab") as stream:
-            size = stream.tell()
-            try:
-                stream.write(f"{line}\n".encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-            except OSError:
-                stream.truncate(size)
-                raise
+    def _write(self, lines: Sequence[str]) -> None:
+        with atomic_write(self._folder / MANIFEST) as stream:
+            stream.writelines(f"{line}\n" for line in lines)
 
     def _check_room(self, more: int) -> None:
         if sum(clip.stat().st_size for clip in self._folder.glob("*.wav")) + more > self._most:
-            raise ApiError(
-                507, "no more corrections are taken: their folder is full", code="corrections_full"
-            )
+            sentence = "no more corrections are taken: their folder is full"
+            raise ApiError(507, sentence, code="corrections_full", retry_after=3600)
 
     def _sweep(self) -> None:
-        told, old = {line["audio_filepath"] for line in self._lines()}, time.time() - _ABANDONED
+        told = {_entry(line).get("audio_filepath") for line in self._lines()}
+        old = time.time() - _ABANDONED
         for clip in self._folder.glob("*.wav"):
             if clip.name not in told and clip.stat().st_mtime < old:
                 clip.unlink()
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """The entry of a line; empty for one that a person has left malformed."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(token: str) -> str:

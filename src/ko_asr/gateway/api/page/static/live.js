@@ -23,6 +23,7 @@ export class Live {
     this.offset = this.sent = this.answered = 0; // samples: where the socket began; sent; with text
     this.last = 0; // end of the last utterance, in seconds
     this.tries = 0;
+    this.lost = "unreachable"; // the trouble when it cannot connect again
     this.stopping = false;
   }
 
@@ -68,7 +69,7 @@ export class Live {
   }
 
   #again(refusal) {
-    if (refusal || this.tries === TRIES.length) return this.#end(refusal ?? this.reason ?? "lost");
+    if (refusal || this.tries === TRIES.length) return this.#end(refusal ?? this.reason ?? this.lost);
     if (!this.stopping) this.on.state("reconnecting");
     setTimeout(() => this.#ended || this.#connect(), TRIES[this.tries++]);
   }
@@ -90,6 +91,7 @@ export class Live {
     switch (event.type) {
       case "session.updated":
         this.tail = this.committed;
+        this.lost = "lost";
         if (!this.stopping) this.on.state("listening");
         this.#pump();
         break;
