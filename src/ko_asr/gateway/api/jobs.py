@@ -135,7 +135,7 @@ async def submit(jobs: Jobs, new: NewJob, folder: RequestFolder | None) -> Job:
         new = replace(new, file=jobs.files.key(store.new_id("file")))
         assert new.file is not None
         source = folder.upload if folder.content is None else folder.content
-        await asyncio.to_thread(jobs.files.put, new.file, source)
+        await jobs.files.put(new.file, source)
     try:
         job, made = await jobs.database.run(store.create(new))
     except IntegrityError:  # the same key came at the same moment
@@ -143,7 +143,7 @@ async def submit(jobs: Jobs, new: NewJob, folder: RequestFolder | None) -> Job:
     if made:
         jobs.wake()
     elif new.file:
-        await asyncio.to_thread(jobs.files.delete, new.file)
+        await jobs.files.delete(new.file)
     return job
 
 

@@ -88,7 +88,8 @@ class Exchange:
             await self._database.run(store.create(new))
         except IntegrityError:  # it came twice at the same moment
             return
-        except Exception:
+        except Exception as error:
+            LOG.warning("broker: a message comes again: %s", type(error).__name__)
             await asyncio.sleep(_PAUSE)
             raise
 

@@ -223,6 +223,7 @@ def _save(connection: Connection, lease: Lease, progress: Progress) -> None:
 
 def _end(connection: Connection, job: Job, status: str, moment: float, error: ApiError | None = None) -> None:
     values: dict[str, Any] = {"status": status, "ended_at": moment, "lease": None, "lease_until": None}
+    values["url"] = None  # it may be a secret, and nobody needs it any more
     if error is not None:
         values |= {"error_code": error.code, "error_message": error.message}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))

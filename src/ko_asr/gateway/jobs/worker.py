@@ -141,7 +141,7 @@ class _Held:
             upload = folder.upload
         if job.file:
             try:
-                await asyncio.to_thread(worker.files.get, job.file, upload)
+                await worker.files.get(job.file, upload)
             except FileNotFoundError:
                 raise ApiError(500, "the upload is gone: send it again", code="file_lost") from None
         else:
