@@ -4,8 +4,14 @@ import json
 import sys
 from types import SimpleNamespace
 
-from ko_asr.gateway.aws_lambda import handler
 
-context = SimpleNamespace(aws_request_id="1", function_name="ko-asr", memory_limit_in_mb=2048)
-answers = [handler(event, context) for event in json.load(sys.stdin)]
-json.dump(answers, sys.stdout)
+def main() -> None:
+    from ko_asr.gateway.aws_lambda import handler
+
+    context = SimpleNamespace(aws_request_id="1", function_name="ko-asr", memory_limit_in_mb=2048)
+    answers = [handler(event, context) for event in json.load(sys.stdin)]
+    json.dump(answers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
