@@ -19,7 +19,7 @@ from ko_asr.gateway.access.address import listen, server_options, summary, url
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
-from ko_asr.gateway.corrections.settings import CorrectionSettings
+from ko_asr.gateway.correction_settings import CorrectionSettings
 from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer

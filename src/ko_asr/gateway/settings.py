@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.gateway.access.settings import AccessSettings
-from ko_asr.gateway.corrections.settings import CorrectionSettings
+from ko_asr.gateway.correction_settings import CorrectionSettings
 from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.runtime import tensors
 
