@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -118,6 +119,32 @@ def nats(folder: Path) -> Iterator[str]:
         yield f"nats://127.0.0.1:{port}"
 
 
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[str]:
+    """The address of a RabbitMQ server."""
+    server, epmd = Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), shutil.which("epmd")
+    if not server.exists() or epmd is None:
+        pytest.skip("no RabbitMQ: apt-get install rabbitmq-server")
+    port, distribution, names = free_ports(3)
+    (folder / "epmd").mkdir(parents=True)
+    variables = {
+        "RABBITMQ_NODENAME": f"test{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "logs"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "ERL_EPMD_PORT": str(names),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "HOME": str(folder),
+    }
+    with _process([epmd, "-port", names], folder / "epmd"), _process([server], folder, environment=variables):
+        _wait_for_port(port, 90)
+        yield f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
 def _script(name: str) -> str | None:
     beside = Path(sys.executable).with_name(name)
     return str(beside) if beside.exists() else shutil.which(name)
@@ -140,11 +167,17 @@ def _own_folder() -> Iterator[tuple[Path, tuple[str, str]]]:
 
 @contextmanager
 def _process(
-    command: list, folder: Path, prefix: Sequence[str] = DYING_WITH_PARENT, stop: int = signal.SIGTERM
+    command: list,
+    folder: Path,
+    prefix: Sequence[str] = DYING_WITH_PARENT,
+    stop: int = signal.SIGTERM,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[None]:
     with (folder / "log").open("w", encoding="utf-8") as stream:
-        command = [*prefix, *map(str, command)]
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=folder)
+        command, variables = [*prefix, *map(str, command)], {**os.environ, **environment}
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, cwd=folder, env=variables
+        )
     try:
         yield
     finally:

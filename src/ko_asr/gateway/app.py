@@ -13,7 +13,8 @@ from ko_asr.gateway.corrections import routes as corrections
 from ko_asr.gateway.description import describe
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.jobs import api as jobs
+from ko_asr.gateway.jobs import api as jobs_api
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.openai import api as openai
@@ -29,10 +30,11 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
     metrics = Metrics()
     gateway = Gateway(settings, metrics, sockets)
+    jobs = Jobs(gateway)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with gateway:
+        async with gateway, jobs:
             yield
 
     # No pages of documentation: they would load scripts from elsewhere.
@@ -45,8 +47,8 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(corrections.routes(gateway))
     app.include_router(page.routes(gateway))
     app.include_router(authenticate.routes(gateway))
-    app.include_router(rtzr_transcribe.routes(gateway))
-    app.include_router(jobs.routes(gateway))
+    app.include_router(rtzr_transcribe.routes(jobs))
+    app.include_router(jobs_api.routes(jobs))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

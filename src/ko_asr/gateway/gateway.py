@@ -20,7 +20,6 @@ from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.live.speller import Speller
@@ -37,27 +36,27 @@ class Gateway:
         self.database = Database(settings.jobs.database_url)
         self.tokens = Tokens.shared(self.database)
         self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
-        self.jobs = Jobs(settings, self.database, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings)
         self.speller = Speller(self.recogniser)
-        self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        self.decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         if self.accounts:
             await self.accounts.__aenter__()
-        callers = self.accounts.caller if self.accounts else Caller
-        await self.jobs.start(self.recogniser, self.workspace, self._decoders, callers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.jobs.stop()
         await self.recogniser.__aexit__()
-        self._decoders.shutdown()
+        self.decoders.shutdown()
         self.workspace.close()
         if self.accounts:
             await self.accounts.__aexit__()
         self.database.close()
+
+    def caller(self, name: str) -> Caller:
+        """Who made a request by his name, for work that goes on when it is over."""
+        return self.accounts.caller(name) if self.accounts else Caller(name)
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""
@@ -83,7 +82,7 @@ class Gateway:
         self, request: Request, folder: RequestFolder, file_field: str, wanted: Wanted
     ) -> list[Decoded]:
         """Decode what was received: all channels as one, or each for itself. ApiError."""
-        audio = await decode_channels(folder, file_field, self.settings, self._decoders, wanted)
+        audio = await decode_channels(folder, file_field, self.settings, self.decoders, wanted)
         seconds = sum(channel.seconds for channel in audio)
         caller_of(request).spend(seconds)
         self.metrics.audio.inc(seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.correction_settings import CorrectionSettings
-from ko_asr.gateway.jobs.settings import JobSettings
+from ko_asr.gateway.job_settings import JobSettings
 from ko_asr.runtime import tensors
 
 DEFAULT_PORT = 9000

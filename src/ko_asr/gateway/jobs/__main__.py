@@ -11,8 +11,9 @@ import logging
 import signal
 
 from ko_asr.errors import run_main
-from ko_asr.gateway.__main__ import parse
+from ko_asr.gateway.command_line import parse
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings import Settings
 
@@ -22,7 +23,8 @@ async def work(settings: Settings) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Gateway(settings, Metrics()):
+    gateway = Gateway(settings, Metrics())
+    async with gateway, Jobs(gateway):
         print(f"jobs: {settings.jobs.workers} at a time, Triton: {settings.triton}", flush=True)
         await stop.wait()
 

@@ -20,8 +20,9 @@ from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import results, store
 from ko_asr.gateway.jobs.description import IDEMPOTENCY_KEY, DeletedJob, JobForm, JobList, JobShape
+from ko_asr.gateway.jobs.form import fingerprint, idempotency_key, new_job
 from ko_asr.gateway.jobs.job import Job
-from ko_asr.gateway.jobs.options import fingerprint, idempotency_key, new_job
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, ENDED, FAILED, QUEUED, RUNNING
 from ko_asr.gateway.openai import answers
@@ -34,9 +35,9 @@ RESULT = answers_of(VerboseTranscription | Transcription, *TEXTS, errors=(409,))
 _STATUSES = (QUEUED, RUNNING, *ENDED)
 
 
-def routes(gateway: Gateway) -> APIRouter:
-    """The routes of ``gateway``."""
-    router, jobs = APIRouter(), gateway.jobs
+def routes(jobs: Jobs) -> APIRouter:
+    """The routes of ``jobs``."""
+    router, gateway = APIRouter(), jobs.gateway
     keep = jobs.settings.keep_hours
 
     @router.post(
@@ -50,12 +51,13 @@ def routes(gateway: Gateway) -> APIRouter:
         """Take a recording, to be recognised while nobody waits."""
         folder = await gateway.request_folder(request)
         try:
-            form, key = await receive_job(request, folder, gateway), idempotency_key(request)
-            new = new_job(form, caller_of(request).name, key, jobs, gateway.settings)
-            await check_keywords(request, gateway, new)
+            form, key = await receive_job(request, folder, jobs), idempotency_key(request)
+            owner = caller_of(request).name
+            new = new_job(form, owner, gateway.settings, jobs.http, jobs.download, key)
+            await check_keywords(request, jobs.gateway, new)
             if key:
                 new = replace(new, fingerprint=await asyncio.to_thread(fingerprint, form, folder))
-            job = await submit(gateway, new, folder if form.file_bytes is not None else None)
+            job = await submit(jobs, new, folder if form.file_bytes is not None else None)
         finally:
             await folder.remove()
         return JSONResponse(job.to_json(keep), 202, {"location": f"/v1/jobs/{job.id}"})
@@ -84,7 +86,7 @@ def routes(gateway: Gateway) -> APIRouter:
     @router.get("/v1/jobs/{job}/result", response_model=None, responses=RESULT)
     async def result(request: Request, job: str) -> Response:
         """The transcript of a completed job, in the shapes of /v1/audio/transcriptions."""
-        found, parts = await finished(gateway, job, caller_of(request).name)
+        found, parts = await finished(jobs, job, caller_of(request).name)
         options = read_options(_reading(found, request.query_params), gateway.settings)
         assert found.audio_seconds is not None
         return await asyncio.to_thread(answers.answer, parts, found.audio_seconds, options)
@@ -102,12 +104,12 @@ def routes(gateway: Gateway) -> APIRouter:
 _ENDS = ("first_id", "last_id")
 
 
-async def receive_job(request: Request, folder: RequestFolder, gateway: Gateway) -> Form:
+async def receive_job(request: Request, folder: RequestFolder, jobs: Jobs) -> Form:
     """Read the form of a job, which may be larger than that of another request. ApiError, also where the
     caller has too many.
     """
-    jobs, owner = gateway.jobs, caller_of(request).name
-    settings = replace(gateway.settings, max_upload=jobs.settings.max_upload)
+    owner = caller_of(request).name
+    settings = replace(jobs.gateway.settings, max_upload=jobs.settings.max_upload)
     try:
         await jobs.database.run(store.check_room(owner, jobs.settings.max_waiting))
     except ApiError:
@@ -125,16 +127,15 @@ async def check_keywords(request: Request, gateway: Gateway, new: NewJob) -> Non
             raise
 
 
-async def submit(gateway: Gateway, new: NewJob, folder: RequestFolder | None) -> Job:
+async def submit(jobs: Jobs, new: NewJob, folder: RequestFolder | None) -> Job:
     """Put a job into the queue, with the upload in ``folder``. ApiError."""
-    jobs = gateway.jobs
     if new.key and (known := await jobs.database.run(store.by_key(new.owner, new.key, new.fingerprint))):
         return known
     if folder is not None:
         new = replace(new, file=jobs.files.key(store.new_id("file")))
         assert new.file is not None
         source = folder.upload if folder.content is None else folder.content
-        await asyncio.to_thread(jobs.files.put, new.file, source)
+        await jobs.files.put(new.file, source)
     try:
         job, made = await jobs.database.run(store.create(new))
     except IntegrityError:  # the same key came at the same moment
@@ -142,13 +143,13 @@ async def submit(gateway: Gateway, new: NewJob, folder: RequestFolder | None) ->
     if made:
         jobs.wake()
     elif new.file:
-        await asyncio.to_thread(jobs.files.delete, new.file)
+        await jobs.files.delete(new.file)
     return job
 
 
-async def finished(gateway: Gateway, job: str, owner: str) -> tuple[Job, list[list[Part]]]:
+async def finished(jobs: Jobs, job: str, owner: str) -> tuple[Job, list[list[Part]]]:
     """A completed job and the parts of its channels. ApiError while it is none."""
-    found, bodies = await gateway.jobs.database.run(store.bodies(job, owner))
+    found, bodies = await jobs.database.run(store.bodies(job, owner))
     if found.status == FAILED:
         raise ApiError(409, f"the job failed: {found.error_message}", code="job_failed")
     if found.status != COMPLETED:

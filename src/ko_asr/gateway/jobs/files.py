@@ -1,9 +1,13 @@
 """The uploads of jobs, in a folder or in S3, until their job has ended."""
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -15,18 +19,24 @@ from ko_asr.gateway.errors import ApiError
 
 _PREFIX = "uploads"
 _CHUNK = 8 << 20  # bytes; two of them are in memory
+_MOVERS = 8  # files on their way at a time
 _FULL = tuple(f"(os error {number})" for number in (28, 122, 27))  # ENOSPC, EDQUOT, EFBIG
 _PLACE_IS_FULL = "the gateway's disk is full: try again later"
+T = TypeVar("T")
 FilesError = (BaseError, OSError)  # its own errors derive from both
 
 
 class Files:
-    """Objects by key. Methods block: call them in a thread (the library's own coroutines abort at exit)."""
+    """Objects by key, moved by threads of their own: what takes minutes must not hold up leases.
+
+    The library's own coroutines are not used: a process that ends soon after one aborts.
+    """
 
     def __init__(self, place: str) -> None:
         """Open ``place``: a folder, or s3://bucket/prefix with the usual AWS variables. UserError."""
         self._folder: Path | None = None
         self._store: LocalStore | S3Store
+        self._pool = ThreadPoolExecutor(_MOVERS, "files")
         try:
             if place.startswith("s3://"):
                 self._store = S3Store.from_url(place)
@@ -42,8 +52,30 @@ class Files:
         """The key of a file that belongs to ``name``."""
         return f"{_PREFIX}/{name}"
 
-    def put(self, key: str, source: Path | bytes) -> None:
+    async def put(self, key: str, source: Path | bytes) -> None:
         """Store ``source``, a file or its bytes. ApiError when there is no room, or nobody answers."""
+        await self._in_thread(self._put, key, source)
+
+    async def get(self, key: str, target: Path) -> None:
+        """Copy an object into ``target``. FileNotFoundError; ApiError where that fails."""
+        await self._in_thread(self._get, key, target)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is gone is no error. ApiError when nobody answers."""
+        await self._in_thread(self._delete, key)
+
+    async def older_than(self, seconds: float) -> list[str]:
+        """The keys of objects that have lain there for so long. ApiError."""
+        return await self._in_thread(self._older_than, seconds)
+
+    async def remove_unfinished(self, seconds: float) -> None:
+        """Remove what writers that died left unfinished in a folder; S3 does so by a lifecycle rule."""
+        await self._in_thread(self._remove_unfinished, seconds)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def _put(self, key: str, source: Path | bytes) -> None:
         try:
             obstore.put(self._store, key, source, chunk_size=_CHUNK, max_concurrency=2)
         except FilesError as error:
@@ -51,21 +83,18 @@ class Files:
                 raise ApiError(507, _PLACE_IS_FULL, code="disk_full", retry_after=30) from error
             raise _away() from error
 
-    def get(self, key: str, target: Path) -> None:
-        """Copy an object into ``target``. FileNotFoundError; ApiError where that fails."""
+    def _get(self, key: str, target: Path) -> None:
         try:
             stream = obstore.get(self._store, key).stream(min_chunk_size=1 << 20)
-            with target.open("wb") as file:
+            with room_on_disk(), target.open("wb") as file:
                 for chunk in stream:
-                    with room_on_disk():
-                        file.write(chunk)
+                    file.write(chunk)
         except FileNotFoundError:
             raise
         except FilesError as error:
             raise _away() from error
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is gone is no error. ApiError when nobody answers."""
+    def _delete(self, key: str) -> None:
         try:
             obstore.delete(self._store, key)
         except FileNotFoundError:
@@ -73,22 +102,21 @@ class Files:
         except FilesError as error:
             raise _away() from error
 
-    def older_than(self, seconds: float) -> Iterator[list[str]]:
-        """Yield the keys of objects that have lain there for so long, some at a time. ApiError."""
+    def _older_than(self, seconds: float) -> list[str]:
         before = datetime.fromtimestamp(time.time() - seconds, UTC)
         try:
-            for found in obstore.list(self._store, _PREFIX, chunk_size=500):
-                yield [meta["path"] for meta in found if meta["last_modified"] < before]
+            pages = obstore.list(self._store, _PREFIX, chunk_size=500)
+            return [meta["path"] for found in pages for meta in found if meta["last_modified"] < before]
         except FilesError as error:
             raise _away() from error
 
-    def remove_unfinished(self, seconds: float) -> None:
-        """Remove what writers that died left unfinished in a folder; S3 does so by a lifecycle rule."""
+    def _remove_unfinished(self, seconds: float) -> None:
         if self._folder is None:
             return
         for path in (self._folder / _PREFIX).glob("*#*"):
-            if path.stat().st_mtime < time.time() - seconds:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - seconds:
+                    path.unlink()
 
 
 def _away() -> ApiError:

@@ -4,9 +4,9 @@ import asyncio
 
 from ko_asr.gateway.audio.folders import Workspace
 from ko_asr.gateway.database import Database
+from ko_asr.gateway.job_settings import JobSettings
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.files import Files
-from ko_asr.gateway.jobs.settings import JobSettings
 
 _GRACE = 10  # sweeps for which a file may lie before its job is in the database
 
@@ -25,18 +25,18 @@ class Janitor:
         while found := await self._database.run(store.done_with):
             for job, file in found:
                 await self.remove(job, file)
-        await asyncio.to_thread(self._sweep_files)
+        await self._sweep_files()
         await asyncio.to_thread(self._workspace.remove_abandoned)
 
     async def remove(self, job: str, file: str | None) -> None:
         """Remove the file of a job that has ended, and what else of a cancelled one."""
         if file:
-            await asyncio.to_thread(self._files.delete, file)
+            await self._files.delete(file)
         await self._database.run(store.forget(job))
 
-    def _sweep_files(self) -> None:
+    async def _sweep_files(self) -> None:
         age = _GRACE * self._settings.sweep_every
-        for keys in self._files.older_than(age):
-            for key in self._database.run_now(store.unnamed(keys)):
-                self._files.delete(key)
-        self._files.remove_unfinished(age)
+        keys = await self._files.older_than(age)
+        for key in await self._database.run(store.unnamed(keys)):
+            await self._files.delete(key)
+        await self._files.remove_unfinished(age)

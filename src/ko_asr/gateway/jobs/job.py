@@ -25,6 +25,7 @@ class Job:
     fields: dict[str, list[str]]
     metadata: dict[str, str]
     callback_url: str | None
+    publish: bool
     audio_seconds: float | None
     progress: int
     error_code: str | None

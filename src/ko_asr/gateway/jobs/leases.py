@@ -223,14 +223,17 @@ def _save(connection: Connection, lease: Lease, progress: Progress) -> None:
 
 def _end(connection: Connection, job: Job, status: str, moment: float, error: ApiError | None = None) -> None:
     values: dict[str, Any] = {"status": status, "ended_at": moment, "lease": None, "lease_until": None}
+    values["url"] = None  # it may be a secret, and nobody needs it any more
     if error is not None:
         values |= {"error_code": error.code, "error_message": error.message}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
     if job.callback_url:
-        announce(connection, job, status, moment, error, "webhook", job.callback_url)
+        _announce(connection, job, status, moment, error, "webhook", job.callback_url)
+    if job.publish:
+        _announce(connection, job, status, moment, error, "broker", "")
 
 
-def announce(
+def _announce(
     connection: Connection,
     job: Job,
     status: str,

@@ -4,27 +4,22 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ko_asr.errors import UserError
-from ko_asr.gateway.audio.folders import Workspace
-from ko_asr.gateway.caller import Caller
-from ko_asr.gateway.database import Database
-from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.download import Download
+from ko_asr.gateway.jobs.exchange import Exchange
 from ko_asr.gateway.jobs.files import Files
 from ko_asr.gateway.jobs.janitor import Janitor
 from ko_asr.gateway.jobs.job import Job
 from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.webhooks import Sender, read_secret
 from ko_asr.gateway.jobs.worker import Worker
-from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
 
 LOG = logging.getLogger("ko_asr.gateway")
 _SENDERS = 4  # a receiver that hangs holds one of them
@@ -32,51 +27,37 @@ _AFTER_FAILURE = 5.0  # seconds
 
 
 class Jobs:
-    """The jobs of one process. Start it when the recogniser is there."""
+    """The jobs of one process. Use it in ``async with``, when the gateway is there."""
 
-    def __init__(self, settings: Settings, database: Database, metrics: Metrics) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         """Open the places of files and secrets. UserError."""
-        jobs = settings.jobs
+        self.gateway, self.settings, self.database = gateway, gateway.settings.jobs, gateway.database
+        jobs = self.settings
         _make_folder(jobs.data)
-        self.settings, self.database = jobs, database
         self.files = Files(jobs.files_place)
         self._secret = read_secret(jobs.secret_file, make=jobs.webhook_secret is None)
-        self._all, self._metrics = settings, metrics
+        self._exchange = Exchange(jobs.broker, gateway.settings, self.database) if jobs.broker else None
         self._tasks: list[asyncio.Task[None]] = []
         self._work, self._mail = asyncio.Event(), asyncio.Event()
 
-    async def start(
-        self,
-        recogniser: Recogniser,
-        workspace: Workspace,
-        decoders: ThreadPoolExecutor,
-        callers: Callable[[str], Caller] = Caller,
-    ) -> None:
-        """Begin to work; ``callers`` finds who made a job by his name."""
+    async def __aenter__(self) -> "Jobs":
         jobs = self.settings
         self.http = SafeHttp(jobs.allow_callbacks, jobs.allow_http, jobs.webhook_timeout)
         self.download = Download(self.http, jobs.allow_urls, jobs.max_upload)
-        self._janitor = Janitor(self.database, self.files, workspace, jobs)
+        self._janitor = Janitor(self.database, self.files, self.gateway.workspace, jobs)
         for _ in range(jobs.workers):
-            worker = Worker(
-                self._all,
-                self.database,
-                self.files,
-                self._janitor,
-                self.download,
-                recogniser,
-                workspace,
-                decoders,
-                self._metrics,
-                callers,
-            )
+            worker = Worker(self.gateway, self.files, self._janitor, self.download)
             self._begin(worker.work_one, self._work, self._mail)
         sender = Sender(self.database, self.http, self._secret, jobs)
         for _ in range(_SENDERS):
             self._begin(sender.send_one, self._mail)
+        if self._exchange is not None:
+            self._begin(self._exchange.send_one, self._mail)
+            self._tasks.append(asyncio.create_task(self._exchange.run(self.http, self.download)))
         self._tasks.append(asyncio.create_task(self._sweep()))
+        return self
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Give jobs back and end."""
         for task in self._tasks:
             task.cancel()

@@ -34,6 +34,7 @@ class NewJob:
     callback_url: str | None = None
     key: str | None = None
     fingerprint: str = ""
+    publish: bool = False  # its end to the broker
 
 
 def new_id(kind: str) -> str:
@@ -59,6 +60,7 @@ def create(new: NewJob) -> Callable[[Connection], tuple[Job, bool]]:
                 fields=json.dumps(new.fields, ensure_ascii=False),
                 metadata=json.dumps(new.metadata, ensure_ascii=False),
                 callback_url=new.callback_url,
+                publish=new.publish,
             )
         )
         if new.key:

@@ -3,6 +3,7 @@
 import time
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Connection,
     Float,
@@ -37,6 +38,7 @@ JOBS = Table(
     Column("fields", Text, nullable=False),  # JSON: the form that came
     Column("metadata", Text, nullable=False),
     Column("callback_url", Text),
+    Column("publish", Boolean, nullable=False, default=False),  # its end to the broker
     Column("audio_seconds", Float),
     Column("progress", Integer, nullable=False, default=0),
     Column("error_code", String(60)),

@@ -22,10 +22,10 @@ from ssrfguard import SSRFGuardError
 
 from ko_asr.errors import UserError
 from ko_asr.gateway.database import Database
+from ko_asr.gateway.job_settings import JobSettings
 from ko_asr.gateway.jobs import deliveries
 from ko_asr.gateway.jobs.deliveries import Delivery
 from ko_asr.gateway.jobs.safe_http import SafeHttp
-from ko_asr.gateway.jobs.settings import JobSettings
 
 LOG = logging.getLogger("ko_asr.gateway")
 WEBHOOK = "webhook"

@@ -6,31 +6,26 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ko_asr.gateway.audio.decode import Decoded, decode_channels
-from ko_asr.gateway.audio.folders import RequestFolder, Workspace, room_on_disk
+from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.caller import Caller
-from ko_asr.gateway.database import Database
 from ko_asr.gateway.engine.channels import channel_parts
 from ko_asr.gateway.engine.keywords import usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.pieces import FRAME_MS
-from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import leases, results
 from ko_asr.gateway.jobs.download import Download
 from ko_asr.gateway.jobs.files import Files
 from ko_asr.gateway.jobs.janitor import Janitor
 from ko_asr.gateway.jobs.leases import Lease, Lost, Progress
-from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.openai.options import read_options
-from ko_asr.gateway.settings import Settings
 
 LOG = logging.getLogger("ko_asr.gateway")
 _BEAT = 2.0  # seconds at most between two renewals, which tell how far it is
@@ -42,34 +37,21 @@ _BAD_GATEWAY, _DOWNLOADS = 502, 8  # of an address that does not answer, so ofte
 class Worker:
     """Takes jobs from the database; any number of them may run, on any hosts."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        files: Files,
-        janitor: Janitor,
-        download: Download,
-        recogniser: Recogniser,
-        workspace: Workspace,
-        decoders: ThreadPoolExecutor,
-        metrics: Metrics,
-        callers: Callable[[str], Caller],
-    ) -> None:
-        self._settings = replace(
+    def __init__(self, gateway: Gateway, files: Files, janitor: Janitor, download: Download) -> None:
+        settings = gateway.settings
+        self.settings = replace(
             settings,
             max_seconds=settings.jobs.max_seconds,
             max_upload=settings.jobs.max_upload,
             decode_timeout=_DECODE_TIMEOUT,
         )
-        self._database, self._files, self._janitor, self._download = database, files, janitor, download
-        self._recogniser, self._workspace, self._decoders = recogniser, workspace, decoders
-        self._metrics, self._callers = metrics, callers
+        self.gateway, self.files, self.janitor, self.download = gateway, files, janitor, download
         self._name = f"{socket.gethostname()[:60]}/{os.getpid()}/{secrets.token_hex(4)}"
 
     async def work_one(self) -> bool:
         """Work at one job until it has ended or cannot go on; False where none waits."""
-        jobs = self._settings.jobs
-        lease = await self._database.run(leases.take(self._name, jobs.lease, jobs.attempts))
+        jobs = self.settings.jobs
+        lease = await self.gateway.database.run(leases.take(self._name, jobs.lease, jobs.attempts))
         if lease is None:
             return False
         held = _Held(self, lease)
@@ -82,7 +64,7 @@ class _Held:
 
     def __init__(self, worker: Worker, lease: Lease) -> None:
         self._worker, self._lease, self._percent = worker, lease, lease.job.progress
-        self._settings, self._database = worker._settings, worker._database
+        self._settings, self._database = worker.settings, worker.gateway.database
         self._seconds = 0.0
 
     async def run(self) -> None:
@@ -128,18 +110,18 @@ class _Held:
         worker, job = self._worker, self._lease.job
         try:
             self._options = read_options(job.form, self._settings)
-            folder = worker._workspace.job_folder()
+            folder = worker.gateway.workspace.job_folder()
             try:
                 await self._recognise(await self._audio(folder))
             finally:
                 await folder.remove()
-            worker._metrics.jobs.labels("completed").inc()
+            worker.gateway.metrics.jobs.labels("completed").inc()
         except ApiError as error:
             if await self._settle(error):
                 return
         if job.file:
             with contextlib.suppress(ApiError):  # the janitor comes by again
-                await worker._janitor.remove(job.id, job.file)
+                await worker.janitor.remove(job.id, job.file)
 
     async def _settle(self, error: ApiError) -> bool:
         """End the job with ``error``; True where it waits instead."""
@@ -150,7 +132,7 @@ class _Held:
             await self._database.run(leases.defer(self._lease, error))
             return True
         await self._database.run(leases.fail(self._lease, error))
-        self._worker._metrics.jobs.labels("failed").inc()
+        self._worker.gateway.metrics.jobs.labels("failed").inc()
         return False
 
     async def _audio(self, folder: RequestFolder) -> list[Decoded]:
@@ -159,36 +141,37 @@ class _Held:
             upload = folder.upload
         if job.file:
             try:
-                await asyncio.to_thread(worker._files.get, job.file, upload)
+                await worker.files.get(job.file, upload)
             except FileNotFoundError:
                 raise ApiError(500, "the upload is gone: send it again", code="file_lost") from None
         else:
             assert job.url
-            await worker._download.get(job.url, upload)
+            await worker.download.get(job.url, upload)
         wanted = self._options.audio
-        audio = await decode_channels(folder, "file", self._settings, worker._decoders, wanted)
+        audio = await decode_channels(folder, "file", self._settings, worker.gateway.decoders, wanted)
         await asyncio.to_thread(upload.unlink)
         if job.audio_seconds is None:
             seconds = sum(channel.seconds for channel in audio)
-            worker._callers(job.owner).spend(seconds)
-            worker._metrics.audio.inc(seconds)
+            worker.gateway.caller(job.owner).spend(seconds)
+            worker.gateway.metrics.audio.inc(seconds)
             await self._database.run(leases.note(self._lease, audio_seconds=audio[0].seconds))
         self._seconds = audio[0].seconds
         return audio
 
     async def _recognise(self, audio: list[Decoded]) -> None:
-        worker, caller = self._worker, self._worker._callers(self._lease.job.owner)
-        keywords = await usable(worker._recogniser, self._options.keywords, caller)
+        worker, caller = self._worker, self._worker.gateway.caller(self._lease.job.owner)
+        keywords = await usable(worker.gateway.recogniser, self._options.keywords, caller)
         if len(audio) == 1:
             await self._recognise_one(audio[0], caller, keywords)
             return
-        found = await channel_parts(audio, worker._recogniser, self._settings, caller, keywords, self._heard)
+        recogniser = worker.gateway.recogniser
+        found = await channel_parts(audio, recogniser, self._settings, caller, keywords, self._heard)
         await self._complete(0, found)
 
     async def _recognise_one(self, audio: Decoded, caller: Caller, keywords: tuple[str, ...]) -> None:
         """Go on where a worker before has saved the last part."""
         number, begin = await self._database.run(leases.saved(self._lease))
-        recogniser, unsaved = self._worker._recogniser, list[Part]()
+        recogniser, unsaved = self._worker.gateway.recogniser, list[Part]()
         source = parts(audio, recogniser, self._settings, caller, keywords, begin=begin)
         async with aclosing(source) as found:
             async for part in found:

@@ -12,10 +12,10 @@ from ko_asr.gateway.description import File, answers, form
 from ko_asr.gateway.engine.channels import utterances
 from ko_asr.gateway.engine.long_audio import Part
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.api import FILE, check_keywords, finished, receive_job, submit
 from ko_asr.gateway.jobs.job import Job
+from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, FAILED
 from ko_asr.gateway.rtzr.transcribe_options import CONFIG, WORD_TIMES, read_config
@@ -38,22 +38,22 @@ class _State(BaseModel):
     error: dict[str, str] | None = None
 
 
-def routes(gateway: Gateway) -> APIRouter:
-    """The routes of ``gateway``."""
-    router, jobs = APIRouter(prefix=f"{rtzr_errors.PREFIX}/v1"), gateway.jobs
+def routes(jobs: Jobs) -> APIRouter:
+    """The routes over ``jobs``."""
+    router, gateway = APIRouter(prefix=f"{rtzr_errors.PREFIX}/v1"), jobs.gateway
 
     @router.post("/transcribe", openapi_extra=form(_Form), responses=answers(_Made, errors=()))
     async def transcribe(request: Request) -> dict[str, str]:
         """Take a recording, to be asked for with its id."""
         folder = await gateway.request_folder(request)
         try:
-            received = await receive_job(request, folder, gateway)
+            received = await receive_job(request, folder, jobs)
             if received.file_bytes is None:
                 raise ApiError(400, "file is missing: send it as a file part", param=FILE)
             fields = read_config(received.one(CONFIG), gateway.settings.models)
-            new = NewJob(caller_of(request).name, fields, {})
+            new = NewJob(caller_of(request).name, fields, {}, publish=jobs.settings.broker is not None)
             await check_keywords(request, gateway, new)
-            job = await submit(gateway, new, folder)
+            job = await submit(jobs, new, folder)
         finally:
             await folder.remove()
         return {"id": job.id}
@@ -67,7 +67,7 @@ def routes(gateway: Gateway) -> APIRouter:
             return {"id": job, "status": "failed", "error": _error(found)}
         if found.status != COMPLETED:
             return {"id": job, "status": "transcribing"}
-        found, channels = await finished(gateway, job, owner)
+        found, channels = await finished(jobs, job, owner)
         return {"id": job, "status": "completed", "results": _results(found, channels)}
 
     return router

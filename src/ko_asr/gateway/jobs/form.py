@@ -8,7 +8,8 @@ from fastapi import Request
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.jobs.room import Jobs
+from ko_asr.gateway.jobs.download import Download
+from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.openai.options import read_options
 from ko_asr.gateway.settings import Settings
@@ -31,7 +32,15 @@ def read_form(form: Form, settings: Settings) -> dict[str, list[str]]:
     return fields
 
 
-def new_job(form: Form, owner: str, key: str | None, jobs: Jobs, settings: Settings) -> NewJob:
+def new_job(
+    form: Form,
+    owner: str,
+    settings: Settings,
+    http: SafeHttp,
+    download: Download,
+    key: str | None = None,
+    fingerprint: str = "",
+) -> NewJob:
     """What ``form`` asks for; its file is not in the store yet. ApiError."""
     url, callback = form.one("url"), form.one("callback_url")
     if (url is None) == (form.file_bytes is None):
@@ -40,9 +49,11 @@ def new_job(form: Form, owner: str, key: str | None, jobs: Jobs, settings: Setti
         owner=owner,
         fields=read_form(form, settings),
         metadata=_metadata(form.one("metadata")),
-        url=url and jobs.download.check(url),
-        callback_url=callback and jobs.http.check(callback, "callback_url"),
+        url=url and download.check(url),
+        callback_url=callback and http.check(callback, "callback_url"),
         key=key,
+        fingerprint=fingerprint,
+        publish=settings.jobs.broker is not None,
     )
 
 

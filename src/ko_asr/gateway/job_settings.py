@@ -28,6 +28,7 @@ class JobSettings:
     allow_urls: tuple[str, ...] = ()
     allow_callbacks: tuple[str, ...] = ()  # hosts that may be inside
     allow_http: bool = False
+    broker: str | None = None  # nats://, amqp:// or kafka://
     webhook_secret: Path | None = None  # a file; one in ``data`` without it
     webhook_timeout: float = 15.0
     webhook_scale: float = 1.0  # of the times between tries
@@ -74,6 +75,7 @@ class JobSettings:
         add("--allow-url", action="append", default=[], metavar="HOST", help="that jobs may name; repeatable")
         add("--allow-callback", action="append", default=[], metavar="HOST", help="inside; repeatable")
         add("--allow-http", action="store_true", help="callbacks and files without TLS")
+        add("--broker", metavar="URL", help="nats://, amqp:// or kafka://: jobs come, news go")
         add("--webhook-secret-file", type=Path, metavar="FILE", help="with whsec_... (made in --data)")
         add("--webhook-timeout", type=float, default=default.webhook_timeout, help="seconds (15)")
         add("--webhook-scale", type=float, default=default.webhook_scale, help="times between tries (1)")
@@ -97,6 +99,7 @@ class JobSettings:
             allow_urls=tuple(host.lower() for host in args.allow_url),
             allow_callbacks=tuple(host.lower() for host in args.allow_callback),
             allow_http=args.allow_http,
+            broker=args.broker,
             webhook_secret=args.webhook_secret_file,
             webhook_timeout=args.webhook_timeout,
             webhook_scale=args.webhook_scale,
