@@ -22,7 +22,8 @@ def test_demo_reaches_its_figures(demo) -> None:
     assert figures["served_equal"] == figures["served_total"] == 200
     assert max(figures["log_probs_difference"].values()) <= 1e-3
     assert figures["held_out"]["text"] == figures["gateway"]["text"]
-    assert demo.output.count(figures["held_out"]["text"]) == 2 and "http://127.0.0.1:9000/" in demo.output
+    assert demo.output.count(f"transcript  {figures['held_out']['text']}\n") == 2
+    assert "http://127.0.0.1:9000/" in demo.output
 
 
 def test_demo_scores_are_jiwers(demo) -> None:

@@ -115,7 +115,7 @@ def test_a_gateway_that_dies_loses_nothing(browser, live, speech, streamed: str)
         live.process.kill()
         expect(page.locator("#status")).to_contain_text("연결이 끊겼습니다")
         live.__enter__()
-        page.wait_for_selector("body[data-state=listening]")
+        page.wait_for_selector("body[data-state=listening]", timeout=60_000)
         text = stop_at(page, began, len(speech) / RATE + 0.3)
     assert jiwer.cer(streamed, text) <= TOLERANCE, (streamed, text)
 

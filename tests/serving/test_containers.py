@@ -153,12 +153,13 @@ def test_the_containers_onnx_runtime_computes_the_same(graph_repository: Path, t
 
 
 def test_every_stage_copies_what_exists_and_runs_as_a_user() -> None:
-    assert list(STAGES) == ["train", "export", "serve"]
+    assert list(STAGES) == ["train", "export", "serve", "gateway"]
     for stage in STAGES.values():
         assert stage["USER"] == ["1000"]
         for copy in stage["COPY"]:
             assert all((ROOT / source).exists() for source in copy.split()[:-1]), copy
     assert in_image("export", "export/to_triton.py") and in_image("train", "recipes/train_ctc.py")
+    assert in_image("gateway", "src/ko_asr/gateway/api/page/static/index.html")
     library = ("src/ko_asr/export/streaming/plan.py", "src/ko_asr/serving/health.py")
     for path in (*library, *(f"export/{name}.py" for name in ("build_plan", "closed_server", "healthcheck"))):
         assert in_image("serve", path), path

@@ -8,7 +8,7 @@ import { Realtime } from "./realtime.js";
 import { RATE } from "./recording.js";
 
 const PACKET = RATE / 10;
-const TRIES = [300, 700, 1500, 3000, 5000]; // ms before each new connection
+const TRIES = [300, 700, 1500, 3000, ...Array(10).fill(5000)]; // ms before each new connection: a minute
 const PATIENCE = 15000; // ms for the last words
 const REASONS = { full: "full", unavailable: "unavailable", timeout: "unavailable" };
 const WORDS = "item.input_audio_transcription.";
