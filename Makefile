@@ -19,7 +19,7 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded gateway lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded setup-broker gateway lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -81,6 +81,13 @@ setup-embedded: .gateway/.ready-embedded
 
 .gateway/.ready-embedded: .gateway/.ready requirements-embedded.txt
 	@.gateway/bin/pip install -q -r requirements-embedded.txt 2> >($(QUIETLY))
+	@touch $@
+
+# Clients of message brokers beside it, for --broker.
+setup-broker: .gateway/.ready-broker
+
+.gateway/.ready-broker: .gateway/.ready requirements-broker.txt
+	@.gateway/bin/pip install -q -r requirements-broker.txt 2> >($(QUIETLY))
 	@touch $@
 
 setup-ray: .ray/.ready
@@ -165,7 +172,7 @@ test-fast: .venv/.ready-dev
 	@$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
-test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready-embedded lint
+test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready-embedded .gateway/.ready-broker lint
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:

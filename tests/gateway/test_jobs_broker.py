@@ -50,7 +50,7 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
     """The address of a broker, and the program of its client."""
     found = subprocess.run([PYTHON, "-c", "import faststream"], capture_output=True)
     if found.returncode:
-        pytest.skip("no FastStream: .gateway/bin/pip install -r requirements-broker.txt")
+        pytest.skip("no FastStream: make setup-broker")
     server, program = (nats, NATS) if request.param == "nats" else (rabbitmq, RABBIT)
     with server(tmp_path / "broker") as url:
         yield url, program
