@@ -58,8 +58,9 @@ def ensemble(repository: Path) -> Callable[[np.ndarray], tuple[str, float]]:
         features = log_mel(audio)[None]
         length = np.array([[features.shape[2]]])
         ids, scores = session.run(names, {tensors.FEATURES: features, tensors.LENGTH: length})
-        tokens = ctc.collapse(ids[0], contract.blank_id, scores[0])
-        return vocabulary.text(token.id for token in tokens), ctc.confidence(tokens, scores[0])
+        best = scores[0, :, 0]
+        tokens = ctc.collapse(ids[0, :, 0], contract.blank_id, best)
+        return vocabulary.text(token.id for token in tokens), ctc.confidence(tokens, best)
 
     return hear
 

@@ -2,6 +2,7 @@
 
     python recipes/transcribe_client.py speech.wav more/*.flac
     python recipes/transcribe_client.py *.wav --url gpu-box:8001 --concurrency 8
+    python recipes/transcribe_client.py call.wav --keyword 철수:3 --keyword "서울 시청"
 
 Any format, rate and channel count that libsndfile reads. A line has file, text, confidence, duration
 (seconds) and latency_ms (request to answer); a file that fails has file and error (and code, when the server
@@ -23,6 +24,7 @@ from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
 from ko_asr.client.offline import AsrClient
 from ko_asr.errors import UserError, printable, run_main
 from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.runtime.keywords import parse_keywords
 
 
 def parse() -> argparse.Namespace:
@@ -38,19 +40,29 @@ def parse() -> argparse.Namespace:
         "--timeout", type=float, default=60.0, help="seconds to wait for one answer (default 60)"
     )
     parser.add_argument("--words", action="store_true", help="each word's times and confidence, too")
+    parser.add_argument(
+        "--keyword",
+        action="append",
+        default=[],
+        metavar="단어[:점수]",
+        help="a word to favour, -5 to 5; repeatable",
+    )
     Tls.add_options(parser)
     options = parser.parse_args()
     if options.concurrency < 1 or options.timeout <= 0:
         parser.error("--concurrency and --timeout must be positive")
+    parse_keywords(options.keyword)
     return options
 
 
-def transcribe(file: str, connect: Callable[[], AsrClient], words: bool) -> dict[str, Any]:
+def transcribe(
+    file: str, connect: Callable[[], AsrClient], words: bool, keywords: list[str]
+) -> dict[str, Any]:
     """Make the JSON line of one file; errors become a line, too."""
     try:
         audio = read_audio(file)
         started = time.perf_counter()
-        transcript = connect().transcribe(audio, words=words)
+        transcript = connect().transcribe(audio, words=words, keywords=keywords)
     except ServerError as error:
         return {"file": printable(file), "error": printable(error), "code": error.code}
     except (UserError, OSError) as error:
@@ -79,7 +91,10 @@ def main() -> int:
         client.check()
     failed = 0
     with ThreadPoolExecutor(options.concurrency) as pool:
-        for line in pool.map(lambda file: transcribe(file, connect, options.words), options.files):
+        lines = pool.map(
+            lambda file: transcribe(file, connect, options.words, options.keyword), options.files
+        )
+        for line in lines:
             failed += "error" in line
             print(json.dumps(line, ensure_ascii=False), flush=True)
     if failed:

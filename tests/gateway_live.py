@@ -84,9 +84,11 @@ def rtzr_address(url: str, **query: object) -> str:
     return f"{url.replace('http', 'ws', 1)}/rtzr/v1/transcribe:streaming?{given}"
 
 
-async def rtzr(address: str, frames: Sequence[bytes | str]) -> tuple[list[dict], int, str]:
+async def rtzr(
+    address: str, frames: Sequence[bytes | str], headers: dict[str, str] | None = None
+) -> tuple[list[dict], int, str]:
     """Send ``frames`` to RTZR's streaming; the answers, and how the socket was closed."""
-    async with websockets.connect(address) as socket:
+    async with websockets.connect(address, additional_headers=headers) as socket:
 
         async def speak() -> None:
             for frame in frames:
@@ -114,7 +116,7 @@ def finals(answers: Sequence[dict]) -> list[str]:
 
 def wait_for_figure(url: str, name: str, value: float) -> None:
     """Until a gauge of the gateway at ``url`` has ``value``."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while f"ko_asr_gateway_{name} {value}\n" not in (page := httpx.get(f"{url}/metrics").text):
         assert time.monotonic() < deadline, [line for line in page.splitlines() if name in line]
         time.sleep(0.05)

@@ -20,23 +20,25 @@ PYTHON = ROOT / ".gateway/bin/python"
 class GatewayProcess:
     """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
 
-    ``file_kib`` bounds every file that it writes, as a full disk would.
+    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs, not the module.
     """
 
     def __init__(
         self,
-        triton: str,
+        triton: str | None,
         folder: Path,
         *arguments: str,
         file_kib: int | None = None,
         environment: dict[str, str] | None = None,
+        script: Path | None = None,
     ) -> None:
         assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
         self.folder, self.log, self.data = folder / "files", folder / "log", folder / "data"
         self.folder.mkdir(parents=True)
         self._port, self._environment = free_ports(1)[0], {**os.environ, **(environment or {})}
         self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
-        command = [str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton, "--port", str(self._port)]
+        run = [str(script)] if script else ["-m", "ko_asr.gateway"]
+        command = [str(PYTHON), *run, *(["--triton", triton] if triton else []), "--port", str(self._port)]
         self._command = [*command, "--folder", str(self.folder), "--data", str(self.data), *arguments]
         if file_kib:
             limited = f'ulimit -f {file_kib}; exec "$@"'
@@ -150,11 +152,11 @@ class GatewayProcess:
 
 
 class JobWorker:
-    """A worker of jobs, `python -m ko_asr.gateway.jobs`, in a process that is easily killed."""
+    """A worker of jobs, `python -m ko_asr.gateway.worker`, in a process that is easily killed."""
 
     def __init__(self, triton: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
         folder.mkdir(parents=True, exist_ok=True)
-        command = [str(PYTHON), "-m", "ko_asr.gateway.jobs", "--triton", triton, "--folder", str(folder)]
+        command = [str(PYTHON), "-m", "ko_asr.gateway.worker", "--triton", triton, "--folder", str(folder)]
         self._command = [*DYING_WITH_PARENT, *command, *arguments]
         self.log, self._environment = folder / "log", environment
         self.start()

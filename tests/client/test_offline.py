@@ -131,6 +131,19 @@ def test_a_dead_server_is_one_sentence(demo) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_keywords_of_the_command_are_those_of_the_client(demo) -> None:
+    path, samples = utterance(demo)
+    done = run(path, "--url", demo.url, "--keyword", "가나다라:5", "--keyword", "서울 시청")
+    assert done.returncode == 0, done.stderr
+    with AsrClient(demo.url) as client:
+        assert (
+            json.loads(done.stdout)["text"]
+            == client.transcribe(samples, keywords=["가나다라:5", "서울 시청"]).text
+        )
+    done = run(path, "--url", demo.url, "--keyword", "철수:많이")
+    assert done.returncode == 2 and "'철수:많이' is no keyword" in done.stderr
+
+
 def test_resampling_keeps_a_tone_where_it_is(tmp_path: Path) -> None:
     time = np.arange(44_100) / 44_100
     left = 0.5 * np.sin(2 * np.pi * 1000 * time)

@@ -1,5 +1,6 @@
 """API keys: who comes in, how much, and what is counted, for clients that nobody here wrote."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 from backing_services import postgres
 from gateway_keys import Keys, access, client, id_of, transcribe
+from gateway_live import append, events_until, rtzr, rtzr_address
 from gateway_process import GatewayProcess
 from gateway_schemathesis import schemathesis
 from websockets.exceptions import InvalidStatus
@@ -127,7 +129,7 @@ def test_requests_at_a_time(locked, keys: Keys, files: list[Path]) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(locked.url).port), 20) as connection:
         connection.sendall((head.format(key) + kind).encode())
         deadline = time.monotonic() + 20
-        while not locked.left():
+        while locked.figure("requests_in_flight") < 2:  # the question is one
             assert time.monotonic() < deadline
             time.sleep(0.02)
         with pytest.raises(openai.RateLimitError) as caught:
@@ -236,6 +238,23 @@ def test_streams_at_a_time_and_secrets_of_browsers(locked, keys: Keys) -> None:
             assert caught.value.response.headers["retry-after"] == "1"
     with pytest.raises(openai.AuthenticationError):  # a secret makes no further ones
         client(locked, secret).realtime.client_secrets.create()
+
+
+def test_live_speech_is_taken_from_the_account_as_it_comes(locked, keys: Keys) -> None:
+    key, packet = keys.create(day=2), bytes(16_000)
+    address = rtzr_address(locked.url, sample_rate=16_000, encoding="LINEAR16")
+    bearer = {"Authorization": f"Bearer {key}"}
+    _, code, reason = asyncio.run(rtzr(address, [packet] * 8, bearer))
+    assert code == 1013 and reason.startswith("A0001: the key")
+    key = keys.create(day=2)
+    with client(locked, key).realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        assert connection.recv().type == "session.created"
+        append(connection, bytes(24_000 * 2 * 3), 24_000)
+        assert events_until(connection, "error")[-1].error.code == "insufficient_quota"
+    deadline = time.monotonic() + 20
+    while keys.usage(key)[2] != pytest.approx(2, abs=0.6):
+        assert time.monotonic() < deadline, keys.usage(key)
+        time.sleep(0.2)
 
 
 def test_rtzr_tokens(locked, keys: Keys) -> None:

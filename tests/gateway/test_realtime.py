@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +26,11 @@ from gateway_live import (
     heard,
     linear16,
     packets,
+    rtzr,
+    rtzr_address,
     wait_for_figure,
 )
+from gateway_process import GatewayProcess
 from openai import AsyncOpenAI
 from websockets.sync.client import connect
 
@@ -173,10 +177,10 @@ def test_the_pause_of_the_vad_is_that_of_the_rules(connection, asr_server: str, 
 
 def test_keywords_are_boosted_and_those_of_the_prompt_too(connection, asr_server: str, files) -> None:
     clip = linear16(read_audio(files[1]), RATE)
-    words, listed = ["주말에:5", "햇빛이"], ["밝아요", "선생님"]
+    words, listed = ["주말에:5", "햇빛이"], ["밝아요:1", "선생님:1"]
     wanted = grpc_finals(asr_server, heard(clip, RATE), None, [*words, *listed])
     assert wanted != grpc_finals(asr_server, heard(clip, RATE), None)
-    hints = {"keywords": words, "prompt": "밝아요, 선생님, 😀, KBS, 오늘 회의에서는 예산을 논의합니다."}
+    hints = {"keywords": words, "prompt": "선생님 KBS 😀, 밝아요!"}
     assert configure(connection, transcription=hints, turn_detection=None).type == "session.updated"
     append(connection, clip)
     connection.input_audio_buffer.commit()
@@ -294,8 +298,8 @@ def test_a_browser_comes_with_a_client_secret(gateway) -> None:
         gateway.sdk.realtime.client_secrets.create(session={**session, "include": ["item.x"]})
 
 
-def test_minutes_of_silence_cut_nothing(connection, talk, wanted) -> None:
-    append(connection, bytes(2 * RATE * 120), 1 << 20)
+def test_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
+    append(connection, bytes(2 * RATE * 60), 1 << 20)
     assert configure(connection).type == "session.updated"  # all of it was heard
     append(connection, talk)
     said: list[str] = []
@@ -332,3 +336,40 @@ def test_clients_that_vanish_free_their_places(gateway, talk) -> None:
             for socket in sockets:
                 socket.socket.shutdown(2)
             wait_for_figure(gateway.url, "streams_open", before)
+
+
+def test_a_client_that_is_ahead_has_to_wait(gateway) -> None:
+    """An hour of silence at once: what is held of it is bounded, and the socket is not read."""
+    url = gateway.url.replace("http", "ws") + "/v1/realtime"
+    audio = base64.b64encode(bytes(2 * RATE)).decode()
+    message, before = json.dumps({"type": "input_audio_buffer.append", "audio": audio}), gateway.memory_mib()
+
+    def send(socket) -> int:
+        for number in range(3600):
+            try:
+                socket.send(message)
+            except websockets.ConnectionClosed:
+                return number
+        return 3600
+
+    with connect(url) as socket, ThreadPoolExecutor(1) as pool:
+        speaking = pool.submit(send, socket)
+        time.sleep(1.5)
+        socket.socket.shutdown(2)
+        assert speaking.result() < 600
+    wait_for_figure(gateway.url, "streams_open", 0.0)
+    assert gateway.memory_mib() - before < 40
+
+
+def test_a_recogniser_that_is_away(tmp_path: Path) -> None:
+    """It is told at once, the session lives, and RTZR's client is asked to come again."""
+    clip = bytes(RATE)
+    with GatewayProcess("127.0.0.1:1", tmp_path / "g") as lonely:
+        with lonely.sdk.realtime.connect(extra_query=INTENT) as connection:
+            connection.recv()
+            append(connection, clip)
+            error = events_until(connection, "error")[-1].error
+            assert (error.type, error.code) == ("server_error", "unavailable")
+            assert configure(connection, turn_detection=None).type == "session.updated"
+        address = rtzr_address(lonely.url, sample_rate=16_000, encoding="LINEAR16")
+        assert asyncio.run(rtzr(address, [clip]))[1] == 1013

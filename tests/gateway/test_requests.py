@@ -18,7 +18,7 @@ from gateway_process import GatewayProcess
 from ko_asr.serving.server import TritonServer, free_ports
 
 HEAD = (
-    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+    b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n"
     b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 )
@@ -35,7 +35,7 @@ def noise(tmp_path: Path) -> Path:
 def open_upload(gateway: GatewayProcess) -> socket.socket:
     """A client that has begun to send, and has a folder."""
     client = socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])))
-    client.sendall(HEAD + bytes(1000))
+    client.sendall(HEAD + bytes(3 << 19))  # a smaller one would stay in memory
     wait(lambda: bool(gateway.left()))
     return client
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from ko_asr.errors import UserError
 from ko_asr.runtime import hangul
 from ko_asr.runtime.beam import BeamDecoder
+from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
+from ko_asr.runtime.file_decoder import FileDecoder
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import Keyword, KeywordBooster, letters, parse_keywords
 from ko_asr.runtime.prefix_search import BeamOptions
@@ -127,6 +129,30 @@ def test_finals_depend_on_the_frames_alone_and_stable_text_stays(seed, cuts, lon
         assert final.text.startswith(result.text[: result.stable])
         times = [time for word in result.words for time in (word.start_ms, word.end_ms)]
         assert times == sorted(times)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_file_is_decoded_as_a_stream_without_end_points(seed):
+    contract = Contract(
+        **dict.fromkeys(("export_id", "model", "model_sha256", "onnx_sha256"), ""),
+        **{"vocabulary": JAMO.to_json(), "blank_id": len(JAMO.pieces), "mels": 80, "sample_rate": 16_000},
+        **{"hop": 160, "subsampling": 4, "min_samples": 400, "max_samples": 160_000},
+        **{"bucket_frames": [1000], "max_batch_size": 8, "top_k": 8},
+    )
+    decode_file, log_probs = FileDecoder(contract), speech_and_silence(seed)
+    for keywords in ([Keyword("가나")], [Keyword("가나", -2.0), Keyword("각 나")]):
+        (whole,) = [r for r in decode(log_probs, [], None, keywords=keywords) if r.is_final]
+        heard = decode_file(*ranked(log_probs), keywords)
+        assert heard.text() == whole.text and heard.words() == whole.words
+        assert 0 < heard.confidence() <= 1
+    greedy = GreedyDecoder(DecoderSettings(JAMO, len(JAMO.pieces), 40.0))
+    greedy.accept(*ranked(log_probs))
+    (plain,) = greedy.finish()
+    heard = decode_file(*ranked(log_probs))
+    assert (heard.text(), heard.words()) == (plain.text, plain.words)
+    silence = decode_file(*(array[:0] for array in ranked(log_probs)), [Keyword("가나")])
+    assert (silence.text(), silence.words(), silence.confidence()) == ("", (), 0.0)
 
 
 @settings(max_examples=20, deadline=None)

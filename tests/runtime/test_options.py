@@ -10,8 +10,8 @@ from ko_asr.errors import UserError
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import KeywordBooster, booster_of, parse_keywords
-from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.keywords import Keyword, KeywordBooster, booster_of, parse_keywords
+from ko_asr.runtime.options import StreamOptions, keywords_json, read_keywords
 
 JAMO = Vocabulary(("<unk>", "▁", *hangul.JAMO), rule="compose_compat")
 SYLLABLES = Vocabulary(("<unk>", "▁철수", "철수", "▁시", "장"))
@@ -119,3 +119,16 @@ def test_a_keyword_that_no_tokens_spell_is_named(vocabulary: Vocabulary, keyword
 @pytest.mark.parametrize(("vocabulary", "keyword"), [(JAMO, "뷁ㅋㅋ 값"), (SYLLABLES, "철수 시장")])
 def test_a_keyword_that_tokens_spell_is_taken(vocabulary: Vocabulary, keyword: str) -> None:
     KeywordBooster(parse_keywords([keyword]), vocabulary)
+
+
+def test_a_file_has_keywords_and_no_end_points() -> None:
+    assert read_keywords(keywords_json(["철수:2", "서울 시청"])) == [
+        Keyword("철수", 2.0),
+        Keyword("서울 시청"),
+    ]
+    assert read_keywords("{}") == read_keywords(b'{"keywords": []}') == []
+    for wrong in (b'{"endpointing": null}', b"[]", b'{"keyword": []}'):
+        with pytest.raises(UserError, match="options of a file is an object with the key keywords, not"):
+            read_keywords(wrong)
+    with pytest.raises(UserError, match="not between -5 and 5"):
+        read_keywords(b'{"keywords": ["a:9"]}')

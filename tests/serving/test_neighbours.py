@@ -88,7 +88,14 @@ def text(value: bytes) -> np.ndarray:
 def bad_options(first_samples: int) -> Iterator[tuple[str, str, dict]]:
     audio = {tensors.AUDIO: np.zeros((1, first_samples), np.float32)}
     for name, value in OPTIONS.items():
-        yield f"options: {name}", tensors.STREAM_ENSEMBLE, audio | {tensors.OPTIONS: text(value)}
+        options = {tensors.OPTIONS: text(value)}
+        yield f"options: {name}", tensors.STREAM_ENSEMBLE, audio | options
+        yield f"options of a file: {name}", tensors.ENSEMBLE, audio | options
+
+
+def eightfold(best: np.ndarray) -> np.ndarray:
+    """Frames [1, n] whose eight best tokens are one and the same."""
+    return np.repeat(best[:, :, None], 8, axis=2)
 
 
 def bad_frames() -> Iterator[tuple[str, str, dict]]:
@@ -96,8 +103,8 @@ def bad_frames() -> Iterator[tuple[str, str, dict]]:
 
     def frames(ids: list, scores: list, length: int) -> dict:
         return {
-            tensors.TOKEN_IDS: np.array([ids], np.int32),
-            tensors.TOKEN_LOG_PROBS: np.array([scores], np.float32),
+            tensors.TOKEN_IDS: eightfold(np.array([ids], np.int32)),
+            tensors.TOKEN_LOG_PROBS: eightfold(np.array([scores], np.float32)),
             tensors.ENCODED_LENGTH: np.array([[length]], np.int64),
         }
 
@@ -195,13 +202,13 @@ def test_a_bad_request_fails_alone(
 # Breaks on requests of two frames, as a fault of our own would.
 FAULT = """
 
-def _tokens(self, ids, log_probs, sound=TritonPythonModel._tokens):
+def decode(self, ids, log_probs, keywords=(), sound=FileDecoder.__call__):
     if len(ids) == 2:
         raise RuntimeError("/a/secret/path")
-    return sound(self, ids, log_probs)
+    return sound(self, ids, log_probs, keywords)
 
 
-TritonPythonModel._tokens = _tokens
+FileDecoder.__call__ = decode
 """
 
 
@@ -213,8 +220,8 @@ def test_a_fault_of_the_server_is_one_sentence_and_a_traceback_in_its_log(demo, 
     with TritonServer(repository, demo.server) as server, triton.InferenceServerClient(server.url) as client:
 
         def decode(frames: int) -> str:
-            scores, length = np.full((1, frames), -1, np.float32), np.array([[frames]])
-            arrays = {tensors.TOKEN_IDS: np.ones((1, frames), np.int32), tensors.TOKEN_LOG_PROBS: scores}
+            scores, length = np.full((1, frames, 8), -1, np.float32), np.array([[frames]])
+            arrays = {tensors.TOKEN_IDS: np.ones((1, frames, 8), np.int32), tensors.TOKEN_LOG_PROBS: scores}
             return infer(client, tensors.DECODER, arrays | {tensors.ENCODED_LENGTH: length})
 
         with ThreadPoolExecutor(8) as pool:

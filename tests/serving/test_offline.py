@@ -19,9 +19,10 @@ from commands import run, sentence
 
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerError
-from ko_asr.client.offline import AsrClient
+from ko_asr.client.offline import AsrClient, Transcription
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError
+from ko_asr.evaluation.metrics import score
 from ko_asr.runtime import file_names, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.serving.server import TritonServer, free_ports, is_alive
@@ -155,6 +156,70 @@ def test_words_have_the_text_and_times_in_order_and_only_when_asked_for(demo) ->
             assert all(0 < word["confidence"] <= 1 for word in words)
         only = client.infer(tensors.ENSEMBLE, [tensor], outputs=[triton.InferRequestedOutput(tensors.TEXT)])
     assert [output.name for output in only.get_response().outputs] == [tensors.TEXT]
+
+
+def asked(client: triton.InferenceServerClient, rows: np.ndarray, options: list[str]) -> list[str]:
+    """The texts of ``rows`` with options of their own."""
+    inputs = [triton.InferInput(tensors.AUDIO, list(rows.shape), "FP32")]
+    inputs[0].set_data_from_numpy(rows)
+    inputs.append(triton.InferInput(tensors.OPTIONS, [len(rows), 1], "BYTES"))
+    inputs[1].set_data_from_numpy(np.array([[one.encode()] for one in options], np.object_))
+    found = client.infer(tensors.ENSEMBLE, inputs).as_numpy(tensors.TEXT)
+    return [text.decode() for text in found[:, 0]]
+
+
+def test_keywords_are_heard_by_the_requests_that_bring_them(demo) -> None:
+    """Beside requests without, in batches; the reference's own words are the keywords."""
+    entries = list(read_manifest(demo.manifests["eval_other"]))[:48]
+    audio = [read_audio(entry["audio_filepath"]) for entry in entries]
+    wanted = [tuple(f"{word}:3" for word in dict.fromkeys(entry["text"].split())) for entry in entries]
+    plain = served(demo.url, audio, 1)
+
+    def one(number: int) -> Transcription:
+        with AsrClient(demo.url) as client:
+            keywords = wanted[number // 2] if number % 2 else ()
+            return client.transcribe(audio[number // 2], words=True, keywords=keywords)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(one, range(2 * len(audio))))
+    assert [answer.text for answer in answers[::2]] == plain
+    references, boosted = [entry["text"] for entry in entries], [answer.text for answer in answers[1::2]]
+    errors = [score(text, answer).cer for text, answer in zip(references, boosted, strict=True)]
+    errors_without = [score(text, answer).cer for text, answer in zip(references, plain, strict=True)]
+    assert sum(errors) < 0.6 * sum(errors_without)
+    for answer in answers:
+        assert answer.text == " ".join(word["text"] for word in answer.words)
+        assert 0 <= answer.confidence <= 1
+    print(f"mean CER without {np.mean(errors_without):.3f}, with {np.mean(errors):.3f}")
+
+
+def test_rows_of_one_request_have_keywords_of_their_own(demo) -> None:
+    samples = next(samples for samples in utterances(demo).values() if len(samples) >= 16_000)
+    with triton.InferenceServerClient(demo.url) as client, AsrClient(demo.url) as single:
+        keywords = ["가나다라:5"]
+        found = asked(client, np.stack([samples] * 2), ["{}", json.dumps({"keywords": keywords})])
+        assert found == [single.transcribe(samples, keywords=words).text for words in ((), keywords)]
+
+
+def test_a_bad_keyword_is_that_requests_own(demo) -> None:
+    samples = next(iter(utterances(demo).values()))
+    alone = served(demo.url, [samples], 1)[0]
+
+    def one(keywords: tuple[str, ...]) -> str:
+        with AsrClient(demo.url) as client:
+            try:
+                return client.transcribe(samples, keywords=keywords).text
+            except ServerError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(one, [(), ("abc",), ("철수:9",)] * 8))
+    assert set(answers[::3]) == {alone}
+    assert set(answers[1::3]) == {
+        "INVALID_ARGUMENT: this model has no tokens for a b c of keyword 'abc' and cannot hear it: write it "
+        "in letters of its vocabulary, Hangul as it is spoken"
+    }
+    assert set(answers[2::3]) == {"INVALID_ARGUMENT: the score of keyword '철수:9' is not between -5 and 5"}
 
 
 BAD = {

@@ -71,7 +71,7 @@ def test_silence_leaves_the_front_end_with_a_length_that_no_audio_has(
     audio = np.zeros((2, 16_000), np.float32)
     audio[1, 8000:9000] = 0.005
     audio[1, 8100:8500] *= -1  # -46 dBFS
-    outputs = model._padded(audio)
+    outputs = model.front_end(audio)
     assert outputs[tensors.SAMPLES][:, 0].tolist() == [SILENT_FRAMES * 160 if gated else 16_000, 16_000]
     assert np.array_equal(outputs[tensors.PADDED_AUDIO][:, :16_000], audio)
 
@@ -80,8 +80,8 @@ def test_the_decoder_answers_silence_with_nothing(tmp_path: Path, monkeypatch: p
     offline.write_models(tmp_path, CONTRACT, offline.Serving(), TEMPLATES, {})
     model = step(tmp_path / tensors.DECODER, monkeypatch)
     request = Request(
-        token_ids=np.array([[1, 2, 2], [1, 2, 2]], np.int32),
-        token_log_probs=np.full((2, 3), -0.01, np.float32),
+        token_ids=np.array([[[1], [2], [2]]] * 2, np.int32),
+        token_log_probs=np.full((2, 3, 1), -0.01, np.float32),
         encoded_length=np.array([[SILENT_FRAMES // 8 + 1], [3]]),
     )
     (answer,) = model.execute([request])

@@ -1,4 +1,7 @@
-"""The encoder's best token of each frame to text, confidence and words with their times: greedy CTC."""
+"""The encoder's best tokens of each frame to text, confidence and words with their times.
+
+Greedy CTC, or a beam search for the requests that bring keywords.
+"""
 
 import json
 import sys
@@ -11,8 +14,10 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import answers, ctc, results, tensors
+from ko_asr.runtime import answers, tensors
 from ko_asr.runtime.contract import Contract
+from ko_asr.runtime.file_decoder import FileDecoder, Heard
+from ko_asr.runtime.options import read_keywords
 
 
 class TritonPythonModel:
@@ -21,8 +26,8 @@ class TritonPythonModel:
     def initialize(self, args: dict) -> None:
         """Read the contract; refuse models of another export, which would answer with wrong words."""
         self.contract = Contract.load(FOLDER)
-        self.vocabulary = self.contract.text_vocabulary()
         self.contract.check_deployment(args, self.contract.models, tensors.ENCODER)
+        self.decode = FileDecoder(self.contract)
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
@@ -39,27 +44,33 @@ class TritonPythonModel:
                 f"{lengths.max()} do not belong together"
             )
         # Silence comes with a negative length: no frames, and a confidence of 0.
-        scores = [row[: max(0, length)] for row, length in zip(log_probs, lengths[:, 0], strict=True)]
-        tokens = [self._tokens(row[: len(score)], score) for row, score in zip(ids, scores, strict=True)]
-        makers = {
-            tensors.TEXT: lambda: self._strings(self.vocabulary.text(t.id for t in row) for row in tokens),
-            tensors.CONFIDENCE: lambda: np.array(
-                [[ctc.confidence(*row)] for row in zip(tokens, scores, strict=True)], dtype=np.float32
-            ),
-            tensors.WORDS: lambda: self._strings(self._words(row) for row in tokens),
-        }
-        wanted = request.requested_output_names()
-        return answers.response(pb_utils, {name: makers[name]() for name in wanted})
-
-    def _tokens(self, ids: np.ndarray, log_probs: np.ndarray) -> list[ctc.Token]:
-        ctc.check_frames(ids, log_probs, self.contract.blank_id)
-        return ctc.collapse(ids, self.contract.blank_id, log_probs)
+        frames = [max(0, length) for length in lengths[:, 0]]
+        rows = zip(ids, log_probs, frames, self._keywords(request, len(ids)), strict=True)
+        heard = [self.decode(row[:count], scores[:count], words) for row, scores, count, words in rows]
+        makers = {tensors.TEXT: _texts, tensors.CONFIDENCE: _confidences, tensors.WORDS: _words}
+        return answers.response(
+            pb_utils, {name: makers[name](heard) for name in request.requested_output_names()}
+        )
 
     @staticmethod
-    def _strings(values) -> np.ndarray:
-        return np.array([[value.encode()] for value in values], dtype=np.object_)
+    def _keywords(request, rows: int) -> list[list]:
+        """The keywords of each row."""
+        given = pb_utils.get_input_tensor_by_name(request, tensors.OPTIONS)
+        return [read_keywords(options) for options in given.as_numpy()[:, 0]] if given else [[]] * rows
 
-    def _words(self, tokens: list[ctc.Token]) -> str:
-        """A JSON list of words: text, start_ms, end_ms, confidence."""
-        found = results.words(tokens, self.vocabulary, 1000 * self.contract.frame_seconds)
-        return json.dumps([word.to_json() for word in found], ensure_ascii=False)
+
+def _texts(heard: list[Heard]) -> np.ndarray:
+    return _strings(one.text() for one in heard)
+
+
+def _confidences(heard: list[Heard]) -> np.ndarray:
+    return np.array([[one.confidence()] for one in heard], dtype=np.float32)
+
+
+def _words(heard: list[Heard]) -> np.ndarray:
+    """JSON lists of words: text, start_ms, end_ms, confidence."""
+    return _strings(json.dumps([word.to_json() for word in one.words()], ensure_ascii=False) for one in heard)
+
+
+def _strings(values) -> np.ndarray:
+    return np.array([[value.encode()] for value in values], dtype=np.object_)

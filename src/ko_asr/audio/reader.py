@@ -172,9 +172,7 @@ class AudioReader:
         first = round(start * self.rate)
         count = None if end is None else max(0, round((end - start) * self.rate))
         given = 0
-        for block in self._decoded(first, count, dtype):
-            if dtype == "float32":
-                check_values(block, first + given, self.rate)
+        for block in self._checked(first, count, dtype):
             given += len(block)
             mono = self._mixdown(block)
             self.repairs = self._mixdown.repairs
@@ -184,6 +182,19 @@ class AudioReader:
                 f"segment outside the audio ({(count - given) / self.rate:.1f} s beyond its end)",
                 f"ends {(count - given) / self.rate:.1f} s before the segment that was asked for",
             )
+
+    def channel_blocks(self) -> Iterator[np.ndarray]:
+        """Yield float32 [n, channels] from beginning to end. Raises AudioProblem like `blocks`."""
+        self.check()
+        yield from self._checked(0, None, "float32")
+
+    def _checked(self, first: int, count: int | None, dtype: str) -> Iterator[np.ndarray]:
+        given = 0
+        for block in self._decoded(first, count, dtype):
+            if dtype == "float32":
+                check_values(block, first + given, self.rate)
+            given += len(block)
+            yield block
 
     def _decoded(self, first: int, count: int | None, dtype: str) -> Iterator[np.ndarray]:
         """Yield [n, channels] from sample ``first`` on, ``count`` samples or all that there are."""

@@ -1,14 +1,17 @@
 """A gRPC connection to a server, and its errors: a class each."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ko_asr.errors import UserError
-from ko_asr.runtime import failure
+from ko_asr.runtime import failure, tensors
 
 DEFAULT_URL = "127.0.0.1:8001"
+# Triton's messages for an older export
+_NO_OPTIONS = re.compile(f"(expected number of inputs|unexpected inference input).*'{tensors.OPTIONS}'")
 
 
 class ServerError(UserError):
@@ -29,6 +32,10 @@ class AnswerTimeout(ServerError):
 
 class RequestRefused(ServerError):
     """A request that the server cannot use (INVALID_ARGUMENT)."""
+
+
+class KeywordsNotTaken(RequestRefused):
+    """Keywords for a model that was exported without that input (INVALID_ARGUMENT)."""
 
 
 class StreamsFull(ServerError):
@@ -99,6 +106,10 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
         )
     if code == "DEADLINE_EXCEEDED":
         return AnswerTimeout(code, f"no answer from {url} within {timeout:g} s")
+    if code == "INVALID_ARGUMENT" and _NO_OPTIONS.search(text):
+        return KeywordsNotTaken(
+            code, f"{model!r} at {url} takes no keywords: export it again with export/to_triton.py"
+        )
     text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
     kind = RequestRefused if code == "INVALID_ARGUMENT" else ServerError
     return kind(code, text.strip())

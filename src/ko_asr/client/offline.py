@@ -7,6 +7,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ko_asr.client.connection import DEFAULT_URL, ServerUnavailable, Tls, connec
 from ko_asr.errors import UserError
 from ko_asr.runtime import tensors
 from ko_asr.runtime.frames import SAMPLE_RATE
+from ko_asr.runtime.options import keywords_json
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Transcription:
     words: tuple[dict[str, Any], ...] = ()
 
 
-def _request(library: Any, audio: np.ndarray, sample_rate: int, words: bool) -> dict[str, Any]:
+def _request(
+    library: Any, audio: np.ndarray, sample_rate: int, words: bool, keywords: Sequence[str]
+) -> dict[str, Any]:
     """The arguments of ``infer`` for one recording."""
     audio = np.ascontiguousarray(audio)[None, :]
     kind = {"float32": "FP32", "float64": "FP64", "int16": "INT16"}.get(audio.dtype.name)
@@ -40,9 +44,14 @@ def _request(library: Any, audio: np.ndarray, sample_rate: int, words: bool) -> 
     samples.set_data_from_numpy(audio)
     rate = library.InferInput(tensors.RATE, [1, 1], "INT32")
     rate.set_data_from_numpy(np.array([[sample_rate]], np.int32))
+    inputs = [samples, rate]
+    if keywords:
+        options = library.InferInput(tensors.OPTIONS, [1, 1], "BYTES")
+        options.set_data_from_numpy(np.array([[keywords_json(keywords).encode()]], np.object_))
+        inputs.append(options)
     wanted = [tensors.TEXT, tensors.CONFIDENCE, *([tensors.WORDS] if words else [])]
     outputs = [library.InferRequestedOutput(name) for name in wanted]
-    return {"model_name": tensors.ENSEMBLE, "inputs": [samples, rate], "outputs": outputs}
+    return {"model_name": tensors.ENSEMBLE, "inputs": inputs, "outputs": outputs}
 
 
 def _transcription(answer: Any, words: bool) -> Transcription:
@@ -85,14 +94,20 @@ class AsrClient:
             raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error
 
     def transcribe(
-        self, audio: np.ndarray, sample_rate: int = SAMPLE_RATE, *, words: bool = False
+        self,
+        audio: np.ndarray,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        words: bool = False,
+        keywords: Sequence[str] = (),
     ) -> Transcription:
         """Transcribe float32 ``audio`` [n] in -1..1, with each word's times if ``words``.
 
-        Raises ServerError with the gRPC code. The rate is sent along: the server refuses one that is not the
-        model's.
+        ``keywords``, 단어 or 단어:점수, are favoured. Raises ServerError with the gRPC code, KeywordsNotTaken
+        where the model was exported without that input. The rate is sent along: the server refuses one that
+        is not the model's.
         """
-        request = _request(self._triton, audio, sample_rate, words)
+        request = _request(self._triton, audio, sample_rate, words, keywords)
         try:
             return _transcription(self._client.infer(**request, client_timeout=self.timeout), words)
         except self._triton.InferenceServerException as error:
@@ -117,10 +132,15 @@ class AsyncAsrClient:
         await self._client.close()
 
     async def transcribe(
-        self, audio: np.ndarray, sample_rate: int = SAMPLE_RATE, *, words: bool = False
+        self,
+        audio: np.ndarray,
+        sample_rate: int = SAMPLE_RATE,
+        *,
+        words: bool = False,
+        keywords: Sequence[str] = (),
     ) -> Transcription:
         """Transcribe like `AsrClient.transcribe`."""
-        request = _request(self._triton, audio, sample_rate, words)
+        request = _request(self._triton, audio, sample_rate, words, keywords)
         try:
             return _transcription(await self._client.infer(**request, client_timeout=self.timeout), words)
         except self._triton.InferenceServerException as error:

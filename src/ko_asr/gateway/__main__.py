@@ -6,22 +6,24 @@ It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/ga
 """
 
 import argparse
+import gc
 import logging
 import os
 from pathlib import Path
 
 import uvicorn
 
-from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
 from ko_asr.gateway.access.address import listen, server_options, summary, url
-from ko_asr.gateway.access.settings import AccessSettings
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
-from ko_asr.gateway.jobs.settings import JobSettings
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer
-from ko_asr.gateway.settings import DEFAULT_PORT, MIB, Settings
+from ko_asr.gateway.settings.access import AccessSettings
+from ko_asr.gateway.settings.corrections import CorrectionSettings
+from ko_asr.gateway.settings.engine import EngineSettings
+from ko_asr.gateway.settings.gateway import DEFAULT_PORT, MIB, Settings
+from ko_asr.gateway.settings.jobs import JobSettings
 
 
 def parse(program: str = "python -m ko_asr.gateway", description: str | None = __doc__) -> Settings:
@@ -33,7 +35,6 @@ def parse(program: str = "python -m ko_asr.gateway", description: str | None = _
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--triton", default=DEFAULT_URL, metavar="HOST:PORT", help=f"Triton's gRPC (default {DEFAULT_URL})")
     add("--port", type=int, default=DEFAULT_PORT, help=f"port (default {DEFAULT_PORT})")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the model; repeatable")
     add("--max-upload", type=float, default=default.max_upload / MIB, metavar="MIB", help="of a file (25)")
@@ -45,6 +46,8 @@ def parse(program: str = "python -m ko_asr.gateway", description: str | None = _
     add("--timeout", type=float, default=default.timeout, help="seconds for Triton's answer to a piece (60)")
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
+    EngineSettings.add_options(parser)
+    CorrectionSettings.add_options(parser)
     JobSettings.add_options(parser)
     AccessSettings.add_options(parser)
     args = parser.parse_args()
@@ -54,7 +57,7 @@ def parse(program: str = "python -m ko_asr.gateway", description: str | None = _
     if args.piece_seconds < 2:
         parser.error("--piece-seconds must be at least 2")
     return Settings(
-        triton=args.triton,
+        engine=EngineSettings.of(args),
         port=args.port,
         aliases=tuple(args.alias),
         max_upload=int(args.max_upload * MIB),
@@ -66,6 +69,7 @@ def parse(program: str = "python -m ko_asr.gateway", description: str | None = _
         timeout=args.timeout,
         folder=args.folder,
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
+        corrections=CorrectionSettings.of(args),
         jobs=JobSettings.of(args),
         access=AccessSettings.of(args),
     )
@@ -84,10 +88,12 @@ def main() -> None:
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
-    print(f"gateway: {address}/v1; Triton: {settings.triton}; reads {ffmpeg}")
+    print(f"gateway: {address}/v1; {settings.engine}; reads {ffmpeg}")
     print(f"lets in: {summary(settings.access, listening)}")
+    print(f"page: {address}/")
     key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
     print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
+    gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -7,19 +7,20 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from ko_asr.gateway import plain_api
-from ko_asr.gateway.access.guard import guarded
-from ko_asr.gateway.description import describe
+from ko_asr.gateway.api import corrections, jobs
+from ko_asr.gateway.api import plain as plain_api
+from ko_asr.gateway.api.description import describe
+from ko_asr.gateway.api.openai import api as openai
+from ko_asr.gateway.api.openai import realtime
+from ko_asr.gateway.api.page import routes as page
+from ko_asr.gateway.api.rtzr import authenticate
+from ko_asr.gateway.api.rtzr import streaming as rtzr_streaming
 from ko_asr.gateway.errors import add_handlers
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.jobs import api as jobs
+from ko_asr.gateway.guard import guarded
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
-from ko_asr.gateway.openai import api as openai
-from ko_asr.gateway.openai import realtime
-from ko_asr.gateway.rtzr import authenticate
-from ko_asr.gateway.rtzr import streaming as rtzr_streaming
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 
 def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
@@ -39,6 +40,8 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     app.include_router(realtime.routes(gateway))
     app.include_router(rtzr_streaming.routes(gateway))
     app.include_router(plain_api.routes(gateway))
+    app.include_router(corrections.routes(gateway))
+    app.include_router(page.routes(gateway))
     app.include_router(authenticate.routes(gateway))
     app.include_router(jobs.routes(gateway))
 

@@ -1,30 +1,32 @@
 """Work that nobody waits for any more is given up."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import AsyncIterator
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-T = TypeVar("T")
 
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client of ``request``, whose body is read, leaves.
+@contextlib.asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel the block when the client of ``request``, whose body is read, leaves.
 
     Raises ClientDisconnect then.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    working = asyncio.current_task()
+    assert working is not None
+    before = working.cancelling()
+    watch = asyncio.create_task(_gone(request))
+    watch.add_done_callback(lambda done: None if done.cancelled() else working.cancel())
     try:
-        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        yield
+    except asyncio.CancelledError:
+        if watch.done() and not watch.cancelled() and working.uncancel() <= before:
+            raise ClientDisconnect from None
+        raise
     finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        watch.cancel()
 
 
 async def _gone(request: Request) -> None:

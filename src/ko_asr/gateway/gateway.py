@@ -1,6 +1,7 @@
 """What all requests of one gateway share, and the steps that every request with audio takes."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
@@ -8,21 +9,23 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
-from ko_asr.gateway.audio.decode import Decoded, decode
+from ko_asr.gateway.audio.decode import Decoded, decode_channels
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.caller import Caller, caller_of
 from ko_asr.gateway.database import Database
-from ko_asr.gateway.disconnect import while_connected
+from ko_asr.gateway.engine.channels import channel_parts
+from ko_asr.gateway.engine.engines import engine_maker
+from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
-from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 
 class Gateway:
@@ -35,11 +38,11 @@ class Gateway:
         self.tokens = Tokens.shared(self.database)
         self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
         self.jobs = Jobs(settings, self.database, metrics)
+        self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
-        self.recogniser = Recogniser(self.settings)
-        self.speller = Speller(self.recogniser)
+        self.recogniser = Recogniser(self.settings, self._make_engine())
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
         if self.accounts:
             await self.accounts.__aenter__()
@@ -66,27 +69,39 @@ class Gateway:
 
     async def receive(self, request: Request, folder: RequestFolder, file_field: str) -> Form:
         """Read the request's form, with its file. ApiError when it has none."""
-        form = await receive(request, file_field, folder.upload, self.settings)
+        form = await receive(request, file_field, folder, self.settings)
         if form.file_bytes is None:
             how = f"send it as a file part, as curl -F {file_field}=@speech.wav does"
             raise ApiError(400, f"{file_field} is missing: {how}", param=file_field)
         return form
 
-    async def decode(self, request: Request, folder: RequestFolder, file_field: str) -> Decoded:
-        """Decode what was received. ApiError; ClientDisconnect when the client leaves."""
-        audio = await while_connected(request, decode(folder, file_field, self.settings, self._decoders))
-        caller_of(request).spend(audio.seconds)
-        self.metrics.audio.inc(audio.seconds)
+    async def keywords(self, request: Request, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model takes. ApiError."""
+        return await usable(self.recogniser.try_keywords, wanted, caller_of(request))
+
+    async def decode(
+        self, request: Request, folder: RequestFolder, file_field: str, wanted: Wanted
+    ) -> list[Decoded]:
+        """Decode what was received: all channels as one, or each for itself. ApiError."""
+        audio = await decode_channels(folder, file_field, self.settings, self._decoders, wanted)
+        seconds = sum(channel.seconds for channel in audio)
+        caller_of(request).spend(seconds)
+        self.metrics.audio.inc(seconds)
         return audio
 
-    async def transcribe(self, request: Request, audio: Decoded) -> list[Part]:
-        """Recognise all of ``audio``. ApiError; ClientDisconnect when the client leaves."""
+    async def transcribe(
+        self, request: Request, audio: Sequence[Decoded], keywords: tuple[str, ...] = ()
+    ) -> list[list[Part]]:
+        """Recognise all of every channel. ApiError."""
         caller = caller_of(request)
+        if len(audio) > 1:
+            return await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
+        found = parts(audio[0], self.recogniser, self.settings, caller, keywords)
+        return [[part async for part in found]]
 
-        async def collect() -> list[Part]:
-            return [part async for part in parts(audio, self.recogniser, self.settings, caller)]
-
-        return await while_connected(request, collect())
+    async def stream_keywords(self, websocket: WebSocket, wanted: Keywords) -> tuple[str, ...]:
+        """The keywords of ``wanted`` that the model of live speech takes. ApiError."""
+        return await usable(self.recogniser.try_stream_keywords, wanted, caller_of(websocket))
 
     def speech(self, websocket: WebSocket, take: Take) -> Speech:
         """The live speech of a WebSocket; ``take`` gets what is heard."""

@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
 
 LOG = logging.getLogger("ko_asr.gateway")
@@ -35,6 +37,10 @@ class Metrics:
         self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
         self.jobs = Counter("jobs", "Jobs ended by workers of this process", ["status"], **options)
 
+    def add(self, collector: Collector) -> None:
+        """Show what ``collector`` tells as well."""
+        self._registry.register(collector)
+
     def page(self) -> bytes:
         """All figures in Prometheus's text format."""
         page: bytes = generate_latest(self._registry)
@@ -52,13 +58,17 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        versions = answered_by.begin()
         request_id, started, status = f"req_{secrets.token_hex(12)}", time.perf_counter(), CLIENT_GONE
 
         async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if versions:
+                    headers["x-model-version"] = ", ".join(sorted(versions))
             await send(message)
 
         with self._metrics.in_flight.track_inprogress():

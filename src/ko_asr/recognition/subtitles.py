@@ -27,14 +27,25 @@ class Cue(NamedTuple):
     lines: list[str]
 
 
-def cues(transcript: Transcript) -> list[Cue]:
-    """A new subtitle at each utterance, and where two lines or seven seconds are full."""
-    groups = [group for result in transcript.utterances for group in _groups(result.words)]
-    starts = [group[0].start_ms for group in groups[1:]] + [round(1000 * transcript.duration)]
+def cues(transcript: Transcript, labels: Sequence[str] = ()) -> list[Cue]:
+    """A new subtitle at each utterance, and where two lines or seven seconds are full.
+
+    ``labels``, one an utterance, stand before each of its subtitles and tell who speaks.
+    """
+    labels = labels or [""] * len(transcript.utterances)
+    groups = [
+        (group, label)
+        for result, label in zip(transcript.utterances, labels, strict=True)
+        for group in _groups(result.words)
+    ]
+    groups.sort(key=lambda pair: pair[0][0].start_ms)  # speakers may interrupt each other
+    starts = [group[0].start_ms for group, _ in groups[1:]] + [round(1000 * transcript.duration)]
     found = []
-    for group, following in zip(groups, starts, strict=True):
+    for (group, label), following in zip(groups, starts, strict=True):
         start, end = group[0].start_ms, group[-1].end_ms
-        found.append(Cue(start, max(end, min(start + SHORTEST_CUE, following)), _lines(group)))
+        first, *more = _lines(group)
+        lines = [f"{label} {first}".lstrip(), *more]
+        found.append(Cue(start, max(end, min(start + SHORTEST_CUE, following)), lines))
     return found
 
 
@@ -60,23 +71,23 @@ def _clock(ms: int, separator: str) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{separator}{rest:03}"
 
 
-def srt(transcript: Transcript) -> str:
-    """SubRip: numbered cues, times with a comma."""
+def srt(transcript: Transcript, labels: Sequence[str] = ()) -> str:
+    """SubRip: numbered cues, times with a comma; ``labels`` as for `cues`."""
     return "".join(
         f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n"
         + "\n".join(cue.lines)
         + "\n\n"
-        for number, cue in enumerate(cues(transcript), 1)
+        for number, cue in enumerate(cues(transcript, labels), 1)
     )
 
 
-def vtt(transcript: Transcript) -> str:
-    """WebVTT (W3C): times with a point, &, < and > escaped."""
+def vtt(transcript: Transcript, labels: Sequence[str] = ()) -> str:
+    """WebVTT (W3C): times with a point, &, < and > escaped; ``labels`` as for `cues`."""
     return "WEBVTT\n\n" + "".join(
         f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n"
         + html.escape("\n".join(cue.lines), quote=False)
         + "\n\n"
-        for cue in cues(transcript)
+        for cue in cues(transcript, labels)
     )
 
 

@@ -13,10 +13,10 @@ Runs inside the server. A language model is a `Scorer`, made by the caller.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from ko_asr.runtime.best_path import in_order, likely_tokens, path_tokens
 from ko_asr.runtime.ctc import Token
 from ko_asr.runtime.ctc_decoder import CtcDecoder, DecoderSettings
 from ko_asr.runtime.endpoint import MAX_UTTERANCE, SILENCE_WITHOUT_SPEECH
@@ -56,16 +56,12 @@ class BeamDecoder(CtcDecoder):
 
         Returns finals, and last a partial when the text has changed.
         """
-        width = self.options.tokens_a_frame
-        ids, log_probs = np.asarray(ids)[:, :width], np.asarray(log_probs)[:, :width]
-        likely = (log_probs >= log_probs[:, :1] - self.options.token_threshold).sum(1)
-        likely[~np.isfinite(log_probs[:, 0])] = 0  # a frame of NaN holds nothing
         results: list[Result] = []
-        for tokens, scores, count in zip(ids.tolist(), log_probs.tolist(), likely.tolist(), strict=True):
-            if not count or (count == 1 and tokens[0] == self.blank_id):
+        for tokens, scores in likely_tokens(ids, log_probs, self.blank_id, self.options):
+            if not tokens:
                 self._search.silence()
             else:
-                self._search.step(self._frame, tokens[:count], scores[:count])
+                self._search.step(self._frame, tokens, scores)
                 results += self._at_word()
             self._frame += 1
             results += self._at_silence()
@@ -129,7 +125,7 @@ class BeamDecoder(CtcDecoder):
     def _settle(self) -> int:
         """Take in what the whole beam agrees on; returns how many characters of the text can never change."""
         common = self._search.settled(self._settled)
-        text = self._text + self._read([*self._tail, *_tokens(common.path(self._settled))])
+        text = self._text + self._read([*self._tail, *path_tokens(common.path(self._settled))])
         if common is not self._settled:
             self._take(common)
         return stable_length(text, self.vocabulary.rule)
@@ -137,7 +133,7 @@ class BeamDecoder(CtcDecoder):
     def _take(self, prefix: Prefix) -> None:
         """Keep the tokens above ``prefix`` as words and text, and forget the branches that left them."""
         path = prefix.path(self._settled)
-        for token in _tokens(path)[:-1]:
+        for token in path_tokens(path)[:-1]:
             if self.vocabulary.begins_word(token.id) and (settled := self._tail_words(self._tail)):
                 self._words += settled
                 self._text += self._read(self._tail)
@@ -149,38 +145,11 @@ class BeamDecoder(CtcDecoder):
         self._settled = prefix.parent
 
     def _spell(self, prefix: Prefix) -> tuple[str, tuple[Word, ...]]:
-        tokens = [*self._tail, *_tokens(prefix.path(self._settled))]
-        return self._text + self._read(tokens), _in_order([*self._words, *self._tail_words(tokens)])
+        tokens = [*self._tail, *path_tokens(prefix.path(self._settled))]
+        return self._text + self._read(tokens), in_order([*self._words, *self._tail_words(tokens)])
 
     def _read(self, tokens: Sequence[Token]) -> str:
         return self.vocabulary.text((token.id for token in tokens), not self._text)
 
     def _tail_words(self, tokens: Sequence[Token]) -> list[Word]:
         return words(tokens, self.vocabulary, self.frame_ms, self.offset_ms, not self._text)
-
-
-def _in_order(found: list[Word]) -> tuple[Word, ...]:
-    """The words, none beginning before the one before it has ended: likeliest times may cross by a frame."""
-    for index in range(1, len(found)):
-        word, first = found[index], found[index - 1].end_ms
-        if word.start_ms < first:
-            syllables = tuple(
-                replace(part, start_ms=max(part.start_ms, first), end_ms=max(part.end_ms, first))
-                for part in word.syllables
-            )
-            found[index] = replace(word, start_ms=first, end_ms=max(word.end_ms, first), syllables=syllables)
-    return tuple(found)
-
-
-def _tokens(path: Sequence[Prefix]) -> list[Token]:
-    """Tokens of a path in time order.
-
-    Every prefix knows its own likeliest time. Where that of a prefix has moved on since a longer one began,
-    the longer one's time is right for it. Only the next prefix is asked, whose start is as settled as what
-    stands before it: what a token's time depends on must not depend on when one asks.
-    """
-    found: list[Token] = []
-    for prefix, following in itertools.zip_longest(path, path[1:]):
-        end = min(prefix.end, following.start) if following else prefix.end
-        found.append(Token(prefix.token, min(prefix.start, end - 1), end, prefix.log_prob))
-    return found

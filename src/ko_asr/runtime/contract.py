@@ -22,6 +22,7 @@ class Contract(ModelContract):
     max_samples: int  # longer audio is refused
     bucket_frames: list[int]  # features are zero-padded to one of these lengths, so that batches form
     max_batch_size: int
+    top_k: int = 1  # best tokens given a frame; 1 in exports that take no keywords
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ search. Runs inside the server.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ from ko_asr.errors import UserError
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.decoder import make_decoder
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import parse_keywords
+from ko_asr.runtime.keywords import Keyword, parse_keywords
 from ko_asr.runtime.results import Decoder
 from ko_asr.runtime.stream_contract import StreamingContract
 
@@ -41,8 +42,7 @@ class StreamOptions:
         """These options with those of a JSON object in their place. UserError names what is wrong."""
         data = _read(given)
         if not isinstance(data, dict) or not set(data) <= set(_KEYS):
-            shown = json.dumps(data, ensure_ascii=False)[:80]
-            raise UserError(f"options is an object with the keys {', '.join(_KEYS)}, not {shown}")
+            raise UserError(f"options is an object with the keys {', '.join(_KEYS)}, not {_shown(data)}")
         changes: dict[str, Any] = {}
         if "endpointing" in data:
             changes["endpointing"] = self._rules(data["endpointing"])
@@ -65,14 +65,38 @@ class StreamOptions:
     def to_json(self) -> str:
         """The JSON object that gives these options. UserError for keywords that are no Unicode text."""
         rules = vars(self.endpointing) if self.endpointing else None
-        _check_text(list(self.keywords))
-        return json.dumps({"endpointing": rules, "keywords": list(self.keywords)}, ensure_ascii=False)
+        return _to_json({"endpointing": rules, "keywords": list(self.keywords)})
 
     def decoder(self, contract: StreamingContract) -> Decoder:
         """A decoder for one stream. UserError for keywords that are invalid or that no token spells."""
         frame_ms = 1000.0 * contract.frame_seconds
         settings = DecoderSettings(contract.text_vocabulary(), contract.blank_id, frame_ms, self.endpointing)
         return make_decoder(settings, parse_keywords(self.keywords))
+
+
+def keywords_json(keywords: Sequence[str]) -> str:
+    """The JSON object that asks for ``keywords`` in a file. UserError for what is no Unicode text."""
+    return _to_json({"keywords": list(keywords)})
+
+
+def read_keywords(given: str | bytes) -> list[Keyword]:
+    """The keywords that a file's JSON object asks for. UserError names what is wrong.
+
+    A file has no end-points: with "endpointing" it is refused, rather than read as if that had been heeded.
+    """
+    data = _read(given)
+    if not isinstance(data, dict) or not set(data) <= {"keywords"}:
+        raise UserError(f"options of a file is an object with the key keywords, not {_shown(data)}")
+    return parse_keywords(_keywords(data.get("keywords", [])))
+
+
+def _to_json(data: dict[str, Any]) -> str:
+    _check_text(data)
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _shown(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False)[:80]
 
 
 def _read(given: str | bytes) -> Any:

@@ -15,6 +15,7 @@ STREAM_LOG_MEL = "asr_streaming_log_mel"  # only with front_end "graph"
 
 # Tensors of the offline ensemble (what a client sees) and between its steps.
 AUDIO, RATE, TEXT, CONFIDENCE, WORDS = "audio", "sample_rate", "text", "confidence", "words"
+OPTIONS = "options"
 FEATURES, LENGTH = "features", "length"
 PADDED_AUDIO, SAMPLES = "padded_audio", "samples"  # to the log-mel graph: audio, and how much of it is valid
 TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (
@@ -25,7 +26,7 @@ TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (
 )
 
 # Tensors of the streaming ensemble besides those, and between its steps.
-OPTIONS, IS_FINAL, UTTERANCE, STABLE = "options", "is_final", "utterance", "stable"
+IS_FINAL, UTTERANCE, STABLE = "is_final", "utterance", "stable"
 STREAM, FAILURE = "stream", "failure"
 BEFORE = "before"  # to the log-mel graph: frames of the window that lie before the audio
 

@@ -84,7 +84,7 @@ def log_mel_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 
 
 def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """features [mels, frames], length [1] -> best token of each frame (log_probs on request)."""
+    """features [mels, frames], length [1] -> best tokens of each frame (log_probs on request)."""
     classes = len(contract.vocabulary["pieces"]) + 1
     tensorrt = contract.target == "tensorrt"
     config = pb.ModelConfig(
@@ -94,8 +94,8 @@ def encoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
         max_batch_size=contract.max_batch_size,
         input=[tensor(tensors.FEATURES, "FP32", [contract.mels, -1]), tensor(tensors.LENGTH, "INT64", [1])],
         output=[
-            tensor(tensors.TOKEN_IDS, "INT32", [-1]),
-            tensor(tensors.TOKEN_LOG_PROBS, "FP32", [-1]),
+            tensor(tensors.TOKEN_IDS, "INT32", [-1, contract.top_k]),
+            tensor(tensors.TOKEN_LOG_PROBS, "FP32", [-1, contract.top_k]),
             tensor(tensors.ENCODED_LENGTH, "INT64", [1]),
             tensor(tensors.LOG_PROBS, "FP32", [-1, classes]),
         ],
@@ -130,10 +130,11 @@ def _answers() -> list[dict]:
 
 
 def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """token_ids, token_log_probs [frames], encoded_length [1] -> text, confidence, words, [1] each."""
+    """token_ids, token_log_probs [frames, k], encoded_length [1] (+ options) -> text, confidence, words."""
+    frames = [-1, contract.top_k]
     shapes = {
-        tensors.TOKEN_IDS: ("INT32", [16]),
-        tensors.TOKEN_LOG_PROBS: ("FP32", [16]),
+        tensors.TOKEN_IDS: ("INT32", [16, contract.top_k]),
+        tensors.TOKEN_LOG_PROBS: ("FP32", [16, contract.top_k]),
         tensors.ENCODED_LENGTH: ("INT64", [1]),
     }
     return pb.ModelConfig(
@@ -141,9 +142,10 @@ def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
         backend="python",
         max_batch_size=contract.max_batch_size,
         input=[
-            tensor(tensors.TOKEN_IDS, "INT32", [-1], allow_ragged_batch=True),
-            tensor(tensors.TOKEN_LOG_PROBS, "FP32", [-1], allow_ragged_batch=True),
+            tensor(tensors.TOKEN_IDS, "INT32", frames, allow_ragged_batch=True),
+            tensor(tensors.TOKEN_LOG_PROBS, "FP32", frames, allow_ragged_batch=True),
             tensor(tensors.ENCODED_LENGTH, "INT64", [1]),
+            tensor(tensors.OPTIONS, "STRING", [1], optional=True),
         ],
         output=_answers(),
         instance_group=instance_group(serving.decoders),
@@ -153,19 +155,27 @@ def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 
 
 def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """The client's side: audio (+ sample_rate) -> text, confidence, words."""
+    """The client's side: audio (+ sample_rate, options) -> text, confidence, words."""
     frame_tensors = [tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH]
     features = [tensors.FEATURES, tensors.LENGTH]
     steps = [
         *_front_end_steps(contract, features),
         ensemble_step(tensors.ENCODER, features, frame_tensors),
-        ensemble_step(tensors.DECODER, frame_tensors, [tensors.TEXT, tensors.CONFIDENCE, tensors.WORDS]),
+        ensemble_step(
+            tensors.DECODER,
+            [*frame_tensors, tensors.OPTIONS],
+            [tensors.TEXT, tensors.CONFIDENCE, tensors.WORDS],
+        ),
     ]
     return pb.ModelConfig(
         name=tensors.ENSEMBLE,
         platform="ensemble",
         max_batch_size=contract.max_batch_size,
-        input=[tensor(tensors.AUDIO, "FP32", [-1]), tensor(tensors.RATE, "INT32", [1], optional=True)],
+        input=[
+            tensor(tensors.AUDIO, "FP32", [-1]),
+            tensor(tensors.RATE, "INT32", [1], optional=True),
+            tensor(tensors.OPTIONS, "STRING", [1], optional=True),
+        ],
         output=_answers(),
         ensemble_scheduling=pb.ModelEnsembling(step=steps),
     )

@@ -106,7 +106,8 @@ def _batch_difference(model: Any, session: Any, features: np.ndarray, lengths: l
         if counts[row, 0] != len(wanted):
             return float("inf")
         got = log_probs[row, : len(wanted)]
-        chosen = np.take_along_axis(got, ids[row, : len(wanted), None].astype(np.int64), axis=1)[:, 0]
-        found += [np.abs(got - wanted).max(), (got.max(axis=1) - chosen).max()]
+        chosen = np.take_along_axis(got, ids[row, : len(wanted)].astype(np.int64), axis=1)
+        highest = np.sort(got, axis=1)[:, ::-1][:, : chosen.shape[1]]
+        found += [np.abs(got - wanted).max(), np.abs(highest - chosen).max()]
         found.append(np.abs(best[row, : len(wanted)] - chosen).max())
     return float(np.max(found))  # a NaN anywhere stays one, and does not pass

@@ -39,9 +39,9 @@ def offline_difference(runner: PlanRunner, graph: Path, shapes: Shapes) -> float
         if not np.array_equal(got[ENCODED_LENGTH], counts):
             return float("inf")
         for row, count in enumerate(counts[:, 0]):
-            place = ids[row, :count, None].astype(np.int64)
+            place = ids[row, :count, :1].astype(np.int64)
             chosen = np.take_along_axis(got[LOG_PROBS][row, :count], place, axis=1)[:, 0]
-            difference = float(np.abs(chosen - best[row, :count]).max())
+            difference = float(np.abs(chosen - best[row, :count, 0]).max())
             worst = max(worst, difference if np.isfinite(difference) else float("inf"))
     return worst
 

@@ -37,8 +37,10 @@ class OfflineGraph:
         self._session = open_session(path)
 
     def run(self, batch: Sequence[GateUtterance]) -> list[np.ndarray]:
-        """Log-probabilities, token ids, their log-probabilities and frame counts of one padded batch."""
-        return self._session.run(_OUTPUTS, padded_feed([item.features for item in batch]))
+        """Log-probabilities, best tokens, their log-probabilities and frame counts of one padded batch."""
+        feed = padded_feed([item.features for item in batch])
+        log_probs, ids, best, counts = self._session.run(_OUTPUTS, feed)
+        return [log_probs, ids[:, :, 0], best[:, :, 0], counts]
 
     def layer_outputs(self, item: GateUtterance) -> dict[str, np.ndarray]:
         """Outputs [frames, d_model] float64 of each encoder layer for one utterance."""

@@ -9,7 +9,7 @@ from typing import Any
 from ko_asr.errors import UserError
 from ko_asr.export.figures import Figure
 from ko_asr.export.log_mel import export_offline_log_mel
-from ko_asr.export.offline.graph import export_encoder
+from ko_asr.export.offline.graph import export_encoder, top_k
 from ko_asr.export.offline.parity import check_graph, check_log_mel, check_log_mel_graph, refuse_differences
 from ko_asr.export.offline.precision import lower_precision
 from ko_asr.export.options import ExportOptions
@@ -123,6 +123,7 @@ def make_contract(
         sample_rate=int(model.preprocessor.featurizer.sample_rate),
         hop=log_mel.hop,
         subsampling=int(model.encoder.subsampling_factor),
+        top_k=top_k(model),
         min_samples=log_mel.min_samples,
         max_samples=max_samples,
         bucket_frames=bucket_lengths(log_mel.frames(max_samples), *BUCKETS[options.target]),

@@ -6,7 +6,7 @@ import ssl
 from typing import Any
 
 from ko_asr.errors import UserError
-from ko_asr.gateway.access.settings import AccessSettings
+from ko_asr.gateway.settings.access import AccessSettings
 
 _TLS_LOOP = "ko_asr.gateway.access.tls_loop:TlsLoop"
 

@@ -10,9 +10,9 @@ from ko_asr.gateway.access.account import Account
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.refusal import refuse
-from ko_asr.gateway.access.settings import Network
 from ko_asr.gateway.caller import set_caller
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.settings.access import Network
 
 METRICS = "/metrics"
 _OPEN = ("/", "/openapi.json", "/favicon.ico")  # and what begins so:

@@ -5,39 +5,55 @@ What a header says of the length is never believed: seconds are counted as they 
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import soxr
 
-from ko_asr.audio.mixdown import Mixdown, check_values
 from ko_asr.audio.problem import AudioProblem, UnknownFormat
-from ko_asr.audio.reader import AudioReader
-from ko_asr.gateway.audio.ffmpeg import DEMUXERS, Ffmpeg
 from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
+from ko_asr.gateway.audio.sound import Sound
+from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
-
-_RATES = (4_000, 384_000)  # Hz
-_SAMPLES_A_SECOND = 8 * _RATES[1]  # of all channels: a block of a forged header would take all memory
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Float32 samples at 16 kHz, mono, little-endian, in ``path``."""
+    """Float32 samples at 16 kHz, mono: a few in memory, as ``whole``, more in ``path``, little-endian."""
 
-    path: Path
     samples: int
+    whole: np.ndarray | None = None
+    path: Path | None = None
 
     @property
     def seconds(self) -> float:
         """Length, as counted."""
         return self.samples / SAMPLE_RATE
+
+    def read(self) -> np.ndarray:
+        """All of them, float32 [n]."""
+        if self.path is None:
+            assert self.whole is not None
+            return self.whole
+        return np.fromfile(self.path, "<f4")
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield [n] with n <= ``size``."""
+        if self.path is None:
+            assert self.whole is not None
+            yield from (self.whole[at : at + size] for at in range(0, self.samples, size))
+            return
+        with self.path.open("rb") as file:
+            while len(block := np.fromfile(file, "<f4", count=size)):
+                yield block
 
 
 class _TooLong(Exception):
@@ -46,18 +62,27 @@ class _TooLong(Exception):
 
 async def decode(folder: RequestFolder, param: str, settings: Settings, pool: ThreadPoolExecutor) -> Decoded:
     """Decode the upload of ``folder``. ApiError, with ``param``, where it cannot be used or is too long."""
-    decoding = _Decoding(folder, settings)
+    (mixed,) = await decode_channels(folder, param, settings, pool, Wanted())
+    return mixed
+
+
+async def decode_channels(
+    folder: RequestFolder, param: str, settings: Settings, pool: ThreadPoolExecutor, wanted: Wanted
+) -> list[Decoded]:
+    """Decode the upload of ``folder``: all channels mixed, or each for itself. ApiError like `decode`."""
+    decoding = _Decoding(folder, settings, wanted)
     work = asyncio.get_running_loop().run_in_executor(pool, decoding.run)
     try:
         async with asyncio.timeout(settings.decode_timeout):
-            return Decoded(folder.decoded, await asyncio.shield(work))
+            return await asyncio.shield(work)
     except TimeoutError:
         raise _unusable(f"takes more than {settings.decode_timeout:g} s to decode", param) from None
     except _TooLong:
         limit = f"{settings.max_seconds:g} s"
+        of_each = ", its channels counted each" if wanted.separate else ""
         raise ApiError(
             413,
-            f"the audio is longer than {limit}, the most that one request may bring: cut it",
+            f"the audio is longer than {limit}{of_each}, the most that one request may bring: cut it",
             param=param,
             code="audio_too_long",
         ) from None
@@ -78,69 +103,60 @@ def _unusable(said: str, param: str) -> ApiError:
 class _Decoding:
     """One decoding, run by a thread of its own until another stops it."""
 
-    def __init__(self, folder: RequestFolder, settings: Settings) -> None:
+    def __init__(self, folder: RequestFolder, settings: Settings, wanted: Wanted) -> None:
         self._folder, self._settings = folder, settings
         self._stopped = threading.Event()
-        self._ffmpeg: Ffmpeg | None = None
+        self._sound = Sound(folder, wanted, settings.ffmpeg)
 
-    def run(self) -> int:
-        """Decode; the number of samples at 16 kHz."""
-        count, most = 0, self._settings.max_seconds * SAMPLE_RATE
-        with room_on_disk(), self._folder.decoded.open("wb") as out:
-            for block in self._resampled():
+    def run(self) -> list[Decoded]:
+        """Decode all of it, a result a channel; what is longer than a piece goes into files."""
+        few, count = self._settings.piece_seconds * SAMPLE_RATE, 0
+        kept: list[np.ndarray] = []
+        blocks = self._counted()
+        with room_on_disk():
+            for block in blocks:
+                kept.append(block)
                 count += len(block)
-                if count > most:
-                    raise _TooLong
-                out.write(block.astype("<f4", copy=False).tobytes())
+                if count > few:
+                    return self._in_files(chain(kept, blocks), block.shape[1])
         if not count:
             raise AudioProblem("no samples", "holds no samples")
-        return count
+        whole = kept[0] if len(kept) == 1 else np.concatenate(kept)
+        return [Decoded(count, np.ascontiguousarray(channel)) for channel in whole.T]
+
+    def _in_files(self, blocks: Iterator[np.ndarray], channels: int) -> list[Decoded]:
+        paths, count = [self._folder.decoded(number) for number in range(channels)], 0
+        with contextlib.ExitStack() as files:
+            outs = [files.enter_context(path.open("wb")) for path in paths]
+            for block in blocks:
+                count += len(block)
+                for out, channel in zip(outs, block.T, strict=True):
+                    out.write(channel.astype("<f4", copy=False).tobytes())
+        return [Decoded(count, path=path) for path in paths]
+
+    def _counted(self) -> Iterator[np.ndarray]:
+        count = 0
+        for block in self._resampled():
+            count += block.size  # every channel is recognised
+            if count > self._settings.max_seconds * SAMPLE_RATE:
+                raise _TooLong
+            yield block
 
     def stop(self) -> None:
         """Let `run` end soon."""
         self._stopped.set()
-        if self._ffmpeg is not None:
-            self._ffmpeg.close()
+        self._sound.close()
 
     def _resampled(self) -> Iterator[np.ndarray]:
+        """Yield float32 [n, channels] at 16 kHz."""
         resampler: soxr.ResampleStream | None = None
-        for rate, mono in self._mono():
+        channels = 1
+        for rate, block in self._sound.blocks():
             if self._stopped.is_set():
                 return
             if resampler is None and rate != SAMPLE_RATE:
-                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-            yield mono if resampler is None else resampler.resample_chunk(np.ascontiguousarray(mono))
+                channels = block.shape[1]
+                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, channels, dtype="float32", quality="HQ")
+            yield block if resampler is None else resampler.resample_chunk(np.ascontiguousarray(block))
         if resampler is not None:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-
-    def _mono(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the rate and blocks of mono samples at it."""
-        try:
-            with AudioReader(self._folder.upload) as reader:
-                _check_kind(reader.rate, reader.channels)
-                for block in reader.blocks():
-                    yield reader.rate, block
-        except UnknownFormat as problem:
-            if problem.kind not in DEMUXERS or self._settings.ffmpeg is None:
-                raise
-            yield from self._by_ffmpeg(self._settings.ffmpeg, problem.kind)
-
-    def _by_ffmpeg(self, command: str, kind: str) -> Iterator[tuple[int, np.ndarray]]:
-        mixdown, at = Mixdown(), 0
-        self._ffmpeg = Ffmpeg(command, self._folder.upload, kind, self._folder.log)
-        try:
-            for block in self._ffmpeg.blocks():
-                if not at:
-                    _check_kind(self._ffmpeg.rate, self._ffmpeg.channels)
-                check_values(block, at, self._ffmpeg.rate)
-                at += len(block)
-                yield self._ffmpeg.rate, mixdown(block)
-        finally:
-            self._ffmpeg.close()
-
-
-def _check_kind(rate: int, channels: int) -> None:
-    """Raise AudioProblem where no recording has this rate in Hz and so many channels."""
-    if not _RATES[0] <= rate <= _RATES[1] or rate * channels > _SAMPLES_A_SECOND:
-        kind = f"{rate} Hz in {channels} channels"
-        raise AudioProblem(f"{kind}, which no recording has", f"claims {kind}: convert it to 16 kHz mono")
+            yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)

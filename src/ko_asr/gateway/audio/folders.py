@@ -9,6 +9,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 from ko_asr.gateway.errors import ApiError
@@ -37,18 +39,15 @@ class Workspace:
         os.close(self._lock)
 
     def request_folder(self) -> "RequestFolder":
-        """Make a folder for the files of one request. ApiError when all places are taken."""
+        """A place for the files of one request. ApiError when all are taken."""
         if not self._places:
             raise ApiError(429, "the gateway is full: try again later", code="full", retry_after=1)
-        with room_on_disk():
-            folder = RequestFolder(Path(tempfile.mkdtemp(dir=self.path)), self._leave)
         self._places -= 1
-        return folder
+        return RequestFolder(self.path, self._leave)
 
     def job_folder(self) -> "RequestFolder":
-        """Make a folder for the files of a job, which takes no place. ApiError when the disk is full."""
-        with room_on_disk():
-            return RequestFolder(Path(tempfile.mkdtemp(dir=self.path)), lambda: None)
+        """The files of a job, which takes no place of a request."""
+        return RequestFolder(self.path, lambda: None)
 
     def remove_abandoned(self) -> None:
         """Remove what processes left beside it that were killed."""
@@ -59,19 +58,52 @@ class Workspace:
 
 
 class RequestFolder:
-    """The files of one request: what was uploaded, and what was decoded of it."""
+    """The files of one request: what was uploaded, and what was decoded of it.
 
-    def __init__(self, path: Path, on_removal: Callable[[], None]) -> None:
-        self.path, self._on_removal = path, on_removal
-        self.upload, self.decoded, self.log = (path / name for name in ("upload", "decoded", "log"))
+    A small upload stays in memory, as ``content``; the folder is made when it is first asked for.
+    """
+
+    def __init__(self, parent: Path, on_removal: Callable[[], None]) -> None:
+        self._parent, self._on_removal = parent, on_removal
+        self.content: bytes | None = None
         self._removed = False
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(tempfile.mkdtemp(dir=self._parent))
+
+    @property
+    def upload(self) -> Path:
+        """What was uploaded, if it is not in memory."""
+        return self.path / "upload"
+
+    def decoded(self, channel: int) -> Path:
+        """What was decoded of it, of one channel or of all."""
+        return self.path / f"decoded{channel}"
+
+    @property
+    def log(self) -> Path:
+        """A decoder's messages."""
+        return self.path / "log"
+
+    def source(self) -> Path | BytesIO:
+        """What was uploaded, where it is."""
+        return self.upload if self.content is None else BytesIO(self.content)
+
+    def source_file(self) -> Path:
+        """What was uploaded, as a file. OSError when it cannot be written."""
+        if self.content is not None and not self.upload.exists():
+            self.upload.write_bytes(self.content)
+        return self.upload
 
     async def remove(self) -> None:
         """Remove the folder; a second time does nothing."""
         if not self._removed:
             self._removed = True
             self._on_removal()
-            await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+            if "path" in vars(self):
+                await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -32,8 +32,14 @@ class LiveStream(Protocol):
 class Engine(Protocol):
     """A served model. ``key`` names the caller, so that one caller's requests can be kept together."""
 
-    async def transcribe(self, samples: np.ndarray, key: str = "") -> Transcription:
-        """Transcribe float32 [n] at 16 kHz, with words. Raises ServerError."""
+    async def transcribe(
+        self, samples: np.ndarray, key: str = "", keywords: tuple[str, ...] = ()
+    ) -> Transcription:
+        """Transcribe float32 [n] at 16 kHz, with words; ``keywords``, 단어 or 단어:점수, are favoured.
+
+        Raises ServerError: RequestRefused for a keyword that is invalid or that the model cannot spell,
+        KeywordsNotTaken where the served model takes none.
+        """
 
     async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
         """Begin a stream. Raises ServerError, StreamsFull when there is no room for it."""

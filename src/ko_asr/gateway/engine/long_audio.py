@@ -2,17 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import EVERYBODY, Caller
-from ko_asr.gateway.engine.pieces import pieces
-from ko_asr.gateway.engine.recogniser import Recogniser
+from ko_asr.gateway.engine.pieces import pieces, whole_window
 from ko_asr.gateway.engine.seams import Seams
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.endpoint import EndpointRules
@@ -35,32 +37,65 @@ class Part:
     pause: int = 0
 
 
+class Transcriber(Protocol):
+    """What transcribes pieces: the recogniser, or a request's share of it."""
+
+    async def transcribe(
+        self, samples: np.ndarray, owner: Hashable, caller: Caller, keywords: tuple[str, ...]
+    ) -> Transcription:
+        """Transcribe float32 [n] when it is ``owner``'s turn. ApiError when that fails."""
+
+
 async def parts(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller = EVERYBODY, begin: int = 0
+    audio: Decoded,
+    recogniser: Transcriber,
+    settings: Settings,
+    caller: Caller = EVERYBODY,
+    keywords: tuple[str, ...] = (),
+    cut: bool = False,
+    begin: int = 0,
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError.
 
-    ``begin`` is the `Part.pause` after which to go on.
+    ``cut`` short audio as well, where much of it is silence. ``begin`` is the `Part.pause` after which to go
+    on.
     """
-    seams, whole = Seams(), audio.seconds <= settings.piece_seconds
-    async with aclosing(_answers(audio, recogniser, settings, caller, begin)) as answers:
+    seams, whole = Seams(), None if cut else audio.whole
+    answered = (
+        _answers(audio, recogniser, settings, caller, keywords, begin)
+        if whole is None
+        else _one_answer(whole, recogniser, caller, keywords)
+    )
+    async with aclosing(answered) as answers:
         async for window, answer in answers:
             heard = [Word(w["text"], w["start_ms"], w["end_ms"], w["confidence"]) for w in answer.words]
             words = tuple(seams.add(window, heard))
-            text = answer.text.strip() if whole else " ".join(word.text for word in words)
+            text = " ".join(word.text for word in words) if whole is None else answer.text.strip()
             if text:
                 yield Part(text, words, answer.confidence, window.end if window.pause else 0)
 
 
+async def _one_answer(
+    samples: np.ndarray, recogniser: Transcriber, caller: Caller, keywords: tuple[str, ...]
+) -> AsyncGenerator[tuple[Window, Transcription], None]:
+    yield whole_window(samples), await recogniser.transcribe(samples, object(), caller, keywords)
+
+
 async def _answers(
-    audio: Decoded, recogniser: Recogniser, settings: Settings, caller: Caller, begin: int
+    audio: Decoded,
+    recogniser: Transcriber,
+    settings: Settings,
+    caller: Caller,
+    keywords: tuple[str, ...],
+    begin: int,
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
     windows = (window for window in pieces(audio, settings.piece_seconds) if window.end > begin)
     owner = object()
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):
-            ahead.append((window, asyncio.create_task(recogniser.transcribe(window.samples, owner, caller))))
+            work = recogniser.transcribe(window.samples, owner, caller, keywords)
+            ahead.append((window, asyncio.create_task(work)))
             if len(ahead) >= settings.in_flight_each:
                 first, task = ahead.popleft()
                 yield first, await task

@@ -15,16 +15,16 @@ _BLOCK = 30 * SAMPLE_RATE
 _SHORTEST = SAMPLE_RATE // 10  # the last piece may be less than a model has features for
 
 
+def whole_window(samples: np.ndarray) -> Window:
+    """Float32 ``samples`` [n] as one window."""
+    return Window(samples, 0, 0, -(-len(samples) // FRAME_SAMPLES), pause=True)
+
+
 def pieces(audio: Decoded, longest: float) -> Iterator[Window]:
     """Yield windows of at most ``longest`` seconds, and their context; between them is nothing or silence."""
-    if audio.seconds <= longest:
-        end = -(-audio.samples // FRAME_SAMPLES)
-        yield Window(np.fromfile(audio.path, "<f4"), 0, 0, end, pause=True)
-        return
     segmenter = Segmenter(FRAME_SAMPLES, SAMPLE_RATE, longest=longest)
-    with audio.path.open("rb") as file:
-        while len(block := np.fromfile(file, "<f4", count=_BLOCK)):
-            yield from map(_padded, segmenter.push(block))
+    for block in audio.blocks(_BLOCK):
+        yield from map(_padded, segmenter.push(block))
     yield from map(_padded, segmenter.flush())
 
 

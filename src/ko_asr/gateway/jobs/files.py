@@ -42,8 +42,8 @@ class Files:
         """The key of a file that belongs to ``name``."""
         return f"{_PREFIX}/{name}"
 
-    def put(self, key: str, source: Path) -> None:
-        """Store ``source``. ApiError when there is no room, or nobody answers."""
+    def put(self, key: str, source: Path | bytes) -> None:
+        """Store ``source``, a file or its bytes. ApiError when there is no room, or nobody answers."""
         try:
             obstore.put(self._store, key, source, chunk_size=_CHUNK, max_concurrency=2)
         except FilesError as error:

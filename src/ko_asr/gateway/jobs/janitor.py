@@ -6,7 +6,7 @@ from ko_asr.gateway.audio.folders import Workspace
 from ko_asr.gateway.database import Database
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.files import Files
-from ko_asr.gateway.jobs.settings import JobSettings
+from ko_asr.gateway.settings.jobs import JobSettings
 
 _GRACE = 10  # sweeps for which a file may lie before its job is in the database
 

@@ -111,7 +111,7 @@ def renew(lease: Lease, seconds: float, percent: int) -> Callable[[Connection], 
 
     def work(connection: Connection) -> None:
         _own(connection, lease)
-        _set(connection, lease, lease_until=now(connection) + seconds, progress=percent)
+        _set(connection, lease.job, lease_until=now(connection) + seconds, progress=percent)
 
     return work
 
@@ -121,7 +121,7 @@ def note(lease: Lease, **values: float) -> Callable[[Connection], None]:
 
     def work(connection: Connection) -> None:
         _own(connection, lease)
-        _set(connection, lease, **values)
+        _set(connection, lease.job, **values)
 
     return work
 
@@ -182,7 +182,7 @@ def defer(lease: Lease, error: ApiError) -> Callable[[Connection], None]:
             return
         wait = max(deferral(job.deferrals), error.retry_after or 0)
         attempts, deferrals = max(0, job.attempts - 1), job.deferrals + 1
-        _set(connection, lease, attempts=attempts, deferrals=deferrals, run_after=moment + wait, **_FREE)
+        _set(connection, lease.job, attempts=attempts, deferrals=deferrals, run_after=moment + wait, **_FREE)
 
     return work
 
@@ -193,7 +193,7 @@ def release(lease: Lease, counts: bool) -> Callable[[Connection], None]:
     def work(connection: Connection) -> None:
         _own(connection, lease)
         attempts = lease.job.attempts + counts
-        _set(connection, lease, attempts=attempts, run_after=now(connection) + counts, **_FREE)
+        _set(connection, lease.job, attempts=attempts, run_after=now(connection) + counts, **_FREE)
 
     return work
 
@@ -211,14 +211,14 @@ def _current(connection: Connection, lease: Lease) -> Job:
     return Job.of(connection.execute(select(JOBS).where(JOBS.c.id == lease.job.id)).mappings().one())
 
 
-def _set(connection: Connection, lease: Lease, **values: Any) -> None:
-    connection.execute(update(JOBS).where(JOBS.c.id == lease.job.id).values(**values))
+def _set(connection: Connection, job: Job, **values: Any) -> None:
+    connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
 
 
 def _save(connection: Connection, lease: Lease, progress: Progress) -> None:
     row = {"job_id": lease.job.id, "number": progress.number, "end": progress.end, "body": progress.body}
     connection.execute(insert(PARTS).values(row))
-    _set(connection, lease, progress=progress.percent)
+    _set(connection, lease.job, progress=progress.percent)
 
 
 def _end(connection: Connection, job: Job, status: str, moment: float, error: ApiError | None = None) -> None:

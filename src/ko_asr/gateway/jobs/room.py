@@ -24,7 +24,7 @@ from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.webhooks import Sender, read_secret
 from ko_asr.gateway.jobs.worker import Worker
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 LOG = logging.getLogger("ko_asr.gateway")
 _SENDERS = 4  # a receiver that hangs holds one of them

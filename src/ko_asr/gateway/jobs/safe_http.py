@@ -7,6 +7,7 @@ proxies and settings of the environment are left alone.
 
 import ssl
 from collections.abc import Collection
+from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +18,7 @@ from ko_asr.gateway.errors import ApiError
 
 _WITH_TLS = frozenset({443, 8443})
 _WITHOUT = frozenset({80, 8080})
+_ANYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 _ANY_PORT = frozenset(range(1, 65_536))
 
 
@@ -75,9 +77,8 @@ def host_of(url: str) -> str:
 
 
 def _trusting(hosts: frozenset[str]) -> Policy:
-    anywhere = ("0.0.0.0/0", "::/0")
     return Policy(
-        allowed_networks=anywhere,
+        allowed_networks=_ANYWHERE,
         allowed_ports=_ANY_PORT,
         allowed_hosts=hosts or frozenset({"nothing.invalid"}),
     )

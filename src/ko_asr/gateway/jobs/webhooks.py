@@ -25,7 +25,7 @@ from ko_asr.gateway.database import Database
 from ko_asr.gateway.jobs import deliveries
 from ko_asr.gateway.jobs.deliveries import Delivery
 from ko_asr.gateway.jobs.safe_http import SafeHttp
-from ko_asr.gateway.jobs.settings import JobSettings
+from ko_asr.gateway.settings.jobs import JobSettings
 
 LOG = logging.getLogger("ko_asr.gateway")
 WEBHOOK = "webhook"

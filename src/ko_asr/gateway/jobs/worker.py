@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ko_asr.gateway.audio.decode import Decoded, decode
-from ko_asr.gateway.audio.folders import RequestFolder, Workspace
+from ko_asr.gateway.audio.decode import Decoded, decode_channels
+from ko_asr.gateway.audio.folders import RequestFolder, Workspace, room_on_disk
 from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.database import Database
+from ko_asr.gateway.engine.channels import channel_parts
+from ko_asr.gateway.engine.keywords import usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.pieces import FRAME_MS
 from ko_asr.gateway.engine.recogniser import Recogniser
@@ -27,7 +29,8 @@ from ko_asr.gateway.jobs.files import Files
 from ko_asr.gateway.jobs.janitor import Janitor
 from ko_asr.gateway.jobs.leases import Lease, Lost, Progress
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.options import read_options
+from ko_asr.gateway.settings.gateway import Settings
 
 LOG = logging.getLogger("ko_asr.gateway")
 _BEAT = 2.0  # seconds at most between two renewals, which tell how far it is
@@ -80,6 +83,7 @@ class _Held:
     def __init__(self, worker: Worker, lease: Lease) -> None:
         self._worker, self._lease, self._percent = worker, lease, lease.job.progress
         self._settings, self._database = worker._settings, worker._database
+        self._seconds = 0.0
 
     async def run(self) -> None:
         """Work while the lease is renewed; CancelledError gives the job back."""
@@ -123,6 +127,7 @@ class _Held:
     async def _work(self) -> None:
         worker, job = self._worker, self._lease.job
         try:
+            self._options = read_options(job.form, self._settings)
             folder = worker._workspace.job_folder()
             try:
                 await self._recognise(await self._audio(folder))
@@ -148,43 +153,62 @@ class _Held:
         self._worker._metrics.jobs.labels("failed").inc()
         return False
 
-    async def _audio(self, folder: RequestFolder) -> Decoded:
+    async def _audio(self, folder: RequestFolder) -> list[Decoded]:
         worker, job = self._worker, self._lease.job
+        with room_on_disk():
+            upload = folder.upload
         if job.file:
             try:
-                await asyncio.to_thread(worker._files.get, job.file, folder.upload)
+                await asyncio.to_thread(worker._files.get, job.file, upload)
             except FileNotFoundError:
                 raise ApiError(500, "the upload is gone: send it again", code="file_lost") from None
         else:
             assert job.url
-            await worker._download.get(job.url, folder.upload)
-        audio = await decode(folder, "file", self._settings, worker._decoders)
-        await asyncio.to_thread(folder.upload.unlink)
+            await worker._download.get(job.url, upload)
+        wanted = self._options.audio
+        audio = await decode_channels(folder, "file", self._settings, worker._decoders, wanted)
+        await asyncio.to_thread(upload.unlink)
         if job.audio_seconds is None:
-            worker._callers(job.owner).spend(audio.seconds)
-            worker._metrics.audio.inc(audio.seconds)
-            await self._database.run(leases.note(self._lease, audio_seconds=audio.seconds))
+            seconds = sum(channel.seconds for channel in audio)
+            worker._callers(job.owner).spend(seconds)
+            worker._metrics.audio.inc(seconds)
+            await self._database.run(leases.note(self._lease, audio_seconds=audio[0].seconds))
+        self._seconds = audio[0].seconds
         return audio
 
-    async def _recognise(self, audio: Decoded) -> None:
-        worker, every = self._worker, self._settings.jobs.save_every
+    async def _recognise(self, audio: list[Decoded]) -> None:
+        worker, caller = self._worker, self._worker._callers(self._lease.job.owner)
+        keywords = await usable(worker._recogniser, self._options.keywords, caller)
+        if len(audio) == 1:
+            await self._recognise_one(audio[0], caller, keywords)
+            return
+        found = await channel_parts(audio, worker._recogniser, self._settings, caller, keywords, self._heard)
+        await self._complete(0, found)
+
+    async def _recognise_one(self, audio: Decoded, caller: Caller, keywords: tuple[str, ...]) -> None:
+        """Go on where a worker before has saved the last part."""
         number, begin = await self._database.run(leases.saved(self._lease))
-        caller, unsaved = worker._callers(self._lease.job.owner), list[Part]()
-        async with aclosing(parts(audio, worker._recogniser, self._settings, caller, begin)) as found:
+        recogniser, unsaved = self._worker._recogniser, list[Part]()
+        source = parts(audio, recogniser, self._settings, caller, keywords, begin=begin)
+        async with aclosing(source) as found:
             async for part in found:
                 unsaved.append(part)
-                self._percent = _percent(part, audio)
-                if part.pause and (part.pause - begin) * FRAME_MS >= 1000 * every:
-                    body = await asyncio.to_thread(results.encode, unsaved)
+                self._heard(part)
+                if part.pause and (part.pause - begin) * FRAME_MS >= 1000 * self._settings.jobs.save_every:
+                    body = await asyncio.to_thread(results.encode, [unsaved])
                     progress = Progress(number, part.pause, body, self._percent)
                     await self._database.run(leases.save(self._lease, progress))
                     number, begin, unsaved = number + 1, part.pause, []
-        last = Progress(number, begin, await asyncio.to_thread(results.encode, unsaved), 100)
-        await self._database.run(leases.complete(self._lease, last))
+        await self._complete(number, [unsaved])
 
+    async def _complete(self, number: int, channels: list[list[Part]]) -> None:
+        body = await asyncio.to_thread(results.encode, channels)
+        await self._database.run(leases.complete(self._lease, Progress(number, 0, body, 100)))
 
-def _percent(part: Part, audio: Decoded) -> int:
-    return min(99, int(part.words[-1].end_ms / 10 / audio.seconds)) if part.words else 0
+    def _heard(self, part: Part) -> None:
+        if part.words:
+            percent = int(part.words[-1].end_ms / 10 / self._seconds)
+            self._percent = min(99, max(self._percent, percent))
 
 
 async def _end(tasks: tuple[asyncio.Task[None], ...]) -> None:

@@ -1,6 +1,9 @@
 """The messages of one WebSocket, read a little ahead, so that a client that leaves is noticed at once."""
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,11 +11,13 @@ from typing import Any
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ko_asr.gateway.settings import MIB
+from ko_asr.gateway.settings.gateway import MIB
 
+LOG = logging.getLogger("ko_asr.gateway")
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
 _SEND_SECONDS = 60.0  # in which a client must take an answer
-RESTART = 1012  # of RFC 6455's registry: the server is restarted
+_FAILED = 1011  # close codes of RFC 6455's registry
+RESTART = 1012  # the server is restarted
 
 
 class Inbox:
@@ -61,7 +66,7 @@ class Sockets:
 
     async def serve(self, websocket: WebSocket, handle: Callable[[Inbox], Awaitable[None]]) -> None:
         """Let ``handle`` serve an accepted ``websocket``; it is cancelled when the client leaves."""
-        inbox = Inbox(websocket)
+        inbox, began = Inbox(websocket), time.monotonic()
         inbox.stopping = self._stopping
         self._open.add(inbox)
         work, gone = asyncio.ensure_future(handle(inbox)), asyncio.create_task(inbox.fill())
@@ -69,11 +74,14 @@ class Sockets:
             await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._open.discard(inbox)
+            LOG.info("WebSocket %s ended after %.1f s", websocket.url.path, time.monotonic() - began)
             for task in (work, gone):
                 task.cancel()
             _, answer = await asyncio.gather(gone, work, return_exceptions=True)
         if isinstance(answer, Exception) and not isinstance(answer, WebSocketDisconnect):
-            raise answer
+            LOG.error("a WebSocket failed", exc_info=answer)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                await websocket.close(_FAILED)
 
     async def stop(self, seconds: float) -> None:
         """Let every socket end what it has; those that take longer are left to the server."""

@@ -26,13 +26,16 @@ class Resampler:
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Resample float32 [n]; some samples come with the next ones."""
-        return samples if self._stream is None else self._stream.resample_chunk(samples)
+        if self._stream is None:
+            return samples
+        resampled: np.ndarray = self._stream.resample_chunk(samples)
+        return resampled
 
     def flush(self) -> np.ndarray:
         """What is still to come; the next sample begins anew."""
         if self._stream is None:
             return np.zeros(0, np.float32)
-        last = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        last: np.ndarray = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         self._stream = self._new()
         return last
 

@@ -138,6 +138,8 @@ class Speech:
 
 
 def _shifted(result: Result, later: int) -> Result:
+    if not later:
+        return result
     words = tuple(
         replace(word, start_ms=word.start_ms + later, end_ms=word.end_ms + later) for word in result.words
     )
