@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -95,14 +95,15 @@ def latencies(ask: Ask, count: int) -> list[float]:
     return found
 
 
-def start_gateway(triton: str, log: Path) -> tuple[subprocess.Popen, str]:
-    """Start a gateway in front of ``triton``; its process and address."""
+def start_gateway(options: Sequence[str], log: Path) -> tuple[subprocess.Popen, str]:
+    """Start a gateway with ``options``; its process and address."""
     if not PYTHON.exists():
         raise UserError("no .gateway: make it with make setup-gateway")
     port = free_ports(1)[0]
-    command = [*DYING_WITH_PARENT, str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton]
+    command = [*DYING_WITH_PARENT, str(PYTHON), "-m", "ko_asr.gateway", *options]
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=stream, stderr=stream)
+        own = ["--port", str(port), "--data", str(log.parent / f"data-{port}")]
+        process = subprocess.Popen([*command, *own], stdout=stream, stderr=stream)
     url = f"http://127.0.0.1:{port}"
     for _ in range(300):
         try:
@@ -138,7 +139,7 @@ def main() -> None:
     paths = [entry["audio_filepath"] for entry in list(read_manifest(args.manifest))[: args.utterances]]
     audio, files = [read_audio(path) for path in paths], [Path(path).read_bytes() for path in paths]
     with tempfile.TemporaryDirectory() as folder, TritonServer(args.repository, ROOT / ".server") as server:
-        process, url = start_gateway(server.url, Path(folder) / "log")
+        process, url = start_gateway(["--triton", server.url], Path(folder) / "log")
         try:
             asks = {"grpc": over_grpc(server.url, audio), "http": over_http(url, files)}
             texts = {name: [ask(number) for number in range(len(paths))] for name, ask in asks.items()}

@@ -5,8 +5,8 @@
 N streams speak utterances of the manifest in packets of 100 ms, each sent when it has been spoken, and the
 next utterance begins when the final has come. Measured is the final: its time since the last sample was due,
 which a server that is behind lets grow without end. gRPC is the library's `AsyncStreamingClient`, the gateway
-is asked over RTZR's WebSocket. In turn, so many streams over each, until the p99 of one exceeds the chunk;
-then the other goes on alone. The generator is a process of its own and shares the cores with everything else.
+is asked over RTZR's WebSocket, in front of the same server and, as "embedded", with the graphs in its own
+process. In turn, so many streams over each, until the p99 of one exceeds the chunk; the others go on. The generator is a process of its own and shares the cores with everything else.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def ramp(args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit
     carried, texts, alive = dict.fromkeys(urls, 0), {}, list(urls)
     streams = args.start
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        while alive and len(rows) < 2 * args.levels:
+        while alive and len(rows) < len(urls) * args.levels:
             for way in list(alive):
                 found = pool.submit(run_level, Level(way, urls[way], streams, args.seconds), paths).result()
                 p99 = float(np.percentile([seconds for _, (seconds, _) in found], 99))
@@ -130,14 +130,19 @@ def ramp(args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit
                 else:
                     alive.remove(way)
             streams = max(streams + 1, int(streams * args.factor))
-    both = set(texts["grpc"]) & set(texts["gateway"])
     return {
         "limit_ms": round(1000 * limit),
         "carried": carried,
         "ratio_gateway_to_grpc": round(carried["gateway"] / max(1, carried["grpc"]), 3),
-        "same_texts": f"{sum(texts['grpc'][n] == texts['gateway'][n] for n in both)} of {len(both)}",
+        "ratio_embedded_to_gateway": round(carried["embedded"] / max(1, carried["gateway"]), 3),
+        "same_texts": {way: _same(texts["grpc"], texts[way]) for way in ("gateway", "embedded")},
         "levels": rows,
     }
+
+
+def _same(one: dict[int, str], other: dict[int, str]) -> str:
+    both = set(one) & set(other)
+    return f"{sum(one[which] == other[which] for which in both)} of {len(both)}"
 
 
 async def idle_megabytes(url: str, process: int, count: int) -> dict[str, float]:
@@ -173,7 +178,10 @@ def main() -> None:
     args = parse()
     paths = [entry["audio_filepath"] for entry in list(read_manifest(args.manifest))[: args.utterances]]
     with tempfile.TemporaryDirectory() as folder, TritonServer(args.repository, ROOT / ".server") as server:
-        process, url = start_gateway(server.url, Path(folder) / "log")
+        log = Path(folder) / "log"
+        process, url = start_gateway(["--triton", server.url], log)
+        embedded = ["--engine", "embedded", "--repository", str(args.repository), "--embedded-streams", "999"]
+        alone, alone_url = start_gateway(embedded, log.with_name("embedded"))
         try:
             with StreamingClient(server.url) as client:
                 limit = client.sizes().chunk_seconds
@@ -181,15 +189,16 @@ def main() -> None:
             print(
                 f"{args.sockets} silent sockets: {idle['before_mb']} MB to {idle['with_mb']} MB", flush=True
             )
-            figures = ramp(args, {"grpc": server.url, "gateway": url}, paths, limit)
+            figures = ramp(args, {"grpc": server.url, "gateway": url, "embedded": alone_url}, paths, limit)
         finally:
-            process.terminate()
-            process.wait()
+            for one in (process, alone):
+                one.terminate()
+                one.wait()
     report = {"idle": idle, **figures, **provenance(["uvicorn", "websockets", "tritonclient", "numpy"])}
     with atomic_write(args.out) as stream:
         json.dump(report, stream, ensure_ascii=False, indent=1)
         stream.write("\n")
-    print(f"carried {figures['carried']}, gateway / grpc {figures['ratio_gateway_to_grpc']}")
+    print(f"carried {figures['carried']}")
     print(f"wrote {args.out}")
 
 
