@@ -6,7 +6,8 @@ N streams speak utterances of the manifest in packets of 100 ms, each sent when 
 next utterance begins when the final has come. Measured is the final: its time since the last sample was due,
 which a server that is behind lets grow without end. gRPC is the library's `AsyncStreamingClient`, the gateway
 is asked over RTZR's WebSocket, in front of the same server and, as "embedded", with the graphs in its own
-process. In turn, so many streams over each, until the p99 of one exceeds the chunk; the others go on. The generator is a process of its own and shares the cores with everything else.
+process. In turn, so many streams over each, until the p99 of one exceeds the chunk; the others go on. The
+generator is a process of its own and shares the cores with everything else.
 """
 
 import argparse
@@ -113,7 +114,8 @@ def run_level(level: Level, paths: Sequence[str]) -> list[tuple[int, Spoken]]:
 def ramp(args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit: float) -> dict[str, Any]:
     """Raise the level of each way until it is not carried."""
     rows: list[dict[str, Any]] = []
-    carried, texts, alive = dict.fromkeys(urls, 0), {}, list(urls)
+    texts: dict[str, dict[int, str]] = {}
+    carried, alive = dict.fromkeys(urls, 0), list(urls)
     streams = args.start
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         while alive and len(rows) < len(urls) * args.levels:
