@@ -1,7 +1,8 @@
-# Three stages on pinned images; compose.yaml runs export, plan and serve.
+# Four stages on pinned images; compose.yaml runs export, plan, serve and gateway.
 #   train   prepares corpora, trains, evaluates:       docker build --target train -t ko-asr:train .
 #   export  .nemo -> model repository, on the CPU:     docker build --target export -t ko-asr:export .
 #   serve   builds TensorRT plans and serves:          docker build --target serve -t ko-asr:serve .
+#   gateway HTTP before Triton, without torch:         docker build --target gateway -t ko-asr:gateway .
 # No image holds a corpus, a checkpoint or a model: they are mounted.
 #   docker run --gpus all --shm-size 8g -v "$PWD/data:/opt/ko-asr/data" -v "$PWD/tokenizers:/opt/ko-asr/tokenizers" \
 #     -v "$PWD/experiments:/opt/ko-asr/experiments" ko-asr:train python recipes/train_ctc.py --config-name NAME
@@ -52,3 +53,21 @@ HEALTHCHECK --interval=4s --timeout=5s --retries=2 --start-period=120s \
 # listens inside the container only.
 CMD ["python3", "/opt/ko-asr/export/closed_server.py", "tritonserver", "--model-repository=/models", \
     "--exit-timeout-secs=30", "--allow-http=true", "--http-address=127.0.0.1"]
+
+FROM python:3.11-slim-bookworm AS gateway
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/ko-asr
+COPY requirements-gateway.txt constraints.txt ./
+RUN pip install -r requirements-gateway.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip install --no-deps .
+# Keys, jobs and corrections are kept in a mounted folder; so are uploads, which would fill a tmpfs.
+ENV XDG_DATA_HOME=/opt/ko-asr/state TMPDIR=/opt/ko-asr/state
+USER 1000
+EXPOSE 9000
+# An inference, which waits no longer than ten seconds for its answer.
+HEALTHCHECK --interval=10s --timeout=12s --retries=3 --start-period=30s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9000/health/ready', timeout=11)"]
+# Its address is the container's, so nobody comes in without a key: docs/gateway.md.
+CMD ["python", "-m", "ko_asr.gateway", "--host", "0.0.0.0", "--keys", "--triton", "triton:8001"]

@@ -19,7 +19,7 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway gateway lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded gateway lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -59,7 +59,7 @@ setup-rtx: .rtx/.ready
 	@$(PY) -W ignore -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-trackers.txt
+.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-gateway.txt requirements-trackers.txt
 	@$(BIN)/pip install -q -r requirements-dev.txt 2> >($(QUIETLY))
 	@touch $@
 
@@ -74,6 +74,13 @@ setup-gateway: .gateway/.ready
 	@$(PYTHON) -m venv .gateway
 	@.gateway/bin/pip install -q -r requirements-gateway.txt 2> >($(QUIETLY))
 	@.gateway/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
+	@touch $@
+
+# ONNX Runtime beside it, for ENGINE=embedded.
+setup-embedded: .gateway/.ready-embedded
+
+.gateway/.ready-embedded: .gateway/.ready requirements-embedded.txt
+	@.gateway/bin/pip install -q -r requirements-embedded.txt 2> >($(QUIETLY))
 	@touch $@
 
 setup-ray: .ray/.ready
@@ -104,25 +111,32 @@ setup-ray: .ray/.ready
 
 # ---- the demo -----------------------------------------------------------------------------------
 
-demo: .server/.ready
+demo: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED)
 
-demo-streaming: .server/.ready
+demo-streaming: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED) --streaming --no-bench
 
 serve: .server/.ready
 	@$(PY) export/serve.py --model-repository triton/
 
 # Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway.
+# ENGINE=embedded needs none.
 TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
+ENGINE ?= triton
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
+ifeq ($(ENGINE),embedded)
+gateway: .gateway/.ready-embedded
+	@exec .gateway/bin/python -m ko_asr.gateway --engine embedded --repository triton/ --port $(PORT)
+else
 gateway: .gateway/.ready .server/.ready
 	@trap 'exit 143' TERM; trap 'exit 130' INT; trap 'kill $$(jobs -p) 2> /dev/null || true; wait' EXIT; \
 	if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
 		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
 		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
 	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) & wait $$!
+endif
 
 lmplz: .venv/.ready
 	@$(PY) recipes/build_lmplz.py
@@ -151,7 +165,7 @@ test-fast: .venv/.ready-dev
 	@$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Two processes that share the trained models (tests/conftest.py); a file stays in one of them.
-test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready lint
+test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready-embedded lint
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:

@@ -10,6 +10,7 @@ The figures at the end are written to results/demo/demo.json as well.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,14 +18,18 @@ import shlex
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openai import OpenAI
+
 from ko_asr.data.manifest import read_manifest
-from ko_asr.errors import run_main
+from ko_asr.errors import UserError, run_main
 from ko_asr.evaluation.metrics import character_counts
 from ko_asr.files import atomic_write
-from ko_asr.serving.server import TritonServer
+from ko_asr.serving.server import DYING_WITH_PARENT, TritonServer, free_ports
 from ko_asr.text.normalizer import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +146,50 @@ def served_equals_nemo(answers: dict[str, dict]) -> tuple[int, int]:
     return equal, total
 
 
+@contextlib.contextmanager
+def gateway(triton: str) -> Iterator[str]:
+    """The address of a gateway before ``triton``, until the block ends. UserError when it does not start."""
+    python, port = ROOT / ".gateway/bin/python", free_ports(1)[0]
+    command = ["-m", "ko_asr.gateway", "--triton", triton, "--port", str(port)]
+    command += ["--data", str(RESULTS / "gateway")]
+    print(f"\n== HTTP in front of it\n$ {shlex.join(['.gateway/bin/python', *command])}", flush=True)
+    if not python.exists():
+        raise UserError("there is no .gateway: make setup-gateway")
+    log = RESULTS / "gateway.log"
+    with log.open("w", encoding="utf-8") as stream:
+        line = [*DYING_WITH_PARENT, str(python), *command]
+        process = subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not answers(url):
+            if process.poll() is not None:
+                raise UserError(f"the gateway ended before it answered: {log} says why")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether the gateway at ``url`` is ready, which is an inference."""
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=20):
+            return True
+    except OSError:
+        return False
+
+
+def ask_gateway(triton: str, wav: Path) -> str:
+    """The text of ``wav`` through a gateway, asked by OpenAI's own client."""
+    with gateway(triton) as url, wav.open("rb") as file:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none")
+        print('$ OpenAI(base_url=...).audio.transcriptions.create(model="asr", file=...)', flush=True)
+        text = client.audio.transcriptions.create(model="asr", file=file).text
+    print(f"   transcript  {text}")
+    return text
+
+
 def serve_and_compare() -> dict:
     """Serve the repository, transcribe the eval sets and a sentence of no split, compare with NeMo's text."""
     spoken = normalize(Path(f"{HELD_OUT}.txt").read_text(encoding="utf-8"))  # as the manifests are
@@ -149,15 +198,26 @@ def serve_and_compare() -> dict:
     files = [Path(entry["audio_filepath"]) for split in splits for entry in split]
     print("\n== serve it\n$ tritonserver --model-repository triton/", flush=True)
     with TritonServer("triton", ROOT / ".server") as server:
-        answers = transcribe(server.url, [*files, wav])
-    answer = answers[os.path.abspath(wav)]
-    equal, total = served_equals_nemo(answers)
+        found = transcribe(server.url, [*files, wav])
+        answer = found[os.path.abspath(wav)]
+        show_held_out(wav, spoken, answer)
+        through_gateway = ask_gateway(server.url, wav)
+    equal, total = served_equals_nemo(found)
+    return {
+        "held_out": {"said": spoken, **answer},
+        "gateway": {"text": through_gateway},
+        "served_equal": equal,
+        "served_total": total,
+    }
+
+
+def show_held_out(wav: Path, spoken: str, answer: dict) -> None:
+    """Print what was said and what the server heard."""
     print(f"   {wav}, a sentence that is in no split:")
     print(f"   said        {spoken}")
     print(f"   transcript  {answer['text']}")
     print(f"   confidence  {answer['confidence']:.2f}   latency {answer['latency_ms']:.0f} ms")
     print(f"   CER         {character_counts(spoken, answer['text']).rate:.2%}")
-    return {"held_out": {"said": spoken, **answer}, "served_equal": equal, "served_total": total}
 
 
 def load(path: Path) -> dict:
@@ -183,12 +243,14 @@ def summary(demo: Demo, served: dict, started: float) -> dict:
 def print_summary(figures: dict) -> None:
     """Print the figures beside the limits that the project sets itself."""
     equal, total = figures["served_equal"], figures["served_total"]
+    through_gateway = figures["gateway"]["text"] == figures["held_out"]["text"]
     rows = [
         ("wall time", f"{figures['wall_seconds'] / 60:.1f} min", "<= 12 min on 2 cores, downloads included"),
         ("CER eval_clean", f"{figures['cer']['eval_clean']:.2%}", "<= 5 %"),
         ("CER eval_other (noisy)", f"{figures['cer']['eval_other']:.2%}", ""),
         ("받침 error rate eval_clean", f"{figures['coda_error_rate']['eval_clean']:.2%}", ""),
         ("served text == NeMo text", f"{equal} of {total}", "all"),
+        ("text through the gateway == served text", "yes" if through_gateway else "no", "yes"),
         (
             "log-probabilities, largest difference",
             f"{max(figures['log_probs_difference'].values()):.1e}",
@@ -230,6 +292,7 @@ def main() -> None:
     print_summary(figures)
     print(f"\nwrote {RESULTS}/demo.json and an error report, {RESULTS}/eval_clean/report.html")
     print(f"next: make serve, then .venv/bin/python recipes/transcribe_client.py {HELD_OUT}.wav")
+    print("or:   make gateway, then http://127.0.0.1:9000/ in a browser: a microphone, files, subtitles")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A real gateway, `python -m ko_asr.gateway` in its own environment, for the length of a ``with`` block."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -19,17 +20,26 @@ PYTHON = ROOT / ".gateway/bin/python"
 class GatewayProcess:
     """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
 
-    ``file_kib`` bounds every file that it writes, as a full disk would.
+    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs, not the module.
     """
 
-    def __init__(self, triton: str, folder: Path, *arguments: str, file_kib: int | None = None) -> None:
+    def __init__(
+        self,
+        triton: str | None,
+        folder: Path,
+        *arguments: str,
+        file_kib: int | None = None,
+        environment: dict[str, str] | None = None,
+        script: Path | None = None,
+    ) -> None:
         assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
-        self.folder, self.log = folder / "files", folder / "log"
+        self.folder, self.log, self.data = folder / "files", folder / "log", folder / "data"
         self.folder.mkdir(parents=True)
-        self._port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self._port}"
-        command = [str(PYTHON), "-m", "ko_asr.gateway", "--triton", triton, "--port", str(self._port)]
-        self._command = [*command, "--folder", str(self.folder), *arguments]
+        self._port, self._environment = free_ports(1)[0], {**os.environ, **(environment or {})}
+        self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
+        run = [str(script)] if script else ["-m", "ko_asr.gateway"]
+        command = [str(PYTHON), *run, *(["--triton", triton] if triton else []), "--port", str(self._port)]
+        self._command = [*command, "--folder", str(self.folder), "--data", str(self.data), *arguments]
         if file_kib:
             limited = f'ulimit -f {file_kib}; exec "$@"'
             self._command = [str(shutil.which("bash")), "-c", limited, "bash", *self._command]
@@ -37,7 +47,9 @@ class GatewayProcess:
     def __enter__(self) -> "GatewayProcess":
         with self.log.open("w", encoding="utf-8") as stream:
             command = [*DYING_WITH_PARENT, *self._command]
-            self.process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd="/")
+            self.process = subprocess.Popen(
+                command, stdout=stream, stderr=subprocess.STDOUT, cwd="/", env=self._environment
+            )
         deadline = time.monotonic() + 60
         while not self._is_live():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
@@ -81,6 +93,40 @@ class GatewayProcess:
         assert set(error) == {"message", "type", "param", "code"} and error["message"]
         return error
 
+    def job(self, file: Path | None = None, **fields: str) -> str:
+        """Make a job; its id."""
+        files = {"file": file.read_bytes()} if file else {"url": (None, fields.pop("url"))}
+        answer = self.post("/v1/jobs", data=fields, files=files)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["id"]
+
+    def job_state(self, job: str) -> dict:
+        """What GET /v1/jobs/{id} answers."""
+        answer = httpx.get(f"{self.url}/v1/jobs/{job}", timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def ended(self, job: str, seconds: float = 60) -> dict:
+        """The state of a job that has ended; waits for it."""
+        deadline = time.monotonic() + seconds
+        while (state := self.job_state(job))["status"] in ("queued", "running"):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.05)
+        return state
+
+    def result(self, job: str, **query: str) -> httpx.Response:
+        """The transcript of a job."""
+        return httpx.get(f"{self.url}/v1/jobs/{job}/result", params=query, timeout=30)
+
+    def uploads(self) -> list[Path]:
+        """The files of jobs."""
+        return [path for path in (self.data / "files").rglob("*") if path.is_file()]
+
+    @property
+    def webhook_secret(self) -> str:
+        """What callers verify webhooks with."""
+        return (self.data / "webhook-secret").read_text(encoding="ascii").strip()
+
     def left(self) -> list[Path]:
         """The folders of requests that are on board."""
         return [path for path in self.folder.glob("ko-asr-gateway-*/*") if path.is_dir()]
@@ -103,6 +149,41 @@ class GatewayProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
+
+
+class JobWorker:
+    """A worker of jobs, `python -m ko_asr.gateway.worker`, in a process that is easily killed."""
+
+    def __init__(self, triton: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [str(PYTHON), "-m", "ko_asr.gateway.worker", "--triton", triton, "--folder", str(folder)]
+        self._command = [*DYING_WITH_PARENT, *command, *arguments]
+        self.log, self._environment = folder / "log", environment
+        self.start()
+
+    def __enter__(self) -> "JobWorker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def start(self) -> None:
+        """Start it, again after a `kill`."""
+        environment = {**os.environ, **(self._environment or {})}
+        with self.log.open("w", encoding="utf-8") as stream:
+            self.process = subprocess.Popen(
+                self._command, stdout=stream, stderr=subprocess.STDOUT, cwd="/", env=environment
+            )
+
+    def is_ready(self) -> bool:
+        """True once it looks for work."""
+        return "at a time" in self.log.read_text(encoding="utf-8")
+
+    def kill(self) -> None:
+        """End it as a machine that loses its power does."""
+        self.process.kill()
+        self.process.wait()
 
 
 def ffmpeg() -> str | None:

@@ -21,7 +21,8 @@ def test_demo_reaches_its_figures(demo) -> None:
     assert figures["cer"]["eval_clean"] <= 0.05
     assert figures["served_equal"] == figures["served_total"] == 200
     assert max(figures["log_probs_difference"].values()) <= 1e-3
-    assert figures["held_out"]["text"] in demo.output
+    assert figures["held_out"]["text"] == figures["gateway"]["text"]
+    assert demo.output.count(figures["held_out"]["text"]) == 2 and "http://127.0.0.1:9000/" in demo.output
 
 
 def test_demo_scores_are_jiwers(demo) -> None:

@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,7 +34,7 @@ from ko_asr.runtime.plan_record import PlanRecord, library_version, save_plan
 from ko_asr.runtime.stream_contract import StreamingContract
 from ko_asr.serving.access import RESTRICTED, RESTRICTING_OPTIONS, closed_to_clients
 from ko_asr.serving.health import process_tree
-from ko_asr.serving.server import PROCESS_SETTINGS, TritonServer
+from ko_asr.serving.server import DYING_WITH_PARENT, PROCESS_SETTINGS, TritonServer, free_ports
 from ko_asr.serving.staging import staging
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -385,3 +387,36 @@ def test_a_busy_server_is_healthy(demo) -> None:
 def test_the_serve_stage_sets_what_the_servers_own_launcher_sets() -> None:
     given = dict(pair.split("=") for line in STAGES["serve"]["ENV"] for pair in line.split())
     assert given.items() >= PROCESS_SETTINGS.items()
+
+
+GATEWAY = ROOT / ".gateway/bin/python"
+
+
+@pytest.mark.skipif(not GATEWAY.exists(), reason="no .gateway: make setup-gateway")
+def test_the_gateway_stage_wants_keys_and_is_healthy_while_triton_answers(demo, tmp_path: Path) -> None:
+    """Its command and its health check as they are, but for this machine's address, port and Triton."""
+    stage, port = STAGES["gateway"], free_ports(1)[0]
+    aliases = SERVICES["serve"]["networks"]["default"]["aliases"]
+    given = [word.replace(f"{aliases[0]}:8001", demo.url) for word in json.loads(stage["CMD"][0])]
+    assert given[-1] == demo.url and "--keys" in given
+    environment = dict(pair.split("=") for line in stage["ENV"] for pair in line.split())
+    state = SERVICES["gateway"]["volumes"][0].split(":")[1]
+    assert environment["XDG_DATA_HOME"] == environment["TMPDIR"] == state
+    kept = {"XDG_DATA_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [*DYING_WITH_PARENT, str(GATEWAY), *given[1:], "--port", str(port)]
+    check = json.loads(stage["HEALTHCHECK"][0].partition(" CMD ")[2])
+
+    def healthy() -> bool:
+        line = [word.replace("9000", str(port)) for word in check[1:]]
+        return subprocess.run([GATEWAY, *line], capture_output=True).returncode == 0
+
+    with subprocess.Popen(command, env=os.environ | kept, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not healthy():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models")
+        assert (tmp_path / "ko-asr-gateway/gateway.db").is_file()
+        process.terminate()
+    assert not healthy()

@@ -71,7 +71,7 @@ def test_silence_leaves_the_front_end_with_a_length_that_no_audio_has(
     audio = np.zeros((2, 16_000), np.float32)
     audio[1, 8000:9000] = 0.005
     audio[1, 8100:8500] *= -1  # -46 dBFS
-    outputs = model._padded(audio)
+    outputs = model.front_end(audio)
     assert outputs[tensors.SAMPLES][:, 0].tolist() == [SILENT_FRAMES * 160 if gated else 16_000, 16_000]
     assert np.array_equal(outputs[tensors.PADDED_AUDIO][:, :16_000], audio)
 

@@ -8,7 +8,7 @@ a loss begins a new sequence with that audio, so that no word is missing. docs/w
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -63,6 +63,25 @@ class Request:
     position: int
 
 
+class Fresh:
+    """What of a stream's results is news: a partial that repeats the one shown last is none."""
+
+    def __init__(self) -> None:
+        self._shown = ("", 0)
+
+    def of(self, results: Sequence[Result]) -> list[Result]:
+        """The news among ``results``, which come together."""
+        fresh = [result for result in results if result.is_final or self._key(result) != self._shown]
+        if results:
+            last = results[-1]
+            self._shown = ("", last.utterance + 1) if last.is_final else self._key(last)
+        return fresh
+
+    @staticmethod
+    def _key(result: Result) -> tuple[str, int]:
+        return result.text, result.utterance
+
+
 class StreamProtocol:
     """One stream. Feed audio, send what `request` gives, and hand the answer to `answered`."""
 
@@ -74,7 +93,7 @@ class StreamProtocol:
         self._base = self._total = self._cut = 0  # samples; _cut: what lies before it is final
         self._utterances = 0  # that are final
         self._ended = False
-        self._shown = ("", 0)
+        self._fresh = Fresh()
         self._begin()
 
     def _begin(self) -> None:
@@ -159,15 +178,7 @@ class StreamProtocol:
                 self._move_cut(result, after, request.position)
         self.done = request.end
         self._forget()
-        fresh = [result for result in results if result.is_final or self._key(result) != self._shown]
-        if results:
-            last = results[-1]
-            self._shown = ("", last.utterance + 1) if last.is_final else self._key(last)
-        return fresh
-
-    @staticmethod
-    def _key(result: Result) -> tuple[str, int]:
-        return result.text, result.utterance
+        return self._fresh.of(results)
 
     def _parse(self, outputs: Mapping[str, np.ndarray]) -> list[Result]:
         """Results with times and numbers counted from the start of the stream, not of the sequence."""
@@ -200,10 +211,11 @@ class StreamProtocol:
             del self._audio[: _BYTES * surplus]
             self._base = needed
 
-    def resume(self) -> None:
+    def resume(self, sizes: ChunkSizes | None = None) -> None:
         """Begin another sequence with the audio of the utterance that is not final yet; this one is lost.
 
-        What its partials showed may change. UserError when the utterance is longer than what is kept.
+        ``sizes`` are those of the server that it goes to, where it is another one. What the partials showed
+        may change. UserError when the utterance is longer than what is kept.
         """
         if self._base > self._cut:
             seconds = self._keep / self.sizes.sample_rate
@@ -211,6 +223,7 @@ class StreamProtocol:
                 f"the stream was lost within an utterance longer than the {seconds:g} s that are kept: "
                 "open another stream, and let end-points cut utterances"
             )
+        self.sizes = sizes or self.sizes
         self._begin()
 
 

@@ -17,7 +17,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -124,7 +124,7 @@ class _Exchange:
 
     def failed(self, error: Exception, request: Request) -> float:
         """Seconds until the stream is resumed; raises ServerError when it cannot be."""
-        found = self.connection.server_error(error)
+        found = error if isinstance(error, ServerError) else self.connection.server_error(error)
         try:
             return self._recovery.wait(found, request, time.monotonic())
         except ServerError:
@@ -232,16 +232,24 @@ class StreamingClient:
         return Stream(self._client.infer, self._failure, exchange)
 
 
+class Route(Protocol):
+    """The way of one stream to a server: one way for each of its sequences."""
+
+    async def begin(self) -> ChunkSizes:
+        """Choose the server of the next sequence; its chunk sizes. Raises ServerError without one."""
+
+    async def infer(self, **arguments: Any) -> Any:
+        """Send one request of this sequence. Raises ServerError."""
+
+
 class AsyncStream:
     """An asyncio stream: `send` packets and iterate over results, at the same time if need be.
 
     ``send`` waits while more than ``pending_seconds`` of audio are not answered. Use it in ``async with``.
     """
 
-    def __init__(
-        self, infer: Callable[..., Any], failure: type[Exception], exchange: _Exchange, pending_seconds: float
-    ) -> None:
-        self._infer, self._failure, self._exchange = infer, failure, exchange
+    def __init__(self, route: Route, exchange: _Exchange, pending_seconds: float) -> None:
+        self._route, self._exchange = route, exchange
         sizes = exchange.protocol.sizes
         self._limit = max(int(pending_seconds * sizes.sample_rate), sizes.first_samples)
         self._changed = asyncio.Condition()
@@ -301,8 +309,8 @@ class AsyncStream:
     async def _send_close(self) -> None:
         if (arguments := self._exchange.close_arguments()) is not None:
             self._exchange.protocol.done = True
-            with contextlib.suppress(self._failure):
-                await self._infer(**arguments)
+            with contextlib.suppress(ServerError):
+                await self._route.infer(**arguments)
 
     async def _next(self) -> Request | None:
         protocol = self._exchange.protocol
@@ -326,16 +334,26 @@ class AsyncStream:
 
     async def _answer(self, request: Request) -> list[Result]:
         try:
-            answer = await self._infer(**self._exchange.arguments(request))
-        except self._failure as error:
+            answer = await self._route.infer(**self._exchange.arguments(request))
+        except ServerError as error:
+            await self._resume(error, request)
+            return []
+        return self._exchange.answered(request, answer)
+
+    async def _resume(self, failure: ServerError, request: Request) -> None:
+        while True:
             try:
-                wait = self._exchange.failed(error, request)
+                wait = self._exchange.failed(failure, request)
             finally:
                 await self._send_close()
             await asyncio.sleep(wait)
-            self._exchange.protocol.resume()
-            return []
-        return self._exchange.answered(request, answer)
+            try:
+                sizes = await self._route.begin()
+            except ServerError as error:
+                failure = error
+                continue
+            self._exchange.protocol.resume(sizes)
+            return
 
 
 class AsyncStreamingClient:
@@ -370,9 +388,31 @@ class AsyncStreamingClient:
             self._sizes = _sizes(connection.model, reply)
         return self._sizes
 
+    async def begin(self) -> ChunkSizes:
+        """Take this connection for a sequence, as a `Route` does."""
+        return await self.sizes()
+
+    async def infer(self, **arguments: Any) -> Any:
+        """Send one request of a sequence. Raises ServerError."""
+        try:
+            return await self._client.infer(**arguments)
+        except self._failure as error:
+            raise self.connection.server_error(error) from error
+
     async def open(
         self, options: StreamOptions | None = None, sample_rate: int = 16_000, pending_seconds: float = 5.0
     ) -> AsyncStream:
         """Open a stream; its first chunk takes its place on the server."""
-        exchange = _Exchange(self.connection, await self.sizes(), options, sample_rate)
-        return AsyncStream(self._client.infer, self._failure, exchange, pending_seconds)
+        return await open_stream(self, self.connection, options, sample_rate, pending_seconds)
+
+
+async def open_stream(
+    route: Route,
+    connection: Connection,
+    options: StreamOptions | None = None,
+    sample_rate: int = 16_000,
+    pending_seconds: float = 5.0,
+) -> AsyncStream:
+    """Open a stream that goes by ``route``, with the model and the patience of ``connection``."""
+    exchange = _Exchange(connection, await route.begin(), options, sample_rate)
+    return AsyncStream(route, exchange, pending_seconds)

@@ -1,36 +1,41 @@
-"""Serve HTTP in front of Triton: OpenAI's transcription API and a plain one, on this machine only.
+"""Serve HTTP in front of Triton: OpenAI's transcription API and a plain one.
 
     python -m ko_asr.gateway --triton 127.0.0.1:8001 --port 9000 --alias whisper-1
 
-There are no keys and no TLS yet, so it listens on 127.0.0.1 and nowhere else. docs/gateway.md has the routes.
+It listens on 127.0.0.1; --host with --keys lets other machines come in. docs/gateway.md has the routes.
 """
 
 import argparse
 import gc
 import logging
-import socket
+import os
 from pathlib import Path
 
 import uvicorn
 
-from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError, run_main
+from ko_asr.gateway.access.address import listen, server_options, summary, url
 from ko_asr.gateway.app import create_app
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
-from ko_asr.gateway.settings import DEFAULT_PORT, HOST, MIB, Settings
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.server import LiveServer
+from ko_asr.gateway.settings.access import AccessSettings
+from ko_asr.gateway.settings.corrections import CorrectionSettings
+from ko_asr.gateway.settings.engine import EngineSettings
+from ko_asr.gateway.settings.gateway import DEFAULT_PORT, MIB, Settings
+from ko_asr.gateway.settings.jobs import JobSettings
 
 
-def parse() -> Settings:
+def parse(program: str = "python -m ko_asr.gateway", description: str | None = __doc__) -> Settings:
     """Read the command line."""
     default = Settings()
     parser = argparse.ArgumentParser(
-        prog="python -m ko_asr.gateway",
-        description=__doc__,
+        prog=program,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--triton", default=DEFAULT_URL, metavar="HOST:PORT", help=f"Triton's gRPC (default {DEFAULT_URL})")
-    add("--port", type=int, default=DEFAULT_PORT, help=f"port on {HOST} (default {DEFAULT_PORT})")
+    add("--port", type=int, default=DEFAULT_PORT, help=f"port (default {DEFAULT_PORT})")
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the model; repeatable")
     add("--max-upload", type=float, default=default.max_upload / MIB, metavar="MIB", help="of a file (25)")
     add("--max-seconds-sync", type=float, default=default.max_seconds, help="audio of a request (1800)")
@@ -41,6 +46,10 @@ def parse() -> Settings:
     add("--timeout", type=float, default=default.timeout, help="seconds for Triton's answer to a piece (60)")
     add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
+    EngineSettings.add_options(parser)
+    CorrectionSettings.add_options(parser)
+    JobSettings.add_options(parser)
+    AccessSettings.add_options(parser)
     args = parser.parse_args()
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
@@ -48,7 +57,7 @@ def parse() -> Settings:
     if args.piece_seconds < 2:
         parser.error("--piece-seconds must be at least 2")
     return Settings(
-        triton=args.triton,
+        engine=EngineSettings.of(args),
         port=args.port,
         aliases=tuple(args.alias),
         max_upload=int(args.max_upload * MIB),
@@ -60,40 +69,42 @@ def parse() -> Settings:
         timeout=args.timeout,
         folder=args.folder,
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
+        corrections=CorrectionSettings.of(args),
+        jobs=JobSettings.of(args),
+        access=AccessSettings.of(args),
     )
-
-
-def listen(port: int) -> socket.socket:
-    """A socket on this machine's own address. UserError when the port cannot be had."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} on {HOST} cannot be opened ({error}): give another --port") from error
-    return listening
 
 
 def main() -> None:
     settings = parse()
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
-    listening = listen(settings.port)
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
+    options = server_options(settings.access)
+    listening = listen(settings.access, settings.port)
+    sockets = Sockets()
+    app = create_app(settings, sockets)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
-    port = listening.getsockname()[1]
+    address = url(settings.access, listening)
     ffmpeg = "libsndfile and ffmpeg" if settings.ffmpeg else "libsndfile only: no WebM, MP4, M4A, AAC, AMR"
-    print(f"gateway: http://{HOST}:{port}/v1, this machine only; Triton: {settings.triton}; reads {ffmpeg}")
-    print(f"next: curl http://{HOST}:{port}/v1/transcribe -F audio=@speech.wav", flush=True)
+    print(f"gateway: {address}/v1; {settings.engine}; reads {ffmpeg}")
+    print(f"lets in: {summary(settings.access, listening)}")
+    print(f"page: {address}/")
+    key = ' -H "Authorization: Bearer $KEY"' if settings.access.keys else ""
+    print(f"next: curl {address}/v1/transcribe -F audio=@speech.wav{key}", flush=True)
     gc.freeze()  # what was imported is never garbage
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=30,
+        ws_per_message_deflate=False,  # audio gets no smaller, and 500 sockets would take 20 MB more
+        ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
+        **options,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    LiveServer(config, sockets).run(sockets=[listening])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Tables are defined by the modules that use them, in `METADATA`; those that are m
 Statements run in threads, each in a transaction of its own.
 """
 
+import argparse
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,24 @@ _BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
 T = TypeVar("T")
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `url_of` reads."""
+    parser.add_argument("--database", metavar="URL", help="keys and jobs (sqlite:///DATA/gateway.db)")
+    parser.add_argument(
+        "--data", type=Path, default=default_data(), help=f"folder of what is kept ({default_data()})"
+    )
+
+
+def url_of(args: argparse.Namespace) -> str:
+    """The address of the database on the command line of `add_options`."""
+    return args.database or f"sqlite:///{args.data.absolute() / 'gateway.db'}"
+
+
+def default_data() -> Path:
+    """Where this user's programs keep what outlives them."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "ko-asr-gateway"
+
+
 class Database:
     """A database by its SQLAlchemy address: sqlite:///gateway.db or postgresql+psycopg://user@host/name."""
 
@@ -28,8 +48,10 @@ class Database:
             address = make_url(url)
             lite = address.get_backend_name() == "sqlite"
             if lite and address.database:
-                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-            arguments: dict[str, Any] = {"timeout": _BUSY_SECONDS} if lite else {}
+                _make_private(Path(address.database))
+            arguments: dict[str, Any] = {}
+            if lite and "timeout" not in address.query:
+                arguments["timeout"] = _BUSY_SECONDS
             self._engine = create_engine(address, pool_pre_ping=True, connect_args=arguments)
             if lite:
                 event.listen(self._engine, "connect", _set_up_sqlite)
@@ -54,6 +76,13 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file of a new database, which nobody else may read."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(0o600)
 
 
 def _shown(url: str) -> str:

@@ -1,12 +1,23 @@
-"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}."""
+"""Refusals in OpenAI's shape, of which its SDKs make exceptions: {"error": {message, type, param, code}}.
+
+Under /rtzr they have RTZR's.
+"""
+
+import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from ko_asr.gateway import rtzr_errors
+
+LOG = logging.getLogger("ko_asr.gateway")
+QUOTA = "insufficient_quota"  # the code where waiting a little does not help
 INVALID, SERVER = "invalid_request_error", "server_error"
 CLIENT_GONE = 499  # nginx's status for a client that did not wait; nobody reads it but logs and metrics
 
@@ -37,8 +48,22 @@ class ApiError(Exception):
 
     def response(self, path: str) -> JSONResponse:
         """The answer to a request of ``path``, in the shape of the API that it belongs to."""
-        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return JSONResponse(self.body(), self.status, headers)
+        if rtzr_errors.is_rtzr(path):
+            body: dict[str, Any] = rtzr_errors.body(self.status, self.message, self.code)
+        else:
+            body = self.body()
+        return JSONResponse(body, self.status, self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+            headers["retry-after-ms"] = str(1000 * self.retry_after)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.code == QUOTA:  # OpenAI's SDKs would send the file again, twice
+            headers["x-should-retry"] = "false"
+        return headers
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -47,6 +72,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _disconnect)
+    app.add_exception_handler(SQLAlchemyError, _database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -75,6 +101,18 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 async def _disconnect(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    LOG.error("the database fails: %s", str(error).splitlines()[0])
+    if "is full" in str(error) or "disk I/O error" in str(error):  # what SQLite says of a full disk
+        refusal = ApiError(
+            507, "the gateway's disk is full: try again later", code="disk_full", retry_after=30
+        )
+    else:
+        sentence = "the gateway's database does not answer: try again later"
+        refusal = ApiError(503, sentence, code="database", retry_after=5)
+    return refusal.response(request.url.path)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

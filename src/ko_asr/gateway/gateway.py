@@ -5,37 +5,61 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
+from starlette.websockets import WebSocket
 
+from ko_asr.gateway.access.accounts import Accounts
+from ko_asr.gateway.access.tokens import Tokens
 from ko_asr.gateway.audio.decode import Decoded, decode_channels
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.audio.wanted import Wanted
-from ko_asr.gateway.caller import caller_of
+from ko_asr.gateway.caller import Caller, caller_of
+from ko_asr.gateway.database import Database
 from ko_asr.gateway.engine.channels import channel_parts
+from ko_asr.gateway.engine.engines import engine_maker
 from ko_asr.gateway.engine.keywords import Keywords, usable
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.jobs.room import Jobs
+from ko_asr.gateway.live.inbox import Sockets
+from ko_asr.gateway.live.speech import Speech, Take
+from ko_asr.gateway.live.speller import Speller
 from ko_asr.gateway.metrics import Metrics
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 
 class Gateway:
     """Connection, folders, threads and figures. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, sockets: Sockets | None = None) -> None:
+        """Open what outlives the process: UserError where that fails."""
+        self.settings, self.metrics, self.sockets = settings, metrics, sockets or Sockets()
+        self.database = Database(settings.jobs.database_url)
+        self.tokens = Tokens.shared(self.database)
+        self.accounts = Accounts(self.database, self.tokens) if settings.access.keys else None
+        self.jobs = Jobs(settings, self.database, metrics)
+        self._make_engine = engine_maker(settings, metrics)
 
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
-        self.recogniser = Recogniser(self.settings)
+        self.recogniser = Recogniser(self.settings, self._make_engine())
+        self.speller = Speller(self.recogniser)
         self._decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        if self.accounts:
+            await self.accounts.__aenter__()
+        callers = self.accounts.caller if self.accounts else Caller
+        await self.jobs.start(self.recogniser, self.workspace, self._decoders, callers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.jobs.stop()
         await self.recogniser.__aexit__()
         self._decoders.shutdown()
         self.workspace.close()
+        if self.accounts:
+            await self.accounts.__aexit__()
+        self.database.close()
 
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""
@@ -76,3 +100,7 @@ class Gateway:
             return await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
         found = parts(audio[0], self.recogniser, self.settings, caller, keywords)
         return [[part async for part in found]]
+
+    def speech(self, websocket: WebSocket, take: Take) -> Speech:
+        """The live speech of a WebSocket; ``take`` gets what is heard."""
+        return Speech(self.recogniser, self.metrics, self.settings.ffmpeg, caller_of(websocket), take)

@@ -3,11 +3,14 @@
 import logging
 import secrets
 import time
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
 
 LOG = logging.getLogger("ko_asr.gateway")
@@ -19,7 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        options = {"registry": self._registry, "namespace": "ko_asr_gateway"}
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
         self.seconds = Histogram(
             "request_seconds",
@@ -29,7 +32,14 @@ class Metrics:
             **options,
         )
         self.in_flight = Gauge("requests_in_flight", "Requests on board", **options)
+        self.streams = Gauge("streams_open", "Streams of live speech at the recogniser", **options)
+        self.streamed = Counter("streamed_seconds", "Seconds of live speech", **options)
         self.audio = Counter("audio_seconds", "Seconds of audio accepted", **options)
+        self.jobs = Counter("jobs", "Jobs ended by workers of this process", ["status"], **options)
+
+    def add(self, collector: Collector) -> None:
+        """Show what ``collector`` tells as well."""
+        self._registry.register(collector)
 
     def page(self) -> bytes:
         """All figures in Prometheus's text format."""
@@ -48,13 +58,17 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        versions = answered_by.begin()
         request_id, started, status = f"req_{secrets.token_hex(12)}", time.perf_counter(), CLIENT_GONE
 
         async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if versions:
+                    headers["x-model-version"] = ", ".join(sorted(versions))
             await send(message)
 
         with self._metrics.in_flight.track_inprogress():

@@ -21,7 +21,7 @@ from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.audio.sound import Sound
 from ko_asr.gateway.audio.wanted import Wanted
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 
 
@@ -37,6 +37,13 @@ class Decoded:
     def seconds(self) -> float:
         """Length, as counted."""
         return self.samples / SAMPLE_RATE
+
+    def read(self) -> np.ndarray:
+        """All of them, float32 [n]."""
+        if self.path is None:
+            assert self.whole is not None
+            return self.whole
+        return np.fromfile(self.path, "<f4")
 
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """Yield [n] with n <= ``size``."""

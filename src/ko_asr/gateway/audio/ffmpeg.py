@@ -24,7 +24,7 @@ _MEMORY = 1 << 30  # bytes of address space; a decoder needs a tenth of it
 _CPU_SECONDS = 60
 _LOG_BYTES = 1 << 16  # the only file that it may write
 _BLOCK_BYTES = 1 << 20
-_AU_HEADER = 24
+AU_HEADER = 24  # bytes
 # A script of its own rather than a preexec_fn, which is not safe in a process with threads.
 _LIMITED = (
     sys.executable,
@@ -32,11 +32,33 @@ _LIMITED = (
     "-c",
     "import ctypes, os, resource as r, sys\n"
     "ctypes.CDLL(None).prctl(1, 9)\n"
-    f"for kind, limit in ((r.RLIMIT_AS, {_MEMORY}), (r.RLIMIT_CPU, {_CPU_SECONDS}), (r.RLIMIT_CORE, 0),\n"
+    f"for kind, limit in ((r.RLIMIT_AS, {_MEMORY}), (r.RLIMIT_CPU, int(sys.argv[1])), (r.RLIMIT_CORE, 0),\n"
     f"                    (r.RLIMIT_FSIZE, {_LOG_BYTES}), (r.RLIMIT_NOFILE, 64)):\n"
     "    r.setrlimit(kind, (limit, limit))\n"
-    "os.execv(sys.argv[1], sys.argv[1:])",
+    "os.execv(sys.argv[2], sys.argv[2:])",
 )
+
+
+def decoding(
+    command: str, demuxer: str, source: str, *options: str, cpu_seconds: int = _CPU_SECONDS
+) -> list[str]:
+    """The command that decodes ``source``, such as file:name or pipe:0, to float32 on its standard output.
+
+    The output is AU, big-endian, whose header tells the rate. ``options`` are of the input.
+    """
+    return [
+        *(*_LIMITED, str(cpu_seconds), command),
+        *("-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", *options),
+        *("-protocol_whitelist", source.partition(":")[0], "-codec_whitelist", _DECODERS, "-f", demuxer),
+        *("-i", source, "-map", "0:a:0", "-vn", "-sn", "-dn", "-flush_packets", "1"),
+        *("-protocol_whitelist", "pipe", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
+    ]
+
+
+def au_header(header: bytes) -> tuple[int, int, int]:
+    """Where the samples begin, their rate in Hz, and the channels, of the first `AU_HEADER` bytes."""
+    begin, rate, channels = (int.from_bytes(header[at : at + 4]) for at in (4, 16, 20))
+    return begin, rate, channels
 
 
 def find_ffmpeg() -> str | None:
@@ -59,15 +81,9 @@ class Ffmpeg:
         """Start decoding ``source``, of a ``kind`` in `DEMUXERS`; what ffmpeg says goes to ``log``."""
         self.rate, self.channels = 0, 0
         self._log = log
-        arguments = (
-            *("-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-threads", "1"),
-            *("-protocol_whitelist", "file", "-codec_whitelist", _DECODERS, "-f", DEMUXERS[kind]),
-            *("-i", f"file:{source.name}", "-map", "0:a:0", "-vn", "-sn", "-dn"),
-            *("-protocol_whitelist", "pipe", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"),
-        )
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*_LIMITED, command, *arguments],
+                decoding(command, DEMUXERS[kind], f"file:{source.name}", "-xerror"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -78,10 +94,10 @@ class Ffmpeg:
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield float32 [n, channels]. AudioProblem where the file is damaged or holds no sound."""
         assert self._process.stdout is not None
-        header = self._process.stdout.read(_AU_HEADER)
-        if len(header) == _AU_HEADER:
-            begin, self.rate, self.channels = (int.from_bytes(header[at : at + 4]) for at in (4, 16, 20))
-            self._process.stdout.read(begin - _AU_HEADER)
+        header = self._process.stdout.read(AU_HEADER)
+        if len(header) == AU_HEADER:
+            begin, self.rate, self.channels = au_header(header)
+            self._process.stdout.read(begin - AU_HEADER)
             frame = 4 * self.channels
             while data := self._process.stdout.read(_BLOCK_BYTES // frame * frame):
                 whole = np.frombuffer(data, ">f4", count=len(data) // frame * self.channels)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from io import BytesIO
@@ -43,6 +44,14 @@ class Workspace:
             raise ApiError(429, "the gateway is full: try again later", code="full", retry_after=1)
         self._places -= 1
         return RequestFolder(self.path, self._leave)
+
+    def job_folder(self) -> "RequestFolder":
+        """The files of a job, which takes no place of a request."""
+        return RequestFolder(self.path, lambda: None)
+
+    def remove_abandoned(self) -> None:
+        """Remove what processes left beside it that were killed."""
+        _remove_abandoned(self.path.parent, older_than=60.0)
 
     def _leave(self) -> None:
         self._places += 1
@@ -84,7 +93,7 @@ class RequestFolder:
 
     def source_file(self) -> Path:
         """What was uploaded, as a file. OSError when it cannot be written."""
-        if self.content is not None:
+        if self.content is not None and not self.upload.exists():
             self.upload.write_bytes(self.content)
         return self.upload
 
@@ -118,9 +127,11 @@ def room_on_disk() -> Iterator[None]:
         ) from error
 
 
-def _remove_abandoned(parent: Path) -> None:
+def _remove_abandoned(parent: Path, older_than: float = 0.0) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
+            if folder.stat().st_mtime > time.time() - older_than:  # its owner may be about to lock it
+                continue
             lock = os.open(folder / _LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from ko_asr.gateway.audio.folders import RequestFolder, room_on_disk
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import MIB, Settings
+from ko_asr.gateway.settings.gateway import MIB, Settings
 
 _FIELD_BYTES = 64 << 10  # of all fields together
 _PARTS = 200  # a hundred keywords among them

@@ -4,7 +4,7 @@ A call centre records its agent on one channel and the customer on another.
 """
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.engine.long_audio import Part, confidence, joined_text, parts, transcript
 from ko_asr.gateway.engine.recogniser import Recogniser
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.results import Result, Word
 
 
@@ -56,14 +56,20 @@ async def channel_parts(
     settings: Settings,
     caller: Caller,
     keywords: tuple[str, ...] = (),
+    heard: Callable[[Part], None] = lambda _: None,
 ) -> list[list[Part]]:
-    """The parts of every channel. ApiError when one of them fails; the others are given up."""
+    """The parts of every channel, each told to ``heard`` at once. ApiError when one of them fails; the others
+    are given up.
+    """
     shared = OneOwner(recogniser, settings)
 
     async def one(channel: Decoded) -> list[Part]:
         # Cut, for one is silent while another speaks.
-        found = parts(channel, shared, settings, caller, keywords, cut=True)
-        return [part async for part in found]
+        found: list[Part] = []
+        async for part in parts(channel, shared, settings, caller, keywords, cut=True):
+            found.append(part)
+            heard(part)
+        return found
 
     try:
         async with asyncio.TaskGroup() as group:

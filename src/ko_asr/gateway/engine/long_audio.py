@@ -14,7 +14,7 @@ from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import EVERYBODY, Caller
 from ko_asr.gateway.engine.pieces import pieces, whole_window
 from ko_asr.gateway.engine.seams import Seams
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.endpoint import EndpointRules
@@ -25,11 +25,16 @@ _RULES = EndpointRules()
 
 @dataclass(frozen=True)
 class Part:
-    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1."""
+    """What one piece adds: its ``text``, its words with times since the start, its confidence in 0..1.
+
+    ``pause`` is the encoder frame from which the rest can be recognised alone; 0 where a cut went through
+    sound.
+    """
 
     text: str
     words: tuple[Word, ...]
     confidence: float
+    pause: int = 0
 
 
 class Transcriber(Protocol):
@@ -48,14 +53,16 @@ async def parts(
     caller: Caller = EVERYBODY,
     keywords: tuple[str, ...] = (),
     cut: bool = False,
+    begin: int = 0,
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts of ``audio`` that have text, in order; none is changed later. ApiError.
 
-    ``cut`` short audio as well, where much of it is silence.
+    ``cut`` short audio as well, where much of it is silence. ``begin`` is the `Part.pause` after which to go
+    on.
     """
     seams, whole = Seams(), None if cut else audio.whole
     answered = (
-        _answers(audio, recogniser, settings, caller, keywords)
+        _answers(audio, recogniser, settings, caller, keywords, begin)
         if whole is None
         else _one_answer(whole, recogniser, caller, keywords)
     )
@@ -65,7 +72,7 @@ async def parts(
             words = tuple(seams.add(window, heard))
             text = " ".join(word.text for word in words) if whole is None else answer.text.strip()
             if text:
-                yield Part(text, words, answer.confidence)
+                yield Part(text, words, answer.confidence, window.end if window.pause else 0)
 
 
 async def _one_answer(
@@ -75,9 +82,15 @@ async def _one_answer(
 
 
 async def _answers(
-    audio: Decoded, recogniser: Transcriber, settings: Settings, caller: Caller, keywords: tuple[str, ...]
+    audio: Decoded,
+    recogniser: Transcriber,
+    settings: Settings,
+    caller: Caller,
+    keywords: tuple[str, ...],
+    begin: int,
 ) -> AsyncGenerator[tuple[Window, Transcription], None]:
-    windows, owner = pieces(audio, settings.piece_seconds), object()
+    windows = (window for window in pieces(audio, settings.piece_seconds) if window.end > begin)
+    owner = object()
     ahead: deque[tuple[Window, asyncio.Task[Transcription]]] = deque()
     try:
         while window := await asyncio.to_thread(_next, windows):

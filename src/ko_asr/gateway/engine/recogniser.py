@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Hashable
 
 import numpy as np
 
-from ko_asr.client.connection import AnswerTimeout, RequestRefused, ServerError, StreamsFull
+from ko_asr.client.connection import AnswerTimeout, RequestRefused, ServerError
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.caller import EVERYBODY, Caller
 from ko_asr.gateway.engine.engine import Engine, LiveStream
 from ko_asr.gateway.engine.fair_turns import FairTurns
-from ko_asr.gateway.engine.triton import TritonEngine
+from ko_asr.gateway.engine.server import is_full
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.runtime.options import StreamOptions
 
@@ -23,15 +24,13 @@ _TRUSTED = 5.0  # seconds for which an answered inference says that the next one
 _PROBE_TIMEOUT = 10.0  # seconds
 _MOMENT = np.zeros(SAMPLE_RATE // 10, np.float32)
 _RETRY_AFTER = 5  # seconds: a server that died is started again within 15 (docs/serving.md)
-_QUEUE_FULL = "maximum queue size"  # in Triton's message, where a model has a max_queue_size
 
 
 class Recogniser:
     """One engine for all requests. Use it in ``async with``."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Connect, while an event loop runs. Nothing is sent yet."""
-        self._engine: Engine = TritonEngine(settings.triton, settings.timeout)
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._engine = engine
         self._turns = FairTurns(settings.in_flight)
         self._probing = asyncio.Lock()
         self._answered = -_TRUSTED
@@ -50,14 +49,14 @@ class Recogniser:
         keywords: tuple[str, ...] = (),
     ) -> Transcription:
         """Transcribe float32 [n] with words, when it is ``owner``'s turn. ApiError when that fails."""
-        async with self._turns.turn(owner):
-            return await self._infer(samples, caller, keywords)
+        async with self._turns.turn(owner, caller.name):
+            return await self._infer(samples, _key(caller, owner), keywords)
 
     async def try_keywords(self, keywords: tuple[str, ...], owner: Hashable, caller: Caller) -> None:
         """Raise RequestRefused unless the model takes ``keywords``; ApiError when it cannot be asked."""
-        async with self._turns.turn(owner):
+        async with self._turns.turn(owner, caller.name):
             try:
-                await self._engine.transcribe(_MOMENT, caller.name, keywords)
+                await self._engine.transcribe(_MOMENT, _key(caller, owner), keywords)
             except RequestRefused:
                 raise
             except ServerError as error:
@@ -66,7 +65,7 @@ class Recogniser:
     async def open_stream(self, options: StreamOptions, caller: Caller = EVERYBODY) -> LiveStream:
         """Begin a live stream. ApiError when that fails; the stream itself raises ServerError later."""
         try:
-            return await self._engine.open_stream(options, caller.name)
+            return await self._engine.open_stream(options, _key(caller, secrets.token_hex(8)))
         except ServerError as error:
             raise api_error(error) from error
 
@@ -77,19 +76,22 @@ class Recogniser:
                 return
             try:
                 async with asyncio.timeout(_PROBE_TIMEOUT):
-                    await self._infer(np.zeros(SAMPLE_RATE, np.float32), EVERYBODY)
+                    await self._infer(np.zeros(SAMPLE_RATE, np.float32), "")
             except TimeoutError:
                 raise _come_again("is late", "timeout") from None
 
-    async def _infer(
-        self, samples: np.ndarray, caller: Caller, keywords: tuple[str, ...] = ()
-    ) -> Transcription:
+    async def _infer(self, samples: np.ndarray, key: str, keywords: tuple[str, ...] = ()) -> Transcription:
         try:
-            answer = await self._engine.transcribe(samples, caller.name, keywords)
+            answer = await self._engine.transcribe(samples, key, keywords)
         except ServerError as error:
             raise api_error(error) from error
         self._answered = time.monotonic()
         return answer
+
+
+def _key(caller: Caller, owner: Hashable) -> str:
+    """What keeps a caller at one version of the model; those without a key choose anew each time."""
+    return str(owner) if caller == EVERYBODY else caller.name
 
 
 def api_error(error: ServerError) -> ApiError:
@@ -98,7 +100,7 @@ def api_error(error: ServerError) -> ApiError:
         sentence = str(error).removeprefix(f"{error.code}: ")
         return ApiError(400, f"the recogniser refuses this audio: {sentence}", code="audio_refused")
     LOG.warning("Triton: %s", error)
-    if isinstance(error, StreamsFull) or _QUEUE_FULL in str(error.__cause__):
+    if is_full(error):
         return ApiError(429, "the recogniser is full: try again later", code="full", retry_after=1)
     if isinstance(error, AnswerTimeout):
         return _come_again("is late", "timeout")

@@ -4,10 +4,12 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ko_asr.client.connection import DEFAULT_URL
+from ko_asr.gateway.settings.access import AccessSettings
+from ko_asr.gateway.settings.corrections import CorrectionSettings
+from ko_asr.gateway.settings.engine import EngineSettings
+from ko_asr.gateway.settings.jobs import JobSettings
 from ko_asr.runtime import tensors
 
-HOST = "127.0.0.1"
 DEFAULT_PORT = 9000
 MIB = 1 << 20
 
@@ -16,7 +18,7 @@ MIB = 1 << 20
 class Settings:
     """Addresses and limits of one gateway; sizes in bytes, times in seconds."""
 
-    triton: str = DEFAULT_URL
+    engine: EngineSettings = field(default_factory=EngineSettings)
     port: int = DEFAULT_PORT
     aliases: tuple[str, ...] = ()  # further names of the model
     max_upload: int = 25 * MIB  # OpenAI's
@@ -30,6 +32,9 @@ class Settings:
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
+    jobs: JobSettings = field(default_factory=JobSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
 
     @property
     def models(self) -> tuple[str, ...]:

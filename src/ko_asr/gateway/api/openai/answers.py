@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ko_asr.gateway.engine.channels import Utterance, channels_of, text_of, utterances, words
 from ko_asr.gateway.engine.long_audio import Part
-from ko_asr.gateway.openai.options import TranscriptionOptions
+from ko_asr.gateway.options import TranscriptionOptions
 from ko_asr.recognition import subtitles
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.runtime.results import Result, Word

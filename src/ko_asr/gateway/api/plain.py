@@ -4,7 +4,9 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 
+from ko_asr.gateway.api.description import File, answers, form
 from ko_asr.gateway.audio.wanted import read_wanted
 from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.channels import channels_of, text_of
@@ -15,11 +17,21 @@ from ko_asr.gateway.gateway import Gateway
 FILE = "audio"
 
 
+class _Form(BaseModel):
+    audio: File
+
+
+class _Answer(BaseModel):
+    text: str
+    confidence: float
+    processing_time_ms: float
+
+
 def routes(gateway: Gateway) -> APIRouter:
     """The route of ``gateway``."""
     router = APIRouter()
 
-    @router.post("/v1/transcribe")
+    @router.post("/v1/transcribe", openapi_extra=form(_Form), responses=answers(_Answer))
     async def transcribe(request: Request) -> dict[str, Any]:
         """Transcribe one file."""
         started, folder = time.perf_counter(), await gateway.request_folder(request)

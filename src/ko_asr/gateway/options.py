@@ -6,7 +6,7 @@ from ko_asr.gateway.audio.upload import Form
 from ko_asr.gateway.audio.wanted import Wanted, read_wanted
 from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.settings import Settings
+from ko_asr.gateway.settings.gateway import Settings
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")

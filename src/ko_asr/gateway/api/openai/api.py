@@ -9,6 +9,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ko_asr.gateway.api.description import answers as answers_of
+from ko_asr.gateway.api.description import form
+from ko_asr.gateway.api.openai import answers
+from ko_asr.gateway.api.openai.description import TRANSCRIPTIONS, Model, Models, TranscriptionForm
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.caller import caller_of
@@ -16,8 +20,7 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.openai import answers
-from ko_asr.gateway.openai.options import check_model, read_options
+from ko_asr.gateway.options import check_model, read_options
 
 FILE = "file"
 
@@ -40,7 +43,12 @@ def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router, settings, started = APIRouter(), gateway.settings, int(time.time())
 
-    @router.post("/v1/audio/transcriptions", response_model=None)
+    @router.post(
+        "/v1/audio/transcriptions",
+        response_model=None,
+        openapi_extra=form(TranscriptionForm, model=settings.models),
+        responses=TRANSCRIPTIONS,
+    )
     async def transcriptions(request: Request) -> Response:
         """Transcribe one file, in OpenAI's shapes."""
         folder, streaming = await gateway.request_folder(request), False
@@ -63,12 +71,12 @@ def routes(gateway: Gateway) -> APIRouter:
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "ko-asr"}
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=answers_of(Models))
     async def models() -> dict[str, Any]:
         """The model under all of its names."""
         return {"object": "list", "data": [model(name) for name in settings.models]}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}", responses=answers_of(Model))
     async def one_model(name: str) -> dict[str, Any]:
         """The model by one of its names."""
         check_model(name, settings)

@@ -1,0 +1,1 @@
+"""The routes: OpenAI's, RTZR's, jobs, corrections, the page."""

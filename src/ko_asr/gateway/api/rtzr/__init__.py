@@ -1,0 +1,1 @@
+"""RTZR's API, under /rtzr."""

@@ -1,0 +1,1 @@
+"""Corrections of what was misheard, stored with consent: a manifest that labelling starts from."""

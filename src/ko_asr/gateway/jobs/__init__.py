@@ -1,0 +1,1 @@
+"""Jobs: long recordings that are recognised while nobody waits, and survive whoever dies meanwhile."""

@@ -1,0 +1,1 @@
+"""Live speech, as every WebSocket of the gateway brings it."""

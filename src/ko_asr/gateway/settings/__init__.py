@@ -1,0 +1,1 @@
+"""What a gateway is started with, room by room."""

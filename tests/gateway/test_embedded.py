@@ -1,0 +1,175 @@
+"""The engine without Triton: its texts are those of the ensembles, files and streams."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from itertools import chain
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gateway_process import PYTHON, GatewayProcess
+
+from ko_asr.client.connection import RequestRefused, StreamsFull
+from ko_asr.client.offline import AsrClient, Transcription
+from ko_asr.client.streaming import AsyncStreamingClient
+from ko_asr.errors import UserError
+from ko_asr.gateway.engine.embedded.engine import EmbeddedEngine, load
+from ko_asr.gateway.settings.engine import EMBEDDED, EngineSettings
+from ko_asr.runtime.options import StreamOptions
+from ko_asr.runtime.results import Result
+
+AT_ONCE = 16
+
+
+def places(answer: Transcription) -> list[tuple[str, int, int]]:
+    return [(word["text"], word["start_ms"], word["end_ms"]) for word in answer.words]
+
+
+@asynccontextmanager
+async def engine_of(repository: Path, **options: int) -> AsyncIterator[EmbeddedEngine]:
+    engine = load(EngineSettings(EMBEDDED, repository=repository, **options), 60.0)()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def test_files_have_the_answers_of_the_ensemble(
+    both_models: Path, asr_server: str, clips: list[np.ndarray]
+) -> None:
+    def ensemble(part: list[np.ndarray]) -> list[Transcription]:
+        with AsrClient(asr_server) as client:
+            return [client.transcribe(clip, words=True) for clip in part]
+
+    async def embedded() -> list[Transcription]:
+        async with engine_of(both_models) as engine:
+            return await asyncio.gather(*map(engine.transcribe, clips))
+
+    with ThreadPoolExecutor(4) as pool:
+        parts = pool.map(ensemble, [clips[start : start + 50] for start in range(0, 200, 50)])
+        wanted = list(chain.from_iterable(parts))
+    found = asyncio.run(embedded())
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert list(map(places, found)) == list(map(places, wanted))
+    assert [answer.confidence for answer in found] == pytest.approx([a.confidence for a in wanted], abs=1e-3)
+
+
+async def heard(stream, audio: np.ndarray, packet: int) -> list[Result]:
+    for start in range(0, len(audio), packet):
+        await stream.send(audio[start : start + packet])
+    await stream.finish()
+    results = [result async for result in stream]
+    await stream.close()
+    return results
+
+
+def test_streams_have_the_results_of_the_ensemble(
+    both_models: Path, asr_server: str, clips: list[np.ndarray]
+) -> None:
+    pause = np.zeros(16_000, np.float32)
+    audio = [np.concatenate([clips[n], pause, clips[n + 1]]) for n in range(0, 60, 2)]
+    keywords = StreamOptions(keywords=("국수:3",))
+
+    async def all_of(open_stream) -> list[list[Result]]:
+        seats = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> list[Result]:
+            async with seats:
+                options = keywords if number % 5 == 4 else StreamOptions()
+                return await heard(await open_stream(options), audio[number], 1000 + 500 * (number % 7))
+
+        return await asyncio.gather(*map(one, range(len(audio))))
+
+    async def run() -> None:
+        async with AsyncStreamingClient(asr_server) as client:
+            wanted = await all_of(client.open)
+        async with engine_of(both_models) as engine:
+            found = await all_of(engine.open_stream)
+            assert engine._streams.open_now == 0
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert [(r.text, r.is_final, r.utterance, r.stable) for r in mine] == [
+                (r.text, r.is_final, r.utterance, r.stable) for r in theirs
+            ]
+
+    asyncio.run(run())
+
+
+def test_places_options_and_samples_are_checked(both_models: Path, clips: list[np.ndarray]) -> None:
+    async def run() -> None:
+        async with engine_of(both_models, max_streams=2) as engine:
+            streams = [await engine.open_stream(StreamOptions()) for _ in range(2)]
+            with pytest.raises(StreamsFull):
+                await engine.open_stream(StreamOptions())
+            await streams[0].close()
+            await streams[0].close()
+            with pytest.raises(RequestRefused, match="no token"):
+                await engine.open_stream(StreamOptions(keywords=("🎉",)))
+            await engine.open_stream(StreamOptions())
+            with pytest.raises(UserError, match="NaN"):
+                await streams[1].send(np.full(100, np.nan, np.float32))
+            with pytest.raises(RequestRefused, match="the least is"):
+                await engine.transcribe(np.zeros(10, np.float32))
+            assert await heard(streams[1], clips[0], 4000)
+
+    asyncio.run(run())
+
+
+def test_a_sender_waits_while_the_model_is_behind(both_models: Path) -> None:
+    async def run() -> None:
+        async with engine_of(both_models) as engine:
+            stream = await engine.open_stream(StreamOptions())
+            minute = np.zeros(60 * 16_000, np.float32)
+            await stream.send(minute)  # returns when all but five seconds of it are computed
+            assert stream._sent - stream._computed <= 5 * 16_000
+            await stream.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def embedded(both_models: Path, tmp_path_factory) -> GatewayProcess:
+    folder = tmp_path_factory.mktemp("embedded") / "g"
+    arguments = ("--engine", "embedded", "--repository", str(both_models))
+    with GatewayProcess(None, folder, *arguments) as gateway:
+        yield gateway
+
+
+def test_the_front_door_is_the_same(
+    embedded: GatewayProcess, gateway: GatewayProcess, files: list[Path]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(embedded.text, files)) == list(pool.map(gateway.text, files))
+    assert httpx.get(f"{embedded.url}/health/ready").status_code == 200
+
+
+def test_neither_torch_nor_triton_is_loaded(embedded: GatewayProcess) -> None:
+    maps = Path(f"/proc/{embedded.process.pid}/maps").read_text(encoding="utf-8")
+    assert "onnxruntime" in maps and "torch" not in maps
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        (None, "no "),
+        ("asr_encoder/1/model.onnx", "not the graph that its contract describes"),
+        ("asr_streaming_preprocessor/1/streaming_contract.json", "is not JSON"),
+    ],
+)
+def test_an_unfit_repository_is_one_sentence(
+    both_models: Path, tmp_path: Path, spoiled: str | None, sentence: str
+) -> None:
+    repository = tmp_path / "triton"
+    if spoiled:
+        shutil.copytree(both_models, repository)
+        (repository / spoiled).write_bytes(b"nothing of the kind")
+    command = [str(PYTHON), "-m", "ko_asr.gateway", "--engine", "embedded", "--repository", str(repository)]
+    command += ["--port", "0"]
+    done = subprocess.run(
+        [*command, "--port", "0"], capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
