@@ -68,4 +68,4 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     describe(app, settings.access.keys)
-    return Observed(ClosesUnread(guarded(app, settings.access, gateway.accounts)), metrics)
+    return Observed(guarded(ClosesUnread(app), settings.access, gateway.accounts), metrics)

@@ -1,35 +1,34 @@
 """The connection ends with the answer to an upload that goes on: uvicorn would read all of it, for ever."""
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ClosesUnread:
-    """ASGI application that closes the connection of a request which is answered before its body ends."""
+    """ASGI application that closes the connection of a request that is answered in the middle of its body.
+
+    Where nothing of the body was read it stays open: its client would see a reset instead of the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request as ``app`` does."""
-        if scope["type"] != "http" or not _has_body(Headers(scope=scope)):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read = False
+        inside = False
 
-        async def counted_receive() -> Message:
-            nonlocal read
+        async def watched_receive() -> Message:
+            nonlocal inside
             message = await receive()
-            read = read or not message.get("more_body", False)
+            inside = message.get("more_body", False)
             return message
 
         async def closing_send(message: Message) -> None:
-            if message["type"] == "http.response.start" and not read:
+            if message["type"] == "http.response.start" and inside:
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        await self._app(scope, counted_receive, closing_send)
-
-
-def _has_body(headers: Headers) -> bool:
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        await self._app(scope, watched_receive, closing_send)

@@ -89,7 +89,7 @@ class RequestFolder:
 
     def source(self) -> Path | BytesIO:
         """What was uploaded, where it is."""
-        return self.upload if self.content is None else BytesIO(self.content)
+        return self.upload if self.content is None else _Memory(self.content)
 
     def source_file(self) -> Path:
         """What was uploaded, as a file. OSError when it cannot be written."""
@@ -104,6 +104,14 @@ class RequestFolder:
             self._on_removal()
             if "path" in vars(self):
                 await asyncio.to_thread(shutil.rmtree, self.path, ignore_errors=True)
+
+
+class _Memory(BytesIO):
+    """Bytes in which a decoder that follows a wrong header may seek before the beginning."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(0, base + offset))
 
 
 @contextlib.contextmanager
