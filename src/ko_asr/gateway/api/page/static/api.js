@@ -32,7 +32,10 @@ export function request(method, path, { form, headers = {}, progress, signal } =
     if (key()) sending.setRequestHeader("authorization", `Bearer ${key()}`);
     for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
     sending.upload.onprogress = ({ loaded, total }) => progress?.(loaded / total);
-    sending.onloadend = () => (sending.status >= 200 && sending.status < 300 ? resolve(json(sending)) : reject(trouble(sending)));
+    sending.onloadend = () => {
+      if (sending.status >= 200 && sending.status < 300) resolve(json(sending));
+      else reject(trouble(sending));
+    };
     signal?.addEventListener("abort", () => sending.abort());
     sending.send(form);
   });

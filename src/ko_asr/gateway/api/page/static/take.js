@@ -18,7 +18,8 @@ export class Take {
     this.line = make("p", "partial", { hidden: true, lang: "ko" });
     this.message = make("p", "message", { role: "status" });
     this.downloads = make("div", "downloads", { hidden: true }, ...this.#downloads());
-    const remove = say(make("button", "remove", { type: "button", onclick: () => this.remove() }, "×"), "remove", {}, "aria-label");
+    const remove = make("button", "remove", { type: "button", onclick: () => this.remove() }, "×");
+    say(remove, "remove", {}, "aria-label");
     const head = make("header", "", {}, this.title, this.downloads, remove);
     this.element = make("article", "take", {}, head, this.list, this.line, this.message);
     this.list.setAttribute("aria-live", "polite");
@@ -68,7 +69,8 @@ export class Take {
   #downloads() {
     const label = { srt: "SRT", vtt: "VTT" };
     return Object.keys(FORMATS).map((format) => {
-      const save = make("button", "link", { type: "button", onclick: () => this.#save(format) }, label[format] ?? "");
+      const save = make("button", "link", { type: "button", onclick: () => this.#save(format) });
+      save.textContent = label[format];
       return label[format] ? save : say(save, "text");
     });
   }

@@ -113,5 +113,5 @@ export const ENGLISH = {
   unavailable: "The recogniser does not answer: try again in a moment.",
   unreachable: "The server cannot be reached.",
   failed: "That failed: {reason}",
-  privacy: "Files and recordings are on the server only while they are transcribed. Stored is only what you agree to and send.",
+  privacy: "Files and recordings are on the server only while they are transcribed. Only what you agree to send is stored.",
 };

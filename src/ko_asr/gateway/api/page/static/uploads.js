@@ -96,7 +96,8 @@ class Upload {
     const form = new FormData();
     for (const [name, value] of fields) form.append(name, value);
     form.append("file", this.file);
-    return request("POST", path, { form, progress: (share) => this.#progress(share), signal: this.cancelled.signal });
+    const progress = (share) => this.#progress(share);
+    return request("POST", path, { form, progress, signal: this.cancelled.signal });
   }
 
   #progress(share) {
