@@ -72,10 +72,12 @@ async def decode_channels(
         raise _unusable(f"takes more than {settings.decode_timeout:g} s to decode", param) from None
     except _TooLong:
         limit = f"{settings.max_seconds:g} s"
+        longer = settings.max_seconds < settings.jobs.max_seconds
+        instead = "send it to /v1/jobs" if longer else "cut it"
         of_each = ", its channels counted each" if wanted.separate else ""
         raise ApiError(
             413,
-            f"the audio is longer than {limit}{of_each}, the most of one request: send it to /v1/jobs",
+            f"the audio is longer than {limit}{of_each}, the most that is taken here: {instead}",
             param=param,
             code="audio_too_long",
         ) from None
