@@ -21,7 +21,7 @@ from ko_asr.audio.problem import AudioProblem
 DEMUXERS = {MP4: "mov", WEBM: "matroska", AMR: "amr", AAC: "aac"}
 _DECODERS = "aac,aac_latm,ac3,alac,amrnb,amrwb,eac3,flac,mp2,mp3,mp3float,opus,pcm_s16le,pcm_f32le,vorbis"
 _MEMORY = 1 << 30  # bytes of address space; a decoder needs a tenth of it
-_CPU_SECONDS = 60
+_CPU_SECONDS = 1800  # of a job of hours; the clock ends the decoding of a request long before
 _LOG_BYTES = 1 << 16  # the only file that it may write
 _BLOCK_BYTES = 1 << 20
 AU_HEADER = 24  # bytes
