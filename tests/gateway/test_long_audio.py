@@ -73,7 +73,9 @@ def test_a_cut_through_sound_loses_and_doubles_no_word(demo, files: list[Path], 
         assert score(gateway.text(path), cut).cer < 0.2
 
 
-def test_a_long_file_does_not_delay_a_short_one(demo, files: list[Path], long: Path, tmp_path: Path) -> None:
+def test_complaint_3_a_long_file_does_not_delay_a_short_one(
+    demo, files: list[Path], long: Path, tmp_path: Path
+) -> None:
     with (
         GatewayProcess(demo.url, tmp_path / "g", "--in-flight", "1") as gateway,
         ThreadPoolExecutor(1) as pool,

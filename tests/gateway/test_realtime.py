@@ -127,7 +127,7 @@ def test_the_client_commits(gateway, asr_server: str, files: list[Path]) -> None
     assert [[text] for text in asyncio.run(run())] == wanted
 
 
-def test_a_commit_loses_no_last_word(connection, asr_server: str, files: list[Path]) -> None:
+def test_complaint_7_a_commit_loses_no_last_word(connection, asr_server: str, files: list[Path]) -> None:
     clip = linear16(read_audio(files[5]), RATE)
     append(connection, clip)
     connection.input_audio_buffer.commit()
@@ -266,7 +266,7 @@ def test_a_message_that_is_too_large_closes_its_socket_only(gateway, connection)
     assert configure(connection).type == "session.updated"
 
 
-def test_addresses(gateway) -> None:
+def test_complaint_9_a_session_needs_no_model(gateway) -> None:
     for query in ({}, INTENT, {"model": "asr"}, {"model": "whisper-1", **INTENT}):
         with gateway.sdk.realtime.connect(extra_query=query) as connection:
             assert connection.recv().type == "session.created"
@@ -277,7 +277,7 @@ def test_addresses(gateway) -> None:
         assert json.loads(refused.value.response.body)["error"]["param"] == next(iter(query))
 
 
-def test_a_browser_comes_with_a_client_secret(gateway) -> None:
+def test_complaint_9_a_browser_comes_with_a_client_secret(gateway) -> None:
     session = {"type": "transcription", "audio": {"input": {"turn_detection": None}}}
     expiry = {"anchor": "created_at", "seconds": 60}
     made = gateway.sdk.realtime.client_secrets.create(expires_after=expiry, session=session)
@@ -298,7 +298,7 @@ def test_a_browser_comes_with_a_client_secret(gateway) -> None:
         gateway.sdk.realtime.client_secrets.create(session={**session, "include": ["item.x"]})
 
 
-def test_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
+def test_complaint_6_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
     append(connection, bytes(2 * RATE * 60), 1 << 20)
     assert configure(connection).type == "session.updated"  # all of it was heard
     append(connection, talk)
@@ -307,7 +307,7 @@ def test_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
         said += [text for text in transcripts(events_until(connection, COMPLETED)) if len(text) > 5]
 
 
-def test_many_sockets_at_a_time(gateway, talk, wanted) -> None:
+def test_complaint_8_many_sockets_at_a_time(gateway, talk, wanted) -> None:
     def speak(_: int) -> list[str]:
         with gateway.sdk.realtime.connect(extra_query=INTENT) as connection:
             connection.recv()

@@ -81,6 +81,14 @@ def test_linear16_at_any_rate_and_packet(gateway, asr_server: str, talk, rate: i
     assert wanted and finals(answers) == wanted
 
 
+def test_complaint_8_a_stream_goes_on_beyond_fifteen_minutes(gateway, asr_server: str, talk) -> None:
+    """Sixteen minutes of speech, sent as fast as it is taken."""
+    data = linear16(np.tile(talk, 16 * 60 * 16_000 // len(talk) + 1), 16_000)
+    wanted = grpc_finals(asr_server, heard(data, 16_000), EndpointRules())
+    answers = speak(gateway, packets(data, 1 << 17), sample_rate=16_000, encoding="LINEAR16")
+    assert len(wanted) > 100 and finals(answers) == wanted
+
+
 @pytest.mark.parametrize("law", ["MULAW", "ALAW"])
 def test_telephone_audio(gateway, asr_server: str, talk, law: str) -> None:
     form = law.lower()
@@ -119,7 +127,9 @@ def test_answers_have_the_documented_fields(gateway, talk) -> None:
         assert best["words"][0]["start_at"] == answer["start_at"] > 0 and answer["duration"] > 0
 
 
-def test_finalize_ends_the_utterance_and_the_stream_goes_on(gateway, asr_server: str, files) -> None:
+def test_complaint_7_finalize_ends_the_utterance_and_the_stream_goes_on(
+    gateway, asr_server: str, files
+) -> None:
     clips = [linear16(read_audio(file), 16_000) for file in files[:3]]
     wanted = [
         text for clip in clips for text in grpc_finals(asr_server, heard(clip, 16_000), EndpointRules())
@@ -220,7 +230,7 @@ def test_no_ffmpeg_is_left_behind(gateway, talk) -> None:
             time.sleep(0.05)
 
 
-def test_a_gateway_that_stops_tells_the_last_words(bare, asr_server: str, files) -> None:
+def test_complaint_7_a_gateway_that_stops_tells_the_last_words(bare, asr_server: str, files) -> None:
     data = linear16(read_audio(files[0]), 16_000)
     with connect(rtzr_address(bare.url, sample_rate=16_000, encoding="LINEAR16")) as socket:
         for packet in packets(data):
