@@ -88,7 +88,8 @@ async def rtzr(
     address: str, frames: Sequence[bytes | str], headers: dict[str, str] | None = None
 ) -> tuple[list[dict], int, str]:
     """Send ``frames`` to RTZR's streaming; the answers, and how the socket was closed."""
-    async with websockets.connect(address, additional_headers=headers) as socket:
+    # Without pings: their answers wait behind the audio that was sent ahead.
+    async with websockets.connect(address, additional_headers=headers, ping_interval=None) as socket:
 
         async def speak() -> None:
             for frame in frames:

@@ -18,7 +18,7 @@ from ko_asr.audio.read import read_audio
 
 OPTIONS = (
     *("--job-poll", "0.1", "--job-lease", "3", "--job-sweep-every", "0.3", "--job-save-every", "20"),
-    *("--webhook-timeout", "2", "--webhook-scale", "0.01", "--job-max-hours", "0.05"),
+    *("--webhook-timeout", "2", "--webhook-scale", "0.01", "--job-max-hours", "0.35"),
     *("--allow-callback", "127.0.0.1", "--allow-url", "127.0.0.1", "--allow-url", "audio.example"),
 )
 
@@ -31,7 +31,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def jobs(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """A gateway with a worker that looks often, and takes three minutes of audio."""
+    """A gateway with a worker that looks often, and takes 21 minutes of audio."""
     with GatewayProcess(asr_server, tmp_path_factory.mktemp("jobs") / "g", *OPTIONS) as running:
         yield running
 
@@ -118,10 +118,12 @@ def test_one_key_makes_one_job(jobs, files: list[Path]) -> None:
     refused(jobs, 400, files={"file": b"x"}, headers={"Idempotency-Key": "k" * 256})
 
 
-def test_delete_removes_all_of_a_job(jobs, files, long: Path) -> None:
+def test_delete_removes_all_of_a_job(jobs, files, long: Path, tmp_path: Path) -> None:
     ended, running = jobs.job(files[0]), None
     jobs.ended(ended)
-    running = jobs.job(long)
+    longer = tmp_path / "longer.flac"  # it must not end before it is deleted
+    soundfile.write(longer, np.tile(read_audio(long), 10), 16_000)
+    running = jobs.job(longer)
     wait_until(lambda: jobs.job_state(running)["status"] == "running")
     assert jobs.uploads()
     for job, status in ((ended, "completed"), (running, "cancelled")):
@@ -153,7 +155,7 @@ def test_what_cannot_be_a_job(jobs, files: list[Path], receiver) -> None:
 def test_audio_that_cannot_be_used_fails_with_a_reason(jobs, files, tmp_path: Path) -> None:
     nothing, silence = tmp_path / "a.pdf", tmp_path / "silence.flac"
     nothing.write_bytes(b"%PDF-1.7 " + bytes(1000))
-    soundfile.write(silence, np.zeros(200 * 16_000), 16_000)
+    soundfile.write(silence, np.zeros(1300 * 16_000), 16_000)
     for path, code in ((nothing, "unknown_format"), (silence, "audio_too_long")):
         job = jobs.job(path)
         state = jobs.ended(job)

@@ -81,7 +81,7 @@ class Parrot:
     def __init__(self, text: str | None) -> None:
         self.text, self.heard = text, 0
 
-    async def transcribe(self, samples: np.ndarray, key: str = "") -> Transcription:
+    async def transcribe(self, samples: np.ndarray, key: str = "", keywords=()) -> Transcription:
         self.heard += 1
         await asyncio.sleep(0)
         if self.text is None:
@@ -115,7 +115,7 @@ def test_a_share_of_the_files() -> None:
     async def run() -> None:
         shadow = Shadow(Parrot("가"), share=0.3)
         for _ in range(1000):
-            shadow.offer(np.zeros(1, np.float32), "가")
+            shadow.offer(np.zeros(1, np.float32), "가", ())
             await asyncio.sleep(0)
         while shadow._waiting.qsize():
             await asyncio.sleep(0)

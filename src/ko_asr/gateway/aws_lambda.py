@@ -19,15 +19,9 @@ from ko_asr.gateway.command_line import parse
 
 OPTIONS = "KO_ASR_GATEWAY_OPTIONS"
 # Lambda takes events of 6 MB, in which Base64 leaves room for 4.5 MB of a body.
+# Who may call it is decided before it, by the function's URL or API; --keys decides it here.
 _DEFAULTS = (
-    "--engine",
-    "embedded",
-    "--repository",
-    "/opt/ko-asr/triton",
-    "--max-upload",
-    "4",
-    "--data",
-    "/tmp/ko-asr",
+    "--engine embedded --repository /opt/ko-asr/triton --max-upload 4 --data /tmp/ko-asr --allow-host '*'"
 )
 _TEXT = ["text/", "application/json", "application/x-subrip"]  # the rest is answered as Base64
 
@@ -37,7 +31,7 @@ class Function:
 
     def __init__(self) -> None:
         """Load the model and begin. UserError when the options or the model are unfit."""
-        options = [*_DEFAULTS, *shlex.split(os.environ.get(OPTIONS, ""))]
+        options = shlex.split(f"{_DEFAULTS} {os.environ.get(OPTIONS, '')}")
         app = create_app(parse(OPTIONS, str(__doc__), options))
         asyncio.set_event_loop(asyncio.new_event_loop())  # the one that Mangum takes
         self._running = LifespanCycle(app, "on")  # kept: nobody else holds its task

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ko_asr.gateway.access.refusal import refuse
 from ko_asr.gateway.errors import ApiError
 
+ANY_HOST = "*"
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 
@@ -33,7 +34,8 @@ class OwnPages:
 
     def _check(self, headers: Headers) -> None:
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if host and not (is_unforgeable(host) or _name(host) in self._hosts):
+        known = ANY_HOST in self._hosts or _name(host) in self._hosts
+        if host and not (known or is_unforgeable(host)):
             raise ApiError(403, f"{host[:60]!r} is no name of this gateway: allow it with --allow-host")
         if origin is None or origin in self._origins or origin.lower().partition("://")[2] == host:
             return

@@ -41,7 +41,12 @@ class AccessSettings:
         add("--tls-key", type=Path, metavar="PEM", help="its private key")
         many: dict[str, Any] = {"action": "append", "default": []}
         add("--allow-origin", metavar="ORIGIN", help="pages that may use it (CORS), or *; repeatable", **many)
-        add("--allow-host", metavar="NAME", help="name of this gateway, without keys; repeatable", **many)
+        add(
+            "--allow-host",
+            metavar="NAME",
+            help="its name, without keys, or *; repeatable",
+            **many,
+        )
         add("--trust-proxy", metavar="ADDRESSES", help="proxies whose X-Forwarded-For, -Proto are believed")
         add("--metrics-from", metavar="NETWORK", help="reads /metrics without a key; repeatable", **many)
 
