@@ -86,7 +86,7 @@ def test_complaint_8_a_stream_goes_on_beyond_fifteen_minutes(gateway, talk) -> N
     data = linear16(np.tile(talk, 16 * 60 * 16_000 // len(talk) + 1), 16_000)
     answers = speak(gateway, packets(data, 1 << 17), sample_rate=16_000, encoding="LINEAR16")
     last = [answer for answer in answers if answer["final"]][-1]
-    assert last["start_at"] > 15 * 60_000 and finals(answers).count(finals(answers)[-1]) > 10
+    assert last["start_at"] > 15 * 60_000 and len(finals(answers)) > 100 and len(finals(answers)[-1]) > 5
 
 
 @pytest.mark.parametrize("law", ["MULAW", "ALAW"])
