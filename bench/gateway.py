@@ -3,9 +3,9 @@
     python bench/gateway.py --repository triton --manifest data/demo/eval_clean.jsonl
 
 Both are asked for the same files. A round of each in turn, --rounds times: --clients clients at once for the
-throughput, then one alone for the latency. Over gRPC a client sends samples that it has read and resampled
-before (`AsrClient`); over HTTP it sends the file as it is, so the ratio holds uploading and decoding as well.
-Texts must be the same.
+throughput, then one alone for the latency; at the end one over HTTP beside a job of two hours. Over gRPC a
+client sends samples that it has read and resampled before (`AsrClient`); over HTTP it sends the file as it
+is, so the ratio holds uploading and decoding as well. Texts must be the same.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from threading import local
 
 import httpx
 import numpy as np
+import soundfile
 
 from ko_asr.audio.read import read_audio
 from ko_asr.client.offline import AsrClient
@@ -95,6 +96,32 @@ def latencies(ask: Ask, count: int) -> list[float]:
     return found
 
 
+def beside_a_job(url: str, audio: list[np.ndarray], ask: Ask, hours: float, folder: Path) -> dict:
+    """Latencies of one client while a recording of so many hours is a job, and how far that was."""
+    recording = folder / "recording.flac"
+    whole = np.concatenate(audio)
+    with soundfile.SoundFile(recording, "w", SAMPLE_RATE, 1, format="FLAC") as out:
+        for _ in range(int(hours * 3600 * SAMPLE_RATE / len(whole))):
+            out.write(whole)
+    with recording.open("rb") as file:
+        answer = httpx.post(f"{url}/v1/jobs", files={"file": file}, timeout=120).raise_for_status().json()
+    while (state := httpx.get(f"{url}/v1/jobs/{answer['id']}").json())["progress"] < 1:
+        if state["status"] == "failed":
+            raise UserError(f"the job failed: {state['error']['message']}")
+        time.sleep(0.2)
+    times = latencies(ask, len(audio))
+    after = httpx.get(f"{url}/v1/jobs/{answer['id']}").json()
+    httpx.delete(f"{url}/v1/jobs/{answer['id']}")
+    return {
+        "hours": hours,
+        "percent_done": [state["progress"], after["progress"]],
+        "latency_ms": {
+            "p50": round(statistics.median(times), 1),
+            "p95": round(float(np.percentile(times, 95)), 1),
+        },
+    }
+
+
 def start_gateway(options: Sequence[str], log: Path) -> tuple[subprocess.Popen, str]:
     """Start a gateway with ``options``; its process and address."""
     if not PYTHON.exists():
@@ -144,6 +171,7 @@ def main() -> None:
             asks = {"grpc": over_grpc(server.url, audio), "http": over_http(url, files)}
             texts = {name: [ask(number) for number in range(len(paths))] for name, ask in asks.items()}
             figures = measure(asks, len(paths), args)
+            figures["beside_a_job"] = beside_a_job(url, audio, asks["http"], 2.0, Path(folder))
         finally:
             process.terminate()
             process.wait()
