@@ -136,6 +136,7 @@ TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
 ENGINE ?= triton
 OPTIONS ?=
+GRPC = $(lastword $(subst :, ,$(TRITON)))
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
 ifeq ($(ENGINE),embedded)
 gateway: .gateway/.ready-embedded
@@ -144,7 +145,7 @@ else
 gateway: .gateway/.ready .server/.ready
 	@trap 'exit 143' TERM; trap 'exit 130' INT; trap 'kill $$(jobs -p) 2> /dev/null || true; wait' EXIT; \
 	if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
-		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
+		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(GRPC) --metrics-port=$$(($(GRPC) + 1)) & server=$$!; \
 		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
 	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) $(OPTIONS) & wait $$!
 endif
