@@ -71,6 +71,7 @@ setup-gateway: .gateway/.ready
 
 .gateway/.ready: requirements-gateway.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "== setting up .gateway (a minute, once)"
 	@$(PYTHON) -m venv .gateway
 	@.gateway/bin/pip install -q -r requirements-gateway.txt 2> >($(QUIETLY))
 	@.gateway/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
@@ -80,6 +81,7 @@ setup-gateway: .gateway/.ready
 setup-embedded: .gateway/.ready-embedded
 
 .gateway/.ready-embedded: .gateway/.ready requirements-embedded.txt
+	@echo "== adding ONNX Runtime to .gateway"
 	@.gateway/bin/pip install -q -r requirements-embedded.txt 2> >($(QUIETLY))
 	@touch $@
 
@@ -87,6 +89,7 @@ setup-embedded: .gateway/.ready-embedded
 setup-broker: .gateway/.ready-broker
 
 .gateway/.ready-broker: .gateway/.ready requirements-broker.txt
+	@echo "== adding clients of message brokers to .gateway"
 	@.gateway/bin/pip install -q -r requirements-broker.txt 2> >($(QUIETLY))
 	@touch $@
 
@@ -128,21 +131,23 @@ serve: .server/.ready
 	@$(PY) export/serve.py --model-repository triton/
 
 # Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway.
-# ENGINE=embedded needs none.
+# ENGINE=embedded needs none. OPTIONS are the gateway's own, as OPTIONS="--alias whisper-1".
 TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
 ENGINE ?= triton
+OPTIONS ?=
+GRPC = $(lastword $(subst :, ,$(TRITON)))
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
 ifeq ($(ENGINE),embedded)
 gateway: .gateway/.ready-embedded
-	@exec .gateway/bin/python -m ko_asr.gateway --engine embedded --repository triton/ --port $(PORT)
+	@exec .gateway/bin/python -m ko_asr.gateway --engine embedded --repository triton/ --port $(PORT) $(OPTIONS)
 else
 gateway: .gateway/.ready .server/.ready
 	@trap 'exit 143' TERM; trap 'exit 130' INT; trap 'kill $$(jobs -p) 2> /dev/null || true; wait' EXIT; \
 	if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
-		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(lastword $(subst :, ,$(TRITON))) & server=$$!; \
+		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(GRPC) --metrics-port=$$(($(GRPC) + 1)) & server=$$!; \
 		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
-	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) & wait $$!
+	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) $(OPTIONS) & wait $$!
 endif
 
 lmplz: .venv/.ready

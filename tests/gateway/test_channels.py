@@ -140,7 +140,7 @@ def test_what_cannot_be_told_apart_is_refused_by_name(gateway, call) -> None:
     nine = written(np.zeros((RATE, 9), np.float32), kind="WAV")
     for data, fields, words in (
         (nine, {}, "9 channels: up to 8"),
-        (call, {"stream": "true"}, "channels mix"),
+        (call, {"stream": "true"}, "cannot be streamed"),
         (call, {"channels": "left"}, "must be mix or separate"),
     ):
         form = {"model": "asr", "channels": "separate", **fields}

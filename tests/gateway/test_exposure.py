@@ -1,6 +1,8 @@
 """Other machines, pages in browsers, TLS: what a gateway does to be safe, and what it says at its start."""
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,9 @@ print(json.dumps(said))
 def test_a_start_that_would_be_unsafe_or_cannot_be(tmp_path: Path) -> None:
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"no database at all " * 100)
+    old = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(old)) as database:
+        database.execute("CREATE TABLE jobs (id TEXT)")
     text = tmp_path / "text.pem"
     text.write_text("no certificate", encoding="utf-8")
     pair = [trustme.CA().issue_cert("a.example") for _ in range(2)]
@@ -87,6 +92,10 @@ def test_a_start_that_would_be_unsafe_or_cannot_be(tmp_path: Path) -> None:
         ("--allow-origin", "app.example.com"): "is no origin",
         ("--allow-origin", "*"): "needs --keys",
         ("--metrics-from", "everywhere"): "is no network",
+        ("--trust-proxy", "10.0.0.1,somebody"): "has no address",
+        ("--job-workers", "-1"): "--job-workers must not be negative",
+        ("--keep-hours", "0"): "--keep-hours must be positive",
+        ("--database", f"sqlite:///{old}"): "its table jobs has other columns",
     }
     said = say([(*data, *arguments) for arguments in cases])
     for arguments, found, sentence in zip(cases, said, cases.values(), strict=True):

@@ -178,6 +178,9 @@ def test_what_cannot_be_honoured_refuses_the_handshake(gateway, query: dict) -> 
     assert refused.value.response.status_code == 400
     body = json.loads(refused.value.response.body)
     assert set(body) == {"code", "msg"} and body["code"] == "H0001" and body["msg"]
+    request_id = refused.value.response.headers["x-request-id"]
+    log = gateway.log.read_text(encoding="utf-8")
+    assert f"{request_id} WebSocket /rtzr/v1/transcribe:streaming 400" in log and " ERROR " not in log
 
 
 def test_bad_frames_close_the_socket_with_the_reason(gateway) -> None:

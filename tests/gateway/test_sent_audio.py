@@ -148,7 +148,7 @@ def test_samples_without_a_header(gateway, files, pcm) -> None:
 
 def test_samples_without_a_header_need_to_be_described(gateway, files, pcm) -> None:
     for fields, words in (
-        ({"encoding": "LINEAR16"}, "sample_rate is ''"),
+        ({"encoding": "LINEAR16"}, "sample_rate is missing"),
         ({"encoding": "MULAW", "sample_rate": "8e3"}, "a number from 4000"),
         ({"encoding": "OGG_OPUS", "sample_rate": "8000"}, "other files need no encoding"),
         ({"encoding": "ALAW", "sample_rate": "8000", "channel_count": "9"}, "from 1 to 8"),

@@ -81,7 +81,9 @@ class Parrot:
     def __init__(self, text: str | None) -> None:
         self.text, self.heard = text, 0
 
-    async def transcribe(self, samples: np.ndarray, key: str = "", keywords=()) -> Transcription:
+    async def transcribe(
+        self, samples: np.ndarray, key: str = "", keywords: tuple[str, ...] = ()
+    ) -> Transcription:
         self.heard += 1
         await asyncio.sleep(0)
         if self.text is None:

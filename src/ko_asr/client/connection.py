@@ -102,7 +102,7 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
         )
     if code == "UNAVAILABLE":
         return ServerUnavailable(
-            code, f"no server answers at {url}: start one with make serve, or give --url"
+            code, f"no server answers at {url}: start one with make serve, or give another address"
         )
     if code == "DEADLINE_EXCEEDED":
         return AnswerTimeout(code, f"no answer from {url} within {timeout:g} s")

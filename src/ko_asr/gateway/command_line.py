@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
 from ko_asr.gateway.settings.access import AccessSettings
@@ -17,20 +18,35 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
     default = Settings()
     parser = argparse.ArgumentParser(
         prog=program,
+        usage="%(prog)s [options]",  # argparse would list all of them before each error
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--port", type=int, default=DEFAULT_PORT, help=f"port (default {DEFAULT_PORT})")
+    add(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        metavar="PORT",
+        help=f"to listen at ({DEFAULT_PORT}); 0 takes a free one",
+    )
     add("--alias", action="append", default=[], metavar="NAME", help="another name of the model; repeatable")
-    add("--max-upload", type=float, default=default.max_upload / MIB, metavar="MIB", help="of a file (25)")
-    add("--max-seconds-sync", type=float, default=default.max_seconds, help="audio of a request (1800)")
-    add("--piece-seconds", type=float, default=default.piece_seconds, help="longer audio is cut (20)")
-    add("--max-requests", type=int, default=default.max_requests, help="requests on board; more get 429 (64)")
-    add("--in-flight", type=int, default=default.in_flight, help="pieces at Triton at a time (16)")
-    add("--in-flight-each", type=int, default=default.in_flight_each, help="of them of one request (4)")
-    add("--timeout", type=float, default=default.timeout, help="seconds for Triton's answer to a piece (60)")
-    add("--folder", type=Path, default=default.folder, help="for temporary files (the system's)")
+    add(
+        "--max-upload",
+        type=float,
+        default=default.max_upload / MIB,
+        metavar="MIB",
+        help="largest file of a request (25)",
+    )
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    add("--max-seconds-sync", default=default.max_seconds, help="most audio of a request (1800)", **seconds)
+    add("--piece-seconds", default=default.piece_seconds, help="longer audio is cut (20)", **seconds)
+    add("--max-requests", default=default.max_requests, help="requests at a time (64)", **number)
+    add("--in-flight", default=default.in_flight, help="pieces at Triton at a time (16)", **number)
+    add("--in-flight-each", default=default.in_flight_each, help="of them of one request (4)", **number)
+    add("--timeout", default=default.timeout, help="for Triton's answer to a piece (60)", **seconds)
+    add("--folder", type=Path, default=default.folder, help="of temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
     EngineSettings.add_options(parser)
     CorrectionSettings.add_options(parser)
@@ -40,6 +56,8 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
     numbers = ("max_upload", "max_seconds_sync", "max_requests", "in_flight", "in_flight_each", "timeout")
     if bad := [name for name in numbers if not getattr(args, name) > 0]:
         parser.error(f"--{bad[0].replace('_', '-')} must be positive")
+    if not 0 <= args.port < 1 << 16:
+        parser.error(f"--port {args.port} is no port: give one from 0 to 65535")
     if args.piece_seconds < 2:
         parser.error("--piece-seconds must be at least 2")
     return Settings(

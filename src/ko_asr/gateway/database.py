@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, MetaData, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ko_asr.errors import UserError
@@ -57,11 +57,17 @@ class Database:
                 event.listen(self._engine, "connect", _set_up_sqlite)
                 event.listen(self._engine, "begin", _begin_immediate)
             METADATA.create_all(self._engine)
+            strange = _strange_table(self._engine)
         except (ArgumentError, SQLAlchemyError, ImportError, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise UserError(
                 f"the database {_shown(url)} cannot be opened ({reason}): see --database"
             ) from error
+        if strange:
+            raise UserError(
+                f"the database {_shown(url)} is another version's: its table {strange} has other columns; "
+                "give another --data or --database, or remove it (keys, usage and jobs go with it)"
+            )
         self.is_sqlite = lite
 
     def run_now(self, work: Callable[[Connection], T]) -> T:
@@ -76,6 +82,15 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+
+def _strange_table(engine: Engine) -> str:
+    """The first table that lacks a column, or empty: create_all makes tables, and never changes one."""
+    there = inspect(engine)
+    for table in METADATA.sorted_tables:
+        if set(table.columns.keys()) - {column["name"] for column in there.get_columns(table.name)}:
+            return table.name
+    return ""
 
 
 def _make_private(path: Path) -> None:

@@ -55,6 +55,9 @@ class Observed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what ``app`` raises is logged, and answered by its own handlers."""
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, self._watching_handshake(scope, send))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -78,8 +81,22 @@ class Observed:
                 LOG.exception("%s failed", request_id)
         self._note(scope, request_id, status, time.perf_counter() - started)
 
+    def _watching_handshake(self, scope: Scope, send: Send) -> Send:
+        """Count and log a WebSocket that is refused; one that is let in is logged when it ends."""
+        request_id, started = f"req_{secrets.token_hex(12)}", time.perf_counter()
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "websocket.http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+                self._note(scope, request_id, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        return observed_send
+
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        LOG.info("%s %s %s %d %.0f ms", request_id, scope["method"], route, status, 1000 * seconds)
+        LOG.info(
+            "%s %s %s %d %.0f ms", request_id, scope.get("method", "WebSocket"), route, status, 1000 * seconds
+        )

@@ -49,7 +49,7 @@ def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
     response_format = _choice(form.one("response_format") or "json", FORMATS, "response_format")
     stream = _choice((form.one("stream") or "false").lower(), ("true", "false"), "stream") == "true"
     if stream and response_format != "json":
-        raise ApiError(400, "a stream has response_format json", param="response_format")
+        raise ApiError(400, "stream=true gives events: leave response_format out", param="response_format")
     wanted = form.many("timestamp_granularities")
     if wanted and response_format != "verbose_json":
         sentence = "timestamp_granularities need response_format verbose_json"
@@ -57,7 +57,8 @@ def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
     checked = [_choice(value, GRANULARITIES, "timestamp_granularities") for value in wanted]
     keywords, audio = read_keywords(form.many("keywords"), form.one("prompt") or ""), read_wanted(form)
     if stream and audio.separate:
-        raise ApiError(400, "a stream has channels mix", param="channels")
+        sentence = "channels=separate cannot be streamed: leave stream out, or take channels=mix"
+        raise ApiError(400, sentence, param="channels")
     return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream, keywords, audio)
 
 

@@ -36,10 +36,14 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("create", help="make a key")
     make.add_argument("--name", required=True, help="who it is for; for people")
-    make.add_argument("--requests", type=_whole, metavar="N", help="requests with audio at a time")
-    make.add_argument("--streams", type=_whole, metavar="N", help="live streams at a time")
-    make.add_argument("--seconds-a-minute", type=_positive, metavar="S", help="of audio")
-    make.add_argument("--seconds-a-day", type=_positive, metavar="S", help="of audio; days begin in Korea")
+    make.add_argument(
+        "--requests", type=_whole, metavar="N", help="most requests with audio at a time (no limit)"
+    )
+    make.add_argument("--streams", type=_whole, metavar="N", help="most live streams at a time (no limit)")
+    make.add_argument(
+        "--seconds-a-minute", type=_positive, metavar="S", help="most audio, in seconds (no limit)"
+    )
+    make.add_argument("--seconds-a-day", type=_positive, metavar="S", help="the same; days begin in Korea")
     make.add_argument("--metrics", action="store_true", help="it may read /metrics")
     commands.add_parser("list", help="all keys")
     commands.add_parser("revoke", help="end a key, for good").add_argument("id")
@@ -53,16 +57,18 @@ def parse() -> argparse.Namespace:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be positive")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a number, 1 or more")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be positive")
+        raise argparse.ArgumentTypeError("must be a positive number")
     return value
 
 

@@ -121,9 +121,15 @@ class Account:
         if limits.day is not None:
             used = self._seconds_today()
             if used >= limits.day or used + seconds > limits.day:
-                self._refuse("day", limits.day, until_tomorrow(), QUOTA)
+                self._refuse("day", limits.day, until_tomorrow(), QUOTA, used)
 
-    def _refuse(self, unit: str, limit: float | None, wait: float, code: str) -> NoReturn:
+    def _refuse(
+        self, unit: str, limit: float | None, wait: float, code: str, used: float | None = None
+    ) -> NoReturn:
         seconds = math.ceil(wait)
-        sentence = f"the key {self.key.id} has used its {limit:g} s of audio a {unit}: wait {seconds} s"
+        of_it = "" if used is None or limit is None or used >= limit else f"{used:.0f} s of "
+        more = ", and this audio is longer than the rest" if of_it else ""
+        sentence = (
+            f"the key {self.key.id} has used {of_it}its {limit:g} s of audio a {unit}{more}: wait {seconds} s"
+        )
         raise ApiError(429, sentence, code=code, retry_after=seconds)

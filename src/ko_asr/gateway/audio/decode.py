@@ -82,7 +82,8 @@ async def decode_channels(
             code="audio_too_long",
         ) from None
     except UnknownFormat as problem:
-        raise ApiError(415, f"the file {problem.said}", param=param, code="unknown_format") from problem
+        raw = "" if problem.kind else "; samples without a header need encoding and sample_rate"
+        raise ApiError(415, f"the file {problem.said}{raw}", param=param, code="unknown_format") from problem
     except AudioProblem as problem:
         raise _unusable(problem.said, param) from problem
     finally:

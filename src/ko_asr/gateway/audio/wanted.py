@@ -51,6 +51,8 @@ def _headerless(form: "Form") -> Headerless | None:
 
 def _number(form: "Form", param: str, least: int, most: int, default: str) -> int:
     given = form.one(param) or default
+    if not given:
+        raise ApiError(400, f"{param} is missing: with encoding it must be given", param=param)
     if not (given.isascii() and given.isdigit() and least <= int(given[:9]) <= most):
         raise _wrong(param, given, f"with encoding it must be a number from {least} to {most}")
     return int(given)

@@ -52,7 +52,8 @@ class SafeHttp:
             httpx.URL(url)
         except SSRFGuardError as error:
             reason = str(getattr(error, "reason", error)).partition(";")[0][:200]
-            raise ApiError(400, f"{param} cannot be called: {reason}", param=param) from error
+            instead = "give an https address outside, or let the gateway allow its host (--allow-callback)"
+            raise ApiError(400, f"{param} cannot be called ({reason}): {instead}", param=param) from error
         except (ValueError, httpx.InvalidURL):
             raise ApiError(400, f"{param} is no address", param=param) from None
         return url

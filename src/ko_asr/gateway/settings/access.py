@@ -67,7 +67,7 @@ class AccessSettings:
             tls_key=args.tls_key,
             origins=tuple(map(_origin, args.allow_origin)),
             hosts=tuple(name.lower() for name in args.allow_host),
-            proxies=args.trust_proxy,
+            proxies=args.trust_proxy and _proxies(args.trust_proxy),
             metrics_from=(*_LOOPBACK, *map(_network, args.metrics_from)),
         )
 
@@ -78,6 +78,19 @@ def _origin(text: str) -> str:
     if origin != "*" and not _ORIGIN.fullmatch(origin):
         raise UserError(f"--allow-origin {text} is no origin: write it as https://app.example.com")
     return origin
+
+
+def _proxies(text: str) -> str:
+    """The addresses as uvicorn takes them, which would believe nobody for one that is none."""
+    try:
+        for address in text.split(","):
+            if address.strip() != "*":
+                ipaddress.ip_network(address.strip())
+    except ValueError:
+        raise UserError(
+            f"--trust-proxy {text} has no address: write 127.0.0.1 or 10.0.0.0/8,10.1.0.7"
+        ) from None
+    return text
 
 
 def _network(text: str) -> Network:

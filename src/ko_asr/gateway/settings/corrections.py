@@ -19,7 +19,7 @@ class CorrectionSettings:
         """Add the options that `of` reads."""
         add = parser.add_argument
         add("--corrections", type=Path, metavar="FOLDER", help="store corrected clips there (off)")
-        add("--max-corrections", type=float, default=1024, metavar="MIB", help="of all clips (1024)")
+        add("--max-corrections", type=float, default=1024, metavar="MIB", help="of all clips there (1024)")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "CorrectionSettings":

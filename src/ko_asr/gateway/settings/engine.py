@@ -4,6 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ko_asr.client.connection import DEFAULT_URL
 from ko_asr.errors import UserError
@@ -43,7 +44,12 @@ class EngineSettings:
         """Add the options that `of` reads."""
         add = parser.add_argument_group("engine (docs/gateway-engines.md)").add_argument
         default = EngineSettings()
-        add("--engine", choices=(TRITON, EMBEDDED), default=TRITON, help="Triton, or the graphs in here")
+        add(
+            "--engine",
+            choices=(TRITON, EMBEDDED),
+            default=TRITON,
+            help="Triton, or the models in this process",
+        )
         add(
             "--triton",
             action="append",
@@ -51,13 +57,37 @@ class EngineSettings:
             metavar="[VERSION=]HOST:PORT",
             help=f"gRPC of a server, or dns:NAME:PORT of many; repeatable ({DEFAULT_URL})",
         )
-        add("--weight", action="append", default=[], metavar="VERSION=N", help="share of its callers")
-        add("--shadow", action="append", default=[], metavar="[VERSION=]HOST:PORT", help="compared only")
-        add("--shadow-share", type=float, default=0.1, help="of the files that it hears (0.1)")
-        add("--health-timeout", type=float, default=10.0, help="without an answer, then a server is out (10)")
-        add("--repository", type=Path, default=default.repository, help="of --engine embedded (triton/)")
-        add("--embedded-threads", type=int, default=0, help="that recognise files (one a core)")
-        add("--embedded-streams", type=int, default=default.max_streams, help="at a time (128)")
+        add("--weight", action="append", default=[], metavar="VERSION=N", help="its share of the callers")
+        add(
+            "--shadow",
+            action="append",
+            default=[],
+            metavar="[VERSION=]HOST:PORT",
+            help="server that is compared only",
+        )
+        add(
+            "--shadow-share",
+            type=float,
+            default=0.1,
+            metavar="SHARE",
+            help="of the files, for --shadow (0.1)",
+        )
+        add(
+            "--health-timeout",
+            type=float,
+            default=10.0,
+            metavar="SECONDS",
+            help="without an answer, after which a server is out (10)",
+        )
+        add(
+            "--repository",
+            type=Path,
+            default=default.repository,
+            help="models for embedded (triton/)",
+        )
+        number: dict[str, Any] = {"type": int, "metavar": "N"}
+        add("--embedded-threads", default=0, help="for files (one a core)", **number)
+        add("--embedded-streams", default=default.max_streams, help="live streams at a time (128)", **number)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "EngineSettings":

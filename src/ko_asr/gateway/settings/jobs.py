@@ -3,10 +3,16 @@
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ko_asr.errors import UserError
 from ko_asr.gateway.database import default_data
 
 GIB = 1 << 30
+_POSITIVE = (
+    *("job_max_upload", "job_max_hours", "job_max_waiting", "keep_hours", "job_lease", "job_attempts"),
+    *("job_save_every", "job_poll", "job_sweep_every", "webhook_timeout", "webhook_scale"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,37 +58,42 @@ class JobSettings:
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
         """Add the options that `of` reads."""
-        add = parser.add_argument_group("jobs").add_argument
+        add = parser.add_argument_group("jobs (docs/gateway-jobs.md)").add_argument
         default = JobSettings()
-        add("--data", type=Path, default=default.data, metavar="DIR", help=f"state ({default.data})")
-        add("--database", metavar="URL", help="SQLAlchemy's address (sqlite in --data)")
-        add("--files", metavar="PLACE", help="of jobs: a folder or s3://bucket/prefix (in --data)")
-        add("--job-workers", type=int, default=default.workers, metavar="N", help="jobs at a time here (1)")
-        add("--job-max-upload", type=float, default=default.max_upload / GIB, metavar="GIB", help="(2)")
-        add("--job-max-hours", type=float, default=default.max_seconds / 3600, help="of a job's audio (4)")
-        add("--job-max-waiting", type=int, default=default.max_waiting, help="jobs of a key on board (1000)")
-        add("--keep-hours", type=float, default=default.keep_hours, help="for results of jobs (72)")
-        add(
-            "--job-lease",
-            type=float,
-            default=default.lease,
-            help="seconds until a dead worker's job moves on",
-        )
-        add("--job-attempts", type=int, default=default.attempts, help="workers that a job may kill (5)")
-        add("--job-save-every", type=float, default=default.save_every, help="seconds of audio (300)")
-        add("--job-poll", type=float, default=default.poll, help="seconds between looks for work (1)")
-        add("--job-sweep-every", type=float, default=default.sweep_every, help="seconds (60)")
-        add("--allow-url", action="append", default=[], metavar="HOST", help="that jobs may name; repeatable")
-        add("--allow-callback", action="append", default=[], metavar="HOST", help="inside; repeatable")
+        number: dict[str, Any] = {"type": int, "metavar": "N"}
+        hours: dict[str, Any] = {"type": float, "metavar": "HOURS"}
+        seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+        many: dict[str, Any] = {"action": "append", "default": [], "metavar": "HOST"}
+        add("--data", type=Path, default=default.data, metavar="DIR", help=f"what is kept ({default.data})")
+        add("--database", metavar="URL", help="keys and jobs, by SQLAlchemy's address (sqlite in --data)")
+        add("--files", metavar="PLACE", help="uploads: a folder or s3://bucket/prefix (in --data)")
+        add("--job-workers", default=default.workers, help="jobs at a time here (1)", **number)
+        upload = default.max_upload / GIB
+        add("--job-max-upload", type=float, default=upload, metavar="GIB", help="largest file of a job (2)")
+        add("--job-max-hours", default=default.max_seconds / 3600, help="most audio of a job (4)", **hours)
+        add("--job-max-waiting", default=default.max_waiting, help="waiting jobs of a key (1000)", **number)
+        add("--keep-hours", default=default.keep_hours, help="until results are removed (72)", **hours)
+        add("--job-lease", default=default.lease, help="until a dead worker's job moves on (30)", **seconds)
+        add("--job-attempts", default=default.attempts, help="workers that a job may kill (5)", **number)
+        add("--job-save-every", default=default.save_every, help="of audio, to go on from (300)", **seconds)
+        add("--job-poll", default=default.poll, help="between looks for work (1)", **seconds)
+        add("--job-sweep-every", default=default.sweep_every, help="between clearings (60)", **seconds)
+        add("--allow-url", help="from which jobs may fetch files; repeatable", **many)
+        add("--allow-callback", help="that may be inside the network, without TLS; repeatable", **many)
         add("--allow-http", action="store_true", help="callbacks and files without TLS")
-        add("--broker", metavar="URL", help="nats://, amqp:// or kafka://: jobs come, news go")
-        add("--webhook-secret-file", type=Path, metavar="FILE", help="with whsec_... (made in --data)")
-        add("--webhook-timeout", type=float, default=default.webhook_timeout, help="seconds (15)")
-        add("--webhook-scale", type=float, default=default.webhook_scale, help="times between tries (1)")
+        add("--broker", metavar="URL", help="nats://, amqp:// or kafka://: jobs come from it, news go to it")
+        add("--webhook-secret-file", type=Path, metavar="FILE", help="has the line whsec_... (in --data)")
+        add("--webhook-timeout", default=default.webhook_timeout, help="for a receiver (15)", **seconds)
+        scale = default.webhook_scale
+        add("--webhook-scale", type=float, default=scale, metavar="FACTOR", help="of waits between tries (1)")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "JobSettings":
-        """The settings of a parsed command line."""
+        """Read the command line of `add_options`. UserError for a number that cannot be meant."""
+        bad = [name for name in _POSITIVE if not getattr(args, name) > 0]
+        if bad or args.job_workers < 0:
+            name = bad[0] if bad else "job_workers"
+            raise UserError(f"--{name.replace('_', '-')} must {'be positive' if bad else 'not be negative'}")
         return cls(
             data=args.data,
             database=args.database,
