@@ -136,6 +136,7 @@ TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
 ENGINE ?= triton
 OPTIONS ?=
+$(if $(filter $(ENGINE),triton embedded),,$(error ENGINE is triton or embedded, not $(ENGINE)))
 GRPC = $(lastword $(subst :, ,$(TRITON)))
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
 ifeq ($(ENGINE),embedded)

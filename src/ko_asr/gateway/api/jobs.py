@@ -27,7 +27,7 @@ from ko_asr.gateway.jobs.job import Job
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, ENDED, FAILED, QUEUED, RUNNING
-from ko_asr.gateway.options import read_options
+from ko_asr.gateway.options import FORMATS, read_options
 
 FILE = "file"
 _PAGE = 100
@@ -160,7 +160,11 @@ async def finished(jobs: Jobs, job: str, owner: str) -> tuple[Job, list[list[Par
 
 def _reading(job: Job, query: Mapping[str, str]) -> Form:
     """The fields of a transcription request that would have this answer."""
-    fields = {**job.fields, "response_format": [query.get("format", "json")]}
+    kind = query.get("format", "json")
+    if kind not in FORMATS:
+        sentence = f"format is {kind[:60]!r}: it must be one of {', '.join(FORMATS)}"
+        raise ApiError(400, sentence, param="format")
+    fields = {**job.fields, "response_format": [kind]}
     if wanted := query.get("timestamp_granularities"):
         fields["timestamp_granularities"] = wanted.split(",")
     return Form(fields)
