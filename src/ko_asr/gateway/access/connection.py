@@ -1,7 +1,7 @@
 """What a connection may take before anybody knows whose it is: bounds on what comes and time for it to come.
 
-uvicorn has none: a head that never ends, trailers behind a body, or requests that come faster than their answers
-are read would fill the memory, and connections that say nothing would take every file handle.
+uvicorn has none: a head that never ends, trailers behind a body, or requests that come faster than their
+answers are read would fill the memory, and connections that say nothing would take every file handle.
 """
 
 import asyncio
