@@ -2,15 +2,21 @@
 
 import base64
 import contextlib
+import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
+from backing_services import wait_until
 from gateway_live import rtzr_address
 from gateway_process import GatewayProcess
 from websockets.sync.client import connect
@@ -29,9 +35,9 @@ FLOODS = {
 
 @pytest.fixture(scope="module")
 def attacked(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with GatewayProcess(
-        asr_server, tmp_path_factory.mktemp("attacked") / "g", "--job-poll", "0.1"
-    ) as running:
+    folder = tmp_path_factory.mktemp("attacked") / "g"
+    fast = ("--allow-http", "--webhook-scale", "0.001", "--webhook-timeout", "1")
+    with GatewayProcess(asr_server, folder, *fast) as running:
         yield running
 
 
@@ -62,12 +68,10 @@ def no_memory(gateway: GatewayProcess) -> Iterator[None]:
     assert httpx.get(f"{gateway.url}/health/live", timeout=5).status_code == 200
 
 
-def websocket(gateway: GatewayProcess, path: str = "/v1/realtime") -> socket.socket:
+def websocket(gateway: GatewayProcess) -> socket.socket:
     """A socket behind its handshake, for frames that no library would send."""
     client, key = opened(gateway), base64.b64encode(os.urandom(16))
-    head = (
-        b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" % path.encode()
-    )
+    head = b"GET /v1/realtime HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     client.sendall(head + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n" % key)
     client.settimeout(10)
     assert b" 101 " in client.recv(1 << 16)
@@ -120,6 +124,34 @@ def test_long_addresses_of_websockets_are_answered(attacked) -> None:
         client.sendall(b"GET /v1/realtime?%b HTTP/1.1\r\nHost: 127.0.0.1\r\n" % (b"a" * 50_000))
         client.sendall(b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
         assert b" 400 " in client.recv(1 << 16)
+
+
+def test_a_box_of_mp4_that_claims_all_there_is(attacked) -> None:
+    huge = (1).to_bytes(4) + b"moov" + b"\xff" * 8
+    data = b"\0\0\0\x14ftypisom\0\0\2\0isom" + huge + bytes(1000)
+    answer = attacked.post("/v1/transcribe", files={"audio": data})
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_audio"
+
+
+def test_a_small_file_waits_for_none_that_unpacks_to_hours(attacked, files: list[Path]) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros((30 * 384_000, 8), np.int16), 384_000, format="FLAC")
+    bomb = {"audio": buffer.getvalue()}
+    with ThreadPoolExecutor(8) as pool:
+        bombs = [pool.submit(attacked.post, "/v1/transcribe", files=bomb) for _ in range(6)]
+        time.sleep(1)
+        answer = attacked.post("/v1/transcribe", files={"audio": files[0].read_bytes()})
+        assert answer.status_code == 200 and not any(one.done() for one in bombs)
+        assert [one.result().status_code for one in bombs] == 6 * [200]
+    attacked.wait_until_empty()
+
+
+def test_an_address_that_no_library_knows_is_a_failed_try(attacked, files: list[Path]) -> None:
+    job = attacked.job(files[0], callback_url="http://xn--/")
+    attacked.ended(job)
+    again = re.compile(rf"of {job}: try 2: ")
+    wait_until(lambda: again.search(attacked.log.read_text(encoding="utf-8")) is not None)
+    assert "Traceback" not in attacked.log.read_text(encoding="utf-8")
 
 
 def test_half_characters_and_depth_are_refused(attacked, files: list[Path]) -> None:
