@@ -171,3 +171,17 @@ def test_half_characters_and_depth_are_refused(attacked, files: list[Path]) -> N
         session.send(f'{{"type": "session.update", "session": {strength}}}')
         assert json.loads(session.recv())["error"]["code"] == "invalid_value"
     assert "Traceback" not in attacked.log.read_text(encoding="utf-8")
+
+
+def test_clips_of_a_moment_do_not_fill_the_disk_with_texts(asr_server: str, tmp_path: Path) -> None:
+    clip = io.BytesIO()
+    soundfile.write(clip, np.zeros(1, np.int16), 16_000, format="WAV")
+    fields = {"text": "가" * 1000, "original": "나" * 1000, "model": "asr", "consent": "true"}
+    folder = tmp_path / "corrections"
+    bounded = ("--corrections", str(folder), "--max-corrections", "0.02")
+    with GatewayProcess(asr_server, tmp_path / "g", *bounded) as gateway:
+        sent = [
+            gateway.post("/v1/corrections", data=fields, files={"audio": clip.getvalue()}) for _ in range(6)
+        ]
+    assert [answer.status_code for answer in sent] == 3 * [201] + 3 * [507]
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 0.02 * (1 << 20)

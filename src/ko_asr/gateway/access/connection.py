@@ -70,7 +70,7 @@ class Connection(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Hand over to a WebSocket, whose library would leave a longer handshake unanswered."""
-        headers = self.scope["headers"]
+        headers = list(self.scope["headers"])
         longest = max(len(self.url), *(len(name) + len(value) for name, value in headers))
         if longest + _AROUND > MAX_LINE_LENGTH or len(headers) > MAX_NUM_HEADERS:
             self._refuse()
