@@ -71,7 +71,8 @@ def test_jobs_come_and_news_go(asr_server, files: list[Path], broker, tmp_path: 
     with Receiver() as receiver, GatewayProcess(asr_server, tmp_path / "g", *options) as gateway:
         receiver.files["/speech"] = files[0].read_bytes()
         job = {"id": "one", "url": f"{receiver.url}/speech", "metadata": {"mine": "1"}}
-        lines = [json.dumps(job), json.dumps(job), "nonsense", json.dumps({"id": "two", "url": "http://x/"})]
+        bad = [{"id": "two", "url": "http://x/"}, {"id": "\ud800", "url": "http://x/"}]
+        lines = [json.dumps(job), json.dumps(job), "nonsense", *map(json.dumps, bad)]
         wait_until(lambda: "broker" not in gateway.log.read_text())
         output = tmp_path / "heard"
         with output.open("w") as stream:
@@ -84,14 +85,14 @@ def test_jobs_come_and_news_go(asr_server, files: list[Path], broker, tmp_path: 
             return [json.loads(line) for line in output.read_text().splitlines() if line != "sent"]
 
         try:
-            wait_until(lambda: len(heard()) >= 3)
-            uploaded = gateway.job(files[1])  # one that came over HTTP is told of as well
             wait_until(lambda: len(heard()) >= 4)
+            uploaded = gateway.job(files[1])  # one that came over HTTP is told of as well
+            wait_until(lambda: len(heard()) >= 5)
         finally:
             client.kill()
             client.wait()
         news = heard()
-        assert sorted(one["type"] for one in news) == ["job.completed"] * 2 + ["job.rejected"] * 2
+        assert sorted(one["type"] for one in news) == ["job.completed"] * 2 + ["job.rejected"] * 3
         done = {one["data"]["id"]: one["data"] for one in news if one["type"] == "job.completed"}
         assert uploaded in done
         (mine,) = (data for data in done.values() if data["metadata"] == {"mine": "1"})

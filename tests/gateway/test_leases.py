@@ -147,6 +147,14 @@ def test_what_is_taken_back_leaves_nothing(database: Database) -> None:
         assert not database.run_now(lambda connection, query=query: list(connection.execute(query)))
 
 
+def test_receivers_that_hang_hold_up_their_own_caller_only(database: Database) -> None:
+    for owner in ("a", "a", "a", "b"):
+        make(database, owner, callback_url=f"https://{owner}.example/")
+        database.run_now(leases.complete(take(database), LAST))
+    sent = [database.run_now(deliveries.take("webhook", 60.0)) for _ in range(3)]
+    assert [one.url for one in sent] == ["https://a.example/", "https://b.example/", "https://a.example/"]
+
+
 def test_messages_are_one_senders_for_a_time(database: Database) -> None:
     make(database, callback_url="https://a.example/")
     database.run_now(leases.complete(take(database), LAST))

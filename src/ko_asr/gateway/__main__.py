@@ -24,6 +24,7 @@ def main() -> None:
     if not settings.folder.is_dir():
         raise UserError(f"no folder {settings.folder} for temporary files: make it, or give another --folder")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
+    os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "32768")  # 1,000 letters of keywords fit
     options = server_options(settings.access)
     sockets = Sockets()
     app, listening = create_app(settings, sockets), listen(settings.access, settings.port)

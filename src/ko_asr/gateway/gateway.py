@@ -1,15 +1,13 @@
 """What all requests of one gateway share, and the steps that every request with audio takes."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
 from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.accounts import Accounts
 from ko_asr.gateway.access.tokens import Tokens
-from ko_asr.gateway.audio.decode import Decoded, decode_channels
+from ko_asr.gateway.audio.decode import Decoded, Decoders, decode_channels
 from ko_asr.gateway.audio.folders import RequestFolder, Workspace
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.audio.wanted import Wanted
@@ -41,14 +39,14 @@ class Gateway:
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings, self._make_engine())
-        self.decoders = ThreadPoolExecutor(max(4, os.cpu_count() or 1), "decode")
+        self.decoders = Decoders()
         if self.accounts:
             await self.accounts.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.recogniser.__aexit__()
-        self.decoders.shutdown()
+        self.decoders.close()
         self.workspace.close()
         if self.accounts:
             await self.accounts.__aexit__()

@@ -9,6 +9,10 @@ from ko_asr.errors import UserError
 from ko_asr.gateway.settings.access import AccessSettings
 
 _TLS_LOOP = "ko_asr.gateway.access.tls_loop:TlsLoop"
+_PROTOCOLS = {
+    "http": "ko_asr.gateway.access.connection:Connection",
+    "ws": "ko_asr.gateway.access.connection:LiveConnection",
+}
 
 
 def listen(access: AccessSettings, port: int) -> socket.socket:
@@ -56,7 +60,7 @@ def summary(access: AccessSettings, listening: socket.socket) -> str:
 
 def server_options(access: AccessSettings) -> dict[str, Any]:
     """Arguments for uvicorn. UserError where the certificate cannot be used."""
-    options: dict[str, Any] = {"proxy_headers": access.proxies is not None}
+    options: dict[str, Any] = {"proxy_headers": access.proxies is not None, **_PROTOCOLS}
     if access.proxies is not None:
         options["forwarded_allow_ips"] = access.proxies
     if access.tls_cert and access.tls_key:

@@ -6,6 +6,7 @@ from typing import BinaryIO
 from ko_asr.audio.problem import AudioProblem
 
 _MOST_BOXES = 1_000_000
+_LARGEST = 1 << 62  # bytes; nobody can seek further
 _HEADER = b"moov"  # a recording has one
 
 
@@ -18,7 +19,7 @@ def check_boxes(path: Path) -> None:
             headers += name == _HEADER
             if headers > 1:
                 raise AudioProblem("two recordings in one file", "holds two recordings: send each for itself")
-            if size < 0:
+            if not 0 <= size < _LARGEST:
                 return
             file.seek(size, 1)
 

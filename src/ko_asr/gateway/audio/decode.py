@@ -6,12 +6,15 @@ What a header says of the length is never believed: seconds are counted as they 
 
 import asyncio
 import contextlib
+import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soxr
@@ -49,22 +52,51 @@ class Decoded:
                 yield block
 
 
+_SLICE = 0.5  # seconds of a decoder before it lets others go on
+_THREADS = max(4, os.cpu_count() or 1)
+T = TypeVar("T")
+
+
+class Decoders:
+    """Threads that decode, a slice at a time, and one of them only what has just come.
+
+    So nothing waits for a small file that unpacks to hours.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, "decode")
+        self._later = asyncio.Semaphore(_THREADS - 1)
+
+    async def run(self, one: Callable[[], T | None]) -> T:
+        """Call ``one``, a slice of the work, until it has the result."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._pool, one)
+        while found is None:
+            async with self._later:
+                found = await loop.run_in_executor(self._pool, one)
+        return found
+
+    def close(self) -> None:
+        """Wait until all have ended."""
+        self._pool.shutdown()
+
+
 class _TooLong(Exception):
     """More audio than a request may bring."""
 
 
-async def decode(folder: RequestFolder, param: str, settings: Settings, pool: ThreadPoolExecutor) -> Decoded:
+async def decode(folder: RequestFolder, param: str, settings: Settings, decoders: Decoders) -> Decoded:
     """Decode the upload of ``folder``. ApiError, with ``param``, where it cannot be used or is too long."""
-    (mixed,) = await decode_channels(folder, param, settings, pool, Wanted())
+    (mixed,) = await decode_channels(folder, param, settings, decoders, Wanted())
     return mixed
 
 
 async def decode_channels(
-    folder: RequestFolder, param: str, settings: Settings, pool: ThreadPoolExecutor, wanted: Wanted
+    folder: RequestFolder, param: str, settings: Settings, decoders: Decoders, wanted: Wanted
 ) -> list[Decoded]:
     """Decode the upload of ``folder``: all channels mixed, or each for itself. ApiError like `decode`."""
     decoding = _Decoding(folder, settings, wanted)
-    work = asyncio.get_running_loop().run_in_executor(pool, decoding.run)
+    work = asyncio.create_task(decoders.run(decoding.go_on))
     try:
         async with asyncio.timeout(settings.decode_timeout):
             return await asyncio.shield(work)
@@ -97,34 +129,47 @@ def _unusable(said: str, param: str) -> ApiError:
 
 
 class _Decoding:
-    """One decoding, run by a thread of its own until another stops it."""
+    """One decoding, in slices, until another thread stops it."""
 
     def __init__(self, folder: RequestFolder, settings: Settings, wanted: Wanted) -> None:
         self._folder, self._settings = folder, settings
         self._stopped = threading.Event()
         self._sound = Sound(folder, wanted, settings.ffmpeg)
+        self._steps = self._all()
 
-    def run(self) -> list[Decoded]:
-        """Decode all of it, a result a channel; what is longer than a piece goes into files."""
+    def go_on(self) -> list[Decoded] | None:
+        """Decode a slice of it; a result a channel when all is done, else None."""
+        end = time.monotonic() + _SLICE
+        try:
+            while time.monotonic() < end:
+                next(self._steps)
+        except StopIteration as done:
+            return list(done.value)
+        return None
+
+    def _all(self) -> Generator[None, None, list[Decoded]]:
+        """Decode all of it, a step a block; what is longer than a piece goes into files."""
         few, count = self._settings.piece_seconds * SAMPLE_RATE, 0
         kept: list[np.ndarray] = []
         blocks = self._counted()
         with room_on_disk():
             for block in blocks:
+                yield
                 kept.append(block)
                 count += len(block)
                 if count > few:
-                    return self._in_files(chain(kept, blocks), block.shape[1])
+                    return (yield from self._in_files(chain(kept, blocks), block.shape[1]))
         if not count:
             raise AudioProblem("no samples", "holds no samples")
         whole = kept[0] if len(kept) == 1 else np.concatenate(kept)
         return [Decoded(count, np.ascontiguousarray(channel)) for channel in whole.T]
 
-    def _in_files(self, blocks: Iterator[np.ndarray], channels: int) -> list[Decoded]:
+    def _in_files(self, blocks: Iterator[np.ndarray], channels: int) -> Generator[None, None, list[Decoded]]:
         paths, count = [self._folder.decoded(number) for number in range(channels)], 0
         with contextlib.ExitStack() as files:
             outs = [files.enter_context(path.open("wb")) for path in paths]
             for block in blocks:
+                yield
                 count += len(block)
                 for out, channel in zip(outs, block.T, strict=True):
                     out.write(channel.astype("<f4", copy=False).tobytes())
@@ -139,7 +184,7 @@ class _Decoding:
             yield block
 
     def stop(self) -> None:
-        """Let `run` end soon."""
+        """Let the next slice be the last."""
         self._stopped.set()
         self._sound.close()
 

@@ -31,7 +31,7 @@ _ABANDONED = 3600.0  # seconds after which a clip without a line is what a kill 
 
 
 class Corrections:
-    """Corrected clips in ``folder``, ``most_bytes`` of them at most."""
+    """Corrected clips and their texts in ``folder``, ``most_bytes`` of them at most."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         """Make the folder where it is missing. UserError when it cannot be written."""
@@ -59,10 +59,11 @@ class Corrections:
             _TOKEN: _digest(token),
         }
         with room_on_disk(), self._locked():
-            self._check_room(2 * len(samples))
+            written = json.dumps(line, ensure_ascii=False)
+            self._check_room(2 * len(samples) + len(written.encode()))
             with atomic_write(self._folder / clip, "wb") as stream:
                 soundfile.write(stream, samples, SAMPLE_RATE, "PCM_16", format="WAV")
-            self._write([*self._lines(), json.dumps(line, ensure_ascii=False)])
+            self._write([*self._lines(), written])
         return name, token
 
     def remove(self, name: str, token: str) -> None:
@@ -96,7 +97,8 @@ class Corrections:
             stream.writelines(f"{line}\n" for line in lines)
 
     def _check_room(self, more: int) -> None:
-        if sum(clip.stat().st_size for clip in self._folder.glob("*.wav")) + more > self._most:
+        # The texts as well: with clips of a moment they would fill the disk.
+        if sum(file.stat().st_size for file in self._folder.glob("*.*")) + more > self._most:
             sentence = "no more corrections are taken: their folder is full"
             raise ApiError(507, sentence, code="corrections_full", retry_after=3600)
 

@@ -6,9 +6,9 @@ Functions of one transaction each.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Subquery, func, select, update
 
-from ko_asr.gateway.jobs.tables import DELIVERED, DELIVERIES, GIVEN_UP, PENDING, now
+from ko_asr.gateway.jobs.tables import DELIVERED, DELIVERIES, GIVEN_UP, JOBS, PENDING, now
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,22 @@ class Delivery:
 
 
 def take(channel: str, seconds: float) -> Callable[[Connection], Delivery | None]:
-    """Take the message that has waited longest, for ``seconds``: then it is another's to try."""
+    """Take a message that is due, for ``seconds``: then it is another's to try.
+
+    It is one of the caller whose waiting messages were tried least, so that receivers that hang hold up their
+    own caller only, and of his the one that has waited longest.
+    """
 
     def work(connection: Connection) -> Delivery | None:
         moment, table = now(connection), DELIVERIES.c
         query = (
             select(DELIVERIES)
+            .join(JOBS, JOBS.c.id == table.job_id)
+            .join(tries := _tries(), tries.c.owner == JOBS.c.owner)
             .where(table.state == PENDING, table.next_at <= moment, table.channel == channel)
-            .order_by(table.next_at)
+            .order_by(tries.c.count, table.next_at)
             .limit(1)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=DELIVERIES)
         )
         row = connection.execute(query).mappings().first()
         if row is None:
@@ -44,6 +50,17 @@ def take(channel: str, seconds: float) -> Callable[[Connection], Delivery | None
         return Delivery(row["id"], row["job_id"], row["kind"], row["url"], row["body"], attempt)
 
     return work
+
+
+def _tries() -> Subquery:
+    """How often the waiting messages of every caller were tried."""
+    return (
+        select(JOBS.c.owner, func.sum(DELIVERIES.c.attempts).label("count"))
+        .join(JOBS, JOBS.c.id == DELIVERIES.c.job_id)
+        .where(DELIVERIES.c.state == PENDING)
+        .group_by(JOBS.c.owner)
+        .subquery()
+    )
 
 
 def arrived(delivery: Delivery) -> Callable[[Connection], None]:

@@ -20,6 +20,7 @@ from ko_asr.gateway.jobs.form import new_job
 from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.webhooks import wait_after
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.strict_json import is_writable
 
 LOG = logging.getLogger("ko_asr.gateway")
 BROKER = "broker"
@@ -75,7 +76,7 @@ class Exchange:
 
     async def _take(self, message: Any) -> None:
         """Make the job that ``message`` asks for; one that comes again makes none. Raises to get it again."""
-        name = message.get("id") if isinstance(message, dict) else None
+        name = message.get("id") if isinstance(message, dict) and is_writable(message) else None
         try:
             new = self._new(message)
         except ApiError as error:
@@ -94,8 +95,8 @@ class Exchange:
             raise
 
     def _new(self, message: Any) -> store.NewJob:
-        if not isinstance(message, dict):
-            raise ApiError(400, "a message is a JSON object")
+        if not isinstance(message, dict) or not is_writable(message):
+            raise ApiError(400, "a message is a JSON object, of whole characters")
         name = message.get("id")
         if not isinstance(name, str) or not 1 <= len(name) <= _MOST_ID:
             raise ApiError(400, f"id must be a string of 1 to {_MOST_ID} characters, a job's own", param="id")

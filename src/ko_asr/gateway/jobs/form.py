@@ -13,6 +13,7 @@ from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.options import read_options
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.strict_json import read_json
 
 _OWN = ("url", "callback_url", "metadata")
 _AT_READING = ("response_format", "timestamp_granularities", "timestamp_granularities[]", "stream")
@@ -79,7 +80,7 @@ def fingerprint(form: Form, folder: RequestFolder) -> str:
 def _metadata(text: str | None) -> dict[str, str]:
     most, name_length, value_length = _METADATA
     try:
-        found = json.loads(text or "{}")
+        found = read_json(text or "{}")
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):

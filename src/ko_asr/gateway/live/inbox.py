@@ -15,6 +15,7 @@ from ko_asr.gateway.settings.gateway import MIB
 
 LOG = logging.getLogger("ko_asr.gateway")
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
+_OF_A_MESSAGE = 256  # bytes that an empty one takes as well
 _SEND_SECONDS = 60.0  # in which a client must take an answer
 _FAILED = 1011  # close codes of RFC 6455's registry
 RESTART = 1012  # the server is restarted
@@ -103,4 +104,4 @@ async def tell(websocket: WebSocket, data: dict[str, Any]) -> None:
 
 
 def _size(message: Message) -> int:
-    return len(message.get("text") or message.get("bytes") or "")
+    return _OF_A_MESSAGE + len(message.get("text") or message.get("bytes") or "")

@@ -12,14 +12,16 @@ class CorrectionSettings:
     """A ``folder`` for clips and their texts; None, the default, stores nothing. Size in bytes."""
 
     folder: Path | None = None
-    most_bytes: int = 1024 * _MIB  # of all clips: clients cannot fill the disk
+    most_bytes: int = 1024 * _MIB  # of all clips and texts: clients cannot fill the disk
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
         """Add the options that `of` reads."""
         add = parser.add_argument
         add("--corrections", type=Path, metavar="FOLDER", help="store corrected clips there (off)")
-        add("--max-corrections", type=float, default=1024, metavar="MIB", help="of all clips there (1024)")
+        add(
+            "--max-corrections", type=float, default=1024, metavar="MIB", help="of all clips and texts (1024)"
+        )
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "CorrectionSettings":

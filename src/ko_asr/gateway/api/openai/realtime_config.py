@@ -43,7 +43,7 @@ class NoiseReduction(BaseModel):
     """Taken, and changes nothing."""
 
     type: Literal["near_field", "far_field"] | None = None
-    strength: float | None = None
+    strength: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class Transcription(BaseModel):

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import secrets
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from ko_asr.gateway.api.openai.realtime_items import Event, Items
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
+from ko_asr.gateway.strict_json import read_json
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
@@ -169,8 +169,8 @@ def session_object(name: str, config: SessionConfig) -> dict[str, Any]:
 
 def _parsed(message: str | bytes) -> dict[str, Any]:
     try:
-        event = json.loads(message) if isinstance(message, str) else None
-    except (ValueError, RecursionError):
+        event = read_json(message) if isinstance(message, str) else None
+    except ValueError:
         event = None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise ApiError(

@@ -1,7 +1,6 @@
 """RTZR's streaming recognition: WS /rtzr/v1/transcribe:streaming."""
 
 import asyncio
-import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,6 +12,7 @@ from ko_asr.gateway.engine.keywords import read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.live.inbox import RESTART, Inbox, tell
+from ko_asr.gateway.strict_json import read_json
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
@@ -112,7 +112,7 @@ class _Session:
 
 def _kind(message: str) -> str | None:
     try:
-        found = json.loads(message)
-    except (ValueError, RecursionError):
+        found = read_json(message)
+    except ValueError:
         return None
     return str(found.get("type")) if isinstance(found, dict) else None

@@ -1,9 +1,9 @@
 """The config of RTZR's POST /v1/transcribe, checked: unknown fields are ignored, as theirs are."""
 
-import json
 from typing import Any
 
 from ko_asr.gateway.errors import ApiError
+from ko_asr.gateway.strict_json import read_json
 
 CONFIG = "config"
 WORD_TIMES = "rtzr_words"  # the field of a job that says that its words are wanted
@@ -38,8 +38,8 @@ def read_config(text: str | None, models: tuple[str, ...]) -> dict[str, list[str
 
 def _parsed(text: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        found = read_json(text or "{}")
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise _wrong(CONFIG, "it must be a JSON object")
