@@ -111,14 +111,16 @@ def run_level(level: Level, paths: Sequence[str]) -> list[tuple[int, Spoken]]:
     return asyncio.run(generate(level, whole))
 
 
-def ramp(args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit: float) -> dict[str, Any]:
-    """Raise the level of each way until it is not carried."""
+def ramp(
+    args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit: float, most: int
+) -> dict[str, Any]:
+    """Raise the level of each way until it is not carried, or ``most`` streams are."""
     rows: list[dict[str, Any]] = []
     texts: dict[str, dict[int, str]] = {}
     carried, alive = dict.fromkeys(urls, 0), list(urls)
     streams = args.start
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        while alive and len(rows) < len(urls) * args.levels:
+        while alive and len(rows) < len(urls) * args.levels and max(carried.values()) < most:
             for way in list(alive):
                 found = pool.submit(run_level, Level(way, urls[way], streams, args.seconds), paths).result()
                 p99 = float(np.percentile([seconds for _, (seconds, _) in found], 99))
@@ -131,9 +133,10 @@ def ramp(args: argparse.Namespace, urls: dict[str, str], paths: list[str], limit
                     carried[way] = streams
                 else:
                     alive.remove(way)
-            streams = max(streams + 1, int(streams * args.factor))
+            streams = min(most, max(streams + 1, int(streams * args.factor)))
     return {
         "limit_ms": round(1000 * limit),
+        "max_streams": most,
         "carried": carried,
         "ratio_gateway_to_grpc": round(carried["gateway"] / max(1, carried["grpc"]), 3),
         "ratio_embedded_to_gateway": round(carried["embedded"] / max(1, carried["gateway"]), 3),
@@ -186,12 +189,14 @@ def main() -> None:
         alone, alone_url = start_gateway(embedded, log.with_name("embedded"))
         try:
             with StreamingClient(server.url) as client:
-                limit = client.sizes().chunk_seconds
+                limit, most = client.sizes().chunk_seconds, client.sizes().max_streams
             idle = asyncio.run(idle_megabytes(url, process.pid, args.sockets))
             print(
                 f"{args.sockets} silent sockets: {idle['before_mb']} MB to {idle['with_mb']} MB", flush=True
             )
-            figures = ramp(args, {"grpc": server.url, "gateway": url, "embedded": alone_url}, paths, limit)
+            figures = ramp(
+                args, {"grpc": server.url, "gateway": url, "embedded": alone_url}, paths, limit, most
+            )
         finally:
             for one in (process, alone):
                 one.terminate()

@@ -19,7 +19,11 @@ class ServerError(UserError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
+        self.code, self._message = code, message
+
+    def __reduce__(self) -> tuple[type["ServerError"], tuple[str, str]]:
+        """Let the error come from a process of a pool: by default only its sentence would be given back."""
+        return type(self), (self.code, self._message)
 
 
 class ServerUnavailable(ServerError):
