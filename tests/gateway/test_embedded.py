@@ -197,7 +197,8 @@ def test_an_unfit_repository_is_one_sentence(
 def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "import runpy, sys; sys.modules['onnxruntime'] = None; "
-        "sys.argv[1:] = ['--engine', 'embedded']; runpy.run_module('ko_asr.gateway', run_name='__main__')"
+        f"sys.argv[1:] = ['--engine', 'embedded', '--data', '{tmp_path}']; "
+        "runpy.run_module('ko_asr.gateway', run_name='__main__')"
     )
     done = subprocess.run(
         [PYTHON, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False, cwd=tmp_path
