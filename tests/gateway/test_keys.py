@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -120,6 +121,28 @@ def test_a_client_that_only_sends_sees_its_refusal(locked, tmp_path: Path) -> No
     with pytest.raises(openai.AuthenticationError):
         transcribe(locked, WRONG, large)
     assert not locked.left()
+
+
+def test_slow_uploads_of_one_key_leave_places_to_others(
+    asr_server, keys: Keys, key: str, files: list[Path], tmp_path: Path
+) -> None:
+    slow, options = keys.create(), ("--keys", "--database", keys.database, "--max-requests", "4")
+    head = (
+        f"POST /v1/transcribe HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nAuthorization: Bearer {slow}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x"
+    )
+    with GatewayProcess(asr_server, tmp_path / "g", *options) as gateway, ExitStack() as connections:
+        for _ in range(3):
+            address = ("127.0.0.1", httpx.URL(gateway.url).port)
+            connections.enter_context(socket.create_connection(address, 20)).sendall(head.encode())
+        deadline = time.monotonic() + 20
+        while gateway.figure("requests_in_flight") < 4:  # the question is one
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(openai.RateLimitError) as caught:
+            transcribe(gateway, slow, files[0])
+        assert caught.value.code == "full"
+        assert transcribe(gateway, key, files[0])
 
 
 def test_requests_at_a_time(locked, keys: Keys, files: list[Path]) -> None:

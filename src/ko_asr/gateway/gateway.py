@@ -59,7 +59,7 @@ class Gateway:
     async def request_folder(self, request: Request) -> RequestFolder:
         """A folder for ``request``, to be removed by the caller. ApiError when there is no place."""
         try:
-            return self.workspace.request_folder()
+            return self.workspace.request_folder(caller_of(request).name if self.accounts else None)
         except ApiError:
             await drain(request, self.settings.max_upload)
             raise

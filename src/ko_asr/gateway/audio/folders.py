@@ -8,8 +8,9 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Workspace:
         ``most`` requests may have a folder at a time.
         """
         _remove_abandoned(parent)
-        self._places = most
+        self._places, self._share = most, max(1, 3 * most // 4)
+        self._held: Counter[str] = Counter()
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -38,12 +40,20 @@ class Workspace:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
-    def request_folder(self) -> "RequestFolder":
-        """A place for the files of one request. ApiError when all are taken."""
+    def request_folder(self, owner: str | None = None) -> "RequestFolder":
+        """A place for the files of one request. ApiError when all are taken.
+
+        One ``owner`` of several gets three quarters: its slow uploads do not shut out all others.
+        """
         if not self._places:
             raise ApiError(429, "the gateway is full: try again later", code="full", retry_after=1)
+        if owner is not None and self._held[owner] >= self._share:
+            sentence = f"this key has {self._share} requests on board: try again later"
+            raise ApiError(429, sentence, code="full", retry_after=1)
         self._places -= 1
-        return RequestFolder(self.path, self._leave)
+        if owner is not None:
+            self._held[owner] += 1
+        return RequestFolder(self.path, partial(self._leave, owner))
 
     def job_folder(self) -> "RequestFolder":
         """The files of a job, which takes no place of a request."""
@@ -53,8 +63,11 @@ class Workspace:
         """Remove what processes left beside it that were killed."""
         _remove_abandoned(self.path.parent, older_than=60.0)
 
-    def _leave(self) -> None:
+    def _leave(self, owner: str | None) -> None:
         self._places += 1
+        if owner is not None:
+            self._held[owner] -= 1
+            self._held += Counter()  # without those that hold none
 
 
 class RequestFolder:
