@@ -1,1 +1,1 @@
-"""HTTP in front of a served model: OpenAI's transcription API and a plain one. No torch, no NeMo."""
+"""HTTP and WebSockets before a served model: OpenAI's API, RTZR's and a plain one. No torch, no NeMo."""

@@ -1,4 +1,4 @@
-"""Serve HTTP in front of Triton: OpenAI's transcription API and a plain one.
+"""Serve HTTP and WebSockets in front of Triton: OpenAI's API, RTZR's and a plain one.
 
     python -m ko_asr.gateway --triton 127.0.0.1:8001 --port 9000 --alias whisper-1
 

@@ -68,7 +68,6 @@ class Database:
                 f"the database {_shown(url)} is another version's: its table {strange} has other columns; "
                 "give another --data or --database, or remove it (keys, usage and jobs go with it)"
             )
-        self.is_sqlite = lite
 
     def run_now(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction, in this thread. SQLAlchemyError when it fails."""

@@ -26,6 +26,7 @@ class Connection(HttpToolsProtocol):
         self._got_on, self._head_bytes = False, 0
         self._deadline: asyncio.TimerHandle | None = None
 
+    # uvicorn's protocol narrows asyncio's BaseTransport in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)

@@ -105,6 +105,7 @@ def describe(app: FastAPI, keys: bool) -> None:
             app.openapi_schema = _complete(app, keys)
         return app.openapi_schema
 
+    # FastAPI's documented way to change the description.
     app.openapi = openapi  # type: ignore[method-assign]
 
 
