@@ -6,8 +6,8 @@ N streams speak utterances of the manifest in packets of 100 ms, each sent when 
 next utterance begins when the final has come. Measured is the final: its time since the last sample was due,
 which a server that is behind lets grow without end. gRPC is the library's `AsyncStreamingClient`, the gateway
 is asked over RTZR's WebSocket, in front of the same server and, as "embedded", with the graphs in its own
-process. In turn, so many streams over each, until the p99 of one exceeds the chunk; the others go on. The
-generator is a process of its own and shares the cores with everything else.
+process. In turn, so many streams over each, until the p99 of one exceeds the chunk twice; the others go on.
+The generator is a process of its own and shares the cores with everything else.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, PACKET = 16_000, 1600
+TRIES = 2  # of a level: one pause of the machine is not the gateway's
 SAMPLES = "<i2"
 Spoken = tuple[float, str]  # seconds from the last sample to the final, and the text
 
@@ -122,15 +123,18 @@ def ramp(
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         while alive and len(rows) < len(urls) * args.levels and max(carried.values()) < most:
             for way in list(alive):
-                found = pool.submit(run_level, Level(way, urls[way], streams, args.seconds), paths).result()
-                p99 = float(np.percentile([seconds for _, (seconds, _) in found], 99))
-                texts.setdefault(way, {}).update({which: text for which, (_, text) in found})
-                rows.append(
-                    {"way": way, "streams": streams, "finals": len(found), "p99_ms": round(1000 * p99)}
-                )
-                print(f"{way:>8} {streams:>5} streams: p99 of finals {1000 * p99:6.0f} ms", flush=True)
-                if p99 <= limit:
-                    carried[way] = streams
+                level = Level(way, urls[way], streams, args.seconds)
+                for _ in range(TRIES):
+                    found = pool.submit(run_level, level, paths).result()
+                    p99 = float(np.percentile([seconds for _, (seconds, _) in found], 99))
+                    texts.setdefault(way, {}).update({which: text for which, (_, text) in found})
+                    rows.append(
+                        {"way": way, "streams": streams, "finals": len(found), "p99_ms": round(1000 * p99)}
+                    )
+                    print(f"{way:>8} {streams:>5} streams: p99 of finals {1000 * p99:6.0f} ms", flush=True)
+                    if p99 <= limit:
+                        carried[way] = streams
+                        break
                 else:
                     alive.remove(way)
             streams = min(most, max(streams + 1, int(streams * args.factor)))

@@ -9,7 +9,7 @@ import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -228,7 +228,7 @@ class StreamProtocol:
 
 
 def _word(data: dict[str, Any], later: int) -> Word:
-    return replace(Word(**data), start_ms=data["start_ms"] + later, end_ms=data["end_ms"] + later)
+    return Word(**{**data, "start_ms": data["start_ms"] + later, "end_ms": data["end_ms"] + later})
 
 
 class Recovery:

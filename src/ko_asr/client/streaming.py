@@ -252,7 +252,7 @@ class AsyncStream:
         self._route, self._exchange = route, exchange
         sizes = exchange.protocol.sizes
         self._limit = max(int(pending_seconds * sizes.sample_rate), sizes.first_samples)
-        self._changed = asyncio.Condition()
+        self._requestable, self._room = asyncio.Event(), asyncio.Event()
         self._busy = False  # a request is on its way
         self._results: asyncio.Queue[Result | None] = asyncio.Queue()
         self._pump = asyncio.ensure_future(self._run())
@@ -265,17 +265,18 @@ class AsyncStream:
 
     async def send(self, samples: np.ndarray) -> None:
         """Take float32 ``samples`` [n]. Raises like `Stream.send`, for an earlier packet as well."""
-        async with self._changed:
-            self._exchange.protocol.feed(samples)
-            self._changed.notify_all()
-            await self._changed.wait_for(self._has_room)
+        self._exchange.protocol.feed(samples)
+        if self._exchange.protocol.ready:
+            self._requestable.set()
+        while not self._has_room():
+            self._room.clear()
+            await self._room.wait()
         self._check()
 
     async def finish(self) -> None:
         """End the audio; the iteration ends with the last result."""
-        async with self._changed:
-            self._exchange.protocol.end()
-            self._changed.notify_all()
+        self._exchange.protocol.end()
+        self._requestable.set()
 
     async def __aiter__(self) -> AsyncIterator[Result]:
         while (result := await self._results.get()) is not None:
@@ -314,11 +315,11 @@ class AsyncStream:
 
     async def _next(self) -> Request | None:
         protocol = self._exchange.protocol
-        async with self._changed:
-            while (request := protocol.request()) is None and not protocol.done:
-                await self._changed.wait()
-            self._changed.notify_all()
-            return request
+        while (request := protocol.request()) is None and not protocol.done:
+            self._requestable.clear()
+            await self._requestable.wait()
+        self._room.set()
+        return request
 
     async def _run(self) -> None:
         try:
@@ -329,8 +330,7 @@ class AsyncStream:
                 self._busy = False
         finally:
             self._results.put_nowait(None)
-            async with self._changed:
-                self._changed.notify_all()
+            self._room.set()
 
     async def _answer(self, request: Request) -> list[Result]:
         try:

@@ -86,7 +86,7 @@ class Result:
     @property
     def confidence(self) -> float:
         """Mean confidence of the words; 0 where there is none."""
-        return float(np.mean([word.confidence for word in self.words])) if self.words else 0.0
+        return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
 
     def to_json(self, syllables: bool = False) -> dict[str, Any]:
         """A dictionary of plain JSON values."""

@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ko_asr.client.protocol import ChunkSizes
 from ko_asr.client.streaming import AsyncStreamingClient
 from ko_asr.runtime.frames import SAMPLE_RATE
 
+Answer = TypeVar("Answer")
 LOG = logging.getLogger("ko_asr.gateway")
 _INTERVAL = 3.0  # seconds without an answer after which an inference is made
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before an inference at a server that is out; the last repeats
@@ -60,7 +61,7 @@ class Server:
         self._was_out = False  # since its sizes were asked for
         self._answered = time.monotonic()
         self._wake = asyncio.Event()
-        self.lost = asyncio.Event()  # while it is out
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done while it is out
         self._watching = asyncio.create_task(self._watch())
 
     @property
@@ -79,32 +80,29 @@ class Server:
         """Transcribe float32 [n] with words. Raises ServerError."""
         self.files_in_flight, self.files = self.files_in_flight + 1, self.files + 1
         try:
-            with self._noticing():
-                return await self._files.transcribe(samples, words=True, keywords=keywords)
+            return await self._noticed(self._files.transcribe(samples, words=True, keywords=keywords))
         finally:
             self.files_in_flight -= 1
 
     async def sizes(self) -> ChunkSizes:
         """The chunk sizes of its streams; another model may be there after it was out. Raises ServerError."""
-        with self._noticing():
-            found = await self._streams.sizes(again=self._was_out)
+        found = await self._noticed(self._streams.sizes(again=self._was_out))
         self._was_out = False
         return found
 
     async def infer(self, **arguments: Any) -> Any:
         """Send one request of a stream. Raises ServerError."""
-        with self._noticing():
-            return await self._streams.infer(**arguments)
+        return await self._noticed(self._streams.infer(**arguments))
 
-    @contextlib.contextmanager
-    def _noticing(self) -> Iterator[None]:
-        """Draw from the fate of a request what it says about the server."""
+    async def _noticed(self, request: Awaitable[Answer]) -> Answer:
+        """Draw from the fate of ``request`` what it says about the server."""
         try:
-            yield
+            answer = await request
         except ServerError as error:
             self._failed(error)
             raise
         self._answered = time.monotonic()
+        return answer
 
     def _failed(self, error: ServerError) -> None:
         if isinstance(error, RequestRefused) or is_full(error):
@@ -119,11 +117,12 @@ class Server:
         if healthy != self.healthy:
             LOG.warning("Triton at %s is %s: %s", self.url, "back" if healthy else "out", why)
         self.healthy = healthy
-        if healthy:
-            self.lost.clear()
-        else:
+        if healthy and self.lost.done():
+            self.lost = asyncio.get_running_loop().create_future()
+        elif not healthy:
             self._was_out = True
-            self.lost.set()
+            if not self.lost.done():
+                self.lost.set_result(None)
 
     async def _watch(self) -> None:
         attempts = 0

@@ -67,9 +67,8 @@ class TritonEngine:
     ) -> Transcription:
         """Ask ``server``; give up when it is out meanwhile and another one could be asked."""
         asking = asyncio.ensure_future(server.transcribe(samples, keywords))
-        lost = asyncio.ensure_future(server.lost.wait())
         try:
-            await asyncio.wait([asking, lost], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([asking, server.lost], return_when=asyncio.FIRST_COMPLETED)
             if not asking.done() and await self._for_file(key, [server]) is None:
                 await asyncio.wait([asking])
             if asking.done():
@@ -77,7 +76,6 @@ class TritonEngine:
             raise ServerUnavailable("UNAVAILABLE", f"{server.url} has stopped answering")
         finally:
             asking.cancel()
-            lost.cancel()
 
     async def _ask_until(
         self, deadline: float, server: Server, samples: np.ndarray, keywords: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections import deque
@@ -17,6 +18,7 @@ LOG = logging.getLogger("ko_asr.gateway")
 _AHEAD = MIB  # bytes that may wait; then the socket is not read, and the client has to wait
 _OF_A_MESSAGE = 256  # bytes that an empty one takes as well
 _SEND_SECONDS = 60.0  # in which a client must take an answer
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _FAILED = 1011  # close codes of RFC 6455's registry
 RESTART = 1012  # the server is restarted
 
@@ -28,34 +30,35 @@ class Inbox:
         self._websocket = websocket
         self._messages: deque[Message] = deque()
         self._bytes, self.stopping = 0, False
-        self._changed = asyncio.Condition()
+        self._come, self._room = asyncio.Event(), asyncio.Event()
 
     async def get(self) -> str | bytes | None:
         """The next message; None when the gateway stops and no more are to be handled."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._messages or self.stopping)
-            if not self._messages:
+        while not self._messages:
+            if self.stopping:
                 return None
-            message = self._messages.popleft()
-            self._bytes -= _size(message)
-            self._changed.notify_all()
+            self._come.clear()
+            await self._come.wait()
+        message = self._messages.popleft()
+        self._bytes -= _size(message)
+        self._room.set()
         text: str | None = message.get("text")
         return message["bytes"] if text is None else text
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Let `get` give what has come and then None."""
-        async with self._changed:
-            self.stopping = True
-            self._changed.notify_all()
+        self.stopping = True
+        self._come.set()
 
     async def fill(self) -> None:
         """Read messages until the client has left."""
         while (message := await self._websocket.receive())["type"] == "websocket.receive":
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._bytes < _AHEAD)
-                self._messages.append(message)
-                self._bytes += _size(message)
-                self._changed.notify_all()
+            while self._bytes >= _AHEAD:
+                self._room.clear()
+                await self._room.wait()
+            self._messages.append(message)
+            self._bytes += _size(message)
+            self._come.set()
 
 
 class Sockets:
@@ -88,7 +91,7 @@ class Sockets:
         """Let every socket end what it has; those that take longer are left to the server."""
         self._stopping = True
         for inbox in list(self._open):
-            await inbox.stop()
+            inbox.stop()
         deadline = asyncio.get_running_loop().time() + seconds
         while self._open and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
@@ -98,7 +101,7 @@ async def tell(websocket: WebSocket, data: dict[str, Any]) -> None:
     """Send a JSON object. WebSocketDisconnect when the client is gone or takes nothing any more."""
     try:
         async with asyncio.timeout(_SEND_SECONDS):
-            await websocket.send_json(data)
+            await websocket.send_text(_encode(data))
     except TimeoutError:
         raise WebSocketDisconnect(1006) from None
 

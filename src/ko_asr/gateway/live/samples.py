@@ -73,7 +73,7 @@ class SampleDecoder:
 
 def linear16(data: bytes) -> np.ndarray:
     """Signed 16 bits, little-endian, to float32."""
-    return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(_FULL)
+    return np.multiply(np.frombuffer(data, "<i2"), np.float32(1 / _FULL), dtype=np.float32)
 
 
 def mulaw(data: bytes) -> np.ndarray:

@@ -4,8 +4,7 @@ A stream takes a place on the server, so none is open before audio comes.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +97,7 @@ class Speech:
         seconds = len(samples) / SAMPLE_RATE
         self._caller.spend(seconds)
         self._metrics.streamed.inc(seconds)
-        async with self._failing():
+        try:
             if self._stream is None:
                 await self._open()
             assert self._stream is not None and self._delivery is not None
@@ -106,6 +105,8 @@ class Speech:
                 await self._delivery
             self._samples += len(samples)
             await self._stream.send(samples)
+        except UserError as error:
+            raise await self._failure(error) from error
 
     async def _open(self) -> None:
         self._stream = await self._recogniser.open_stream(self.options, self._caller)
@@ -119,22 +120,19 @@ class Speech:
     async def _finish(self) -> None:
         if self._stream is None or self._delivery is None:
             return
-        async with self._failing():
+        try:
             await self._stream.finish()
             await asyncio.shield(self._delivery)
+        except UserError as error:
+            raise await self._failure(error) from error
         await self.drop()
 
-    @contextlib.asynccontextmanager
-    async def _failing(self) -> AsyncIterator[None]:
-        """Turn a failed stream into an ApiError, and free its place."""
-        try:
-            yield
-        except ServerError as error:
-            await self.drop()
-            raise api_error(error) from error
-        except UserError as error:
-            await self.drop()
-            raise ApiError(400, str(error), code="audio_refused") from error
+    async def _failure(self, error: UserError) -> ApiError:
+        """The ApiError for a failed stream, whose place is freed."""
+        await self.drop()
+        if isinstance(error, ServerError):
+            return api_error(error)
+        return ApiError(400, str(error), code="audio_refused")
 
 
 def _shifted(result: Result, later: int) -> Result:

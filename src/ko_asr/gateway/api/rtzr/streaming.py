@@ -72,18 +72,22 @@ class _Session:
         await self._websocket.close(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
 
     async def _listen(self, inbox: Inbox) -> None:
-        while True:
-            async with asyncio.timeout(_IDLE_SECONDS):
+        clock = asyncio.get_running_loop().time
+        async with asyncio.timeout(None) as idle:
+            while True:
+                idle.reschedule(clock() + _IDLE_SECONDS)
                 message = await inbox.get()
-            if isinstance(message, bytes):
-                await self._speech.send(message)
-            elif message is None or message.strip() == "EOS":
-                await self._speech.end()
-                return
-            elif _kind(message) == "Finalize":
-                await self._speech.end_utterance()
-            else:
-                raise ApiError(400, 'a text frame is EOS or {"type": "Finalize"}: audio goes in binary ones')
+                idle.reschedule(None)
+                if isinstance(message, bytes):
+                    await self._speech.send(message)
+                elif message is None or message.strip() == "EOS":
+                    await self._speech.end()
+                    return
+                elif _kind(message) == "Finalize":
+                    await self._speech.end_utterance()
+                else:
+                    sentence = 'a text frame is EOS or {"type": "Finalize"}: audio goes in binary ones'
+                    raise ApiError(400, sentence)
 
     async def _take(self, result: Result) -> None:
         if not result.text:

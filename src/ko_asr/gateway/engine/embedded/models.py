@@ -18,6 +18,7 @@ from ko_asr.runtime.model_contract import ModelContract
 
 _VERSION = "1"
 C = TypeVar("C", bound=ModelContract)
+_BEST_RANK = 3  # of the best tokens, [B, T, K]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def load_recordings(repository: Path) -> Recordings:
     if sha256(encoder / file_names.GRAPH) != contract.onnx_sha256:
         raise UserError(f"{encoder} holds not the graph that its contract describes: export the model again")
     session = open_session(encoder / file_names.GRAPH, threads=1)
+    if len(session.get_outputs()[0].shape) != _BEST_RANK:
+        raise UserError(f"{encoder} gives one token a frame, as older exports do: export the model again")
     return Recordings(contract, FrontEnd(contract, front_end), session, FileDecoder(contract))
 
 
