@@ -1,0 +1,90 @@
+"""Text on its way from the spoken to the written form, each of whose characters knows where it came from.
+
+A stage looks at ``draft.text`` and replaces parts of it by `Draft.replace`. Parts that are left alone keep the
+origin of each character; a new part has that of all that it replaces, so a stage replaces as little as it can:
+``이천이십사년삼월`` becomes ``2024년 3월`` by three edits (two numbers and a space), and not by one, for then
+each of the two words has its own times.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+
+class Edit(NamedTuple):
+    """``text[start:end]`` becomes ``new``; nothing of it stays when ``new`` is empty."""
+
+    start: int
+    end: int
+    new: str
+
+
+class Span(NamedTuple):
+    """Characters ``start`` to ``end``, exclusive."""
+
+    start: int
+    end: int
+
+
+class Draft:
+    """A text and the origin of its characters in ``spoken``, the words joined by single spaces."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """``words`` hold no spaces."""
+        self.words = words
+        self.text = self.spoken = " ".join(words)
+        self._starts: list[int] | None = None  # of each character's origin in `spoken`; None: the same
+        self._ends: list[int] = []
+
+    def replace(self, edits: Iterable[Edit]) -> None:
+        """Apply edits, which are in order and do not overlap."""
+        edits = list(edits)
+        if not edits:
+            return
+        if self._starts is None:
+            self._starts = list(range(len(self.text)))
+            self._ends = list(range(1, len(self.text) + 1))
+        text, starts, ends = self.text, self._starts, self._ends
+        for start, end, new in reversed(edits):
+            origin = self.origin(start, end)
+            text = text[:start] + new + text[end:]
+            starts[start:end] = [origin.start] * len(new)
+            ends[start:end] = [origin.end] * len(new)
+        self.text = text
+
+    def origin(self, start: int, end: int) -> Span:
+        """The spoken characters that ``text[start:end]`` came from; nothing came from none."""
+        if self._starts is None:
+            return Span(start, end)
+        if start == end:
+            at = self._starts[start] if start < len(self._starts) else len(self.spoken)
+            return Span(at, at)
+        return Span(self._starts[start], self._ends[end - 1])
+
+    def output_words(self) -> list[tuple[str, Span]]:
+        """The words of the text and the spoken characters that each came from, without spaces around them."""
+        found, at = [], 0
+        for word in self.text.split(" "):
+            if word:
+                found.append((word, self._trimmed(self.origin(at, at + len(word)))))
+            at += len(word) + 1
+        return found
+
+    def _trimmed(self, span: Span) -> Span:
+        start, end = span
+        while start < end and self.spoken[start] == " ":
+            start += 1
+        while start < end and self.spoken[end - 1] == " ":
+            end -= 1
+        return Span(start, end)
+
+    def word_starts(self) -> list[int]:
+        """Where each spoken word begins in `spoken`."""
+        return list(accumulate((len(word) + 1 for word in self.words[:-1]), initial=0)) if self.words else []
+
+    @staticmethod
+    def words_in(span: Span, starts: Sequence[int]) -> range:
+        """The numbers of the spoken words that ``span`` touches, by their ``starts``."""
+        first = bisect_right(starts, span.start) - 1
+        return range(first, max(first + 1, bisect_right(starts, span.end - 1)))

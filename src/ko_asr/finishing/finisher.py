@@ -1,0 +1,60 @@
+"""All stages of finishing in their order, and the one call for all of it.
+
+>>> finish("이천이십사년 삼월 오일에 만 오천 원").text
+'2024년 3월 5일에 15,000원'
+
+The order matters: terms are what the user said, so they come first; profanity is looked for among what is
+written, so that a number (십팔) is none.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from ko_asr.finishing.draft import Draft
+from ko_asr.finishing.itn import Itn
+from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.words import SpokenWord, Written, written_words
+
+Stage = Callable[[Draft], None]
+
+
+class Finisher:
+    """Compiled options: calling it with words returns their written form. Use one for many texts."""
+
+    def __init__(self, options: FinishOptions | None = None) -> None:
+        """UserError for a style that does not exist."""
+        self.options = options or FinishOptions()
+        self._stages: list[Stage] = []
+        if self.options.itn:
+            self._stages.append(Itn(self.options.style))
+
+    def __call__(self, spoken: str | Sequence[str] | Sequence[SpokenWord]) -> Written:
+        """Return the written form of words with times, of words, or of a text whose words spaces divide."""
+        words, timed = _words(spoken)
+        draft = Draft(words)
+        for stage in self._stages:
+            stage(draft)
+        made, dropped = written_words(draft, timed)
+        return Written(" ".join(word.text for word in made), made, dropped)
+
+
+def _words(
+    spoken: str | Sequence[str] | Sequence[SpokenWord],
+) -> tuple[list[str], Sequence[SpokenWord] | None]:
+    if isinstance(spoken, str):
+        return spoken.split(), None
+    if spoken and not isinstance(spoken[0], str):
+        return [word.text for word in spoken], spoken  # type: ignore[union-attr,return-value]
+    return list(spoken), None  # type: ignore[arg-type]
+
+
+@functools.cache
+def _default() -> Finisher:
+    return Finisher()
+
+
+def finish(
+    spoken: str | Sequence[str] | Sequence[SpokenWord], options: FinishOptions | None = None
+) -> Written:
+    """Return the written form of a text or of words. UserError for an option that does not exist."""
+    return (_default() if options is None else Finisher(options))(spoken)

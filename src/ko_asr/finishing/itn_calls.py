@@ -1,0 +1,187 @@
+"""Rules that a pattern alone cannot write: codes by the numbering plan, letters by their names, addresses.
+
+Each takes a match and the style and returns its edits, or None to decline it.
+"""
+
+import re
+from collections.abc import Mapping
+
+from ko_asr.finishing import numbers
+from ko_asr.finishing.draft import Edit
+from ko_asr.finishing.rule_book import alternatives, rule_book
+
+Style = Mapping[str, str]
+_DASH = "다시|대시|하이픈"
+_THOUSAND = "[일이삼사오육칠팔구]? ?천"
+_SEPARATOR = f" ?(?:{_DASH}|국에|국의|에|의) ?"
+GROUPS = f"{numbers.READ}(?:(?:{_SEPARATOR}| )(?:{_THOUSAND}|{numbers.READ}|{numbers.DIGIT}))*"
+LETTER_NAMES = {
+    "에이치": "H", "더블유": "W", "더블류": "W", "제트": "Z", "아르": "R", "에이": "A", "에프": "F", "아이": "I",
+    "제이": "J", "케이": "K", "에스": "S", "브이": "V", "엑스": "X", "와이": "Y", "비": "B", "씨": "C", "시": "C",
+    "디": "D", "이": "E", "지": "G", "엘": "L", "엠": "M", "엔": "N", "오": "O", "피": "P", "큐": "Q", "알": "R",
+    "티": "T", "유": "U",
+}  # fmt: skip
+# Names that are hardly ever a part of another word.
+_STRONG = frozenset(
+    [
+        "에이치",
+        "더블유",
+        "더블류",
+        "에프",
+        "제이",
+        "케이",
+        "에스",
+        "브이",
+        "엑스",
+        "와이",
+        "큐",
+        "엘",
+        "엠",
+        "엔",
+        "에이",
+    ]
+)
+_LETTER = alternatives(LETTER_NAMES)
+LETTERS = f"(?:{_LETTER})(?: ?(?:{_LETTER}))*"
+_NAMES = re.compile(_LETTER)
+_REST = re.compile(
+    "(?=$| |[은는을를에의로와과도만랑나야고면]|이(?:$| |[고나며에었야지라랑다])|가(?:$| )|까지|부터|으로|인데|인가|인(?:$| )"
+    "|입니|예요|였|네요|하고|보다|처럼|밖에|요)"
+)
+_PLAN = (
+    (re.compile(r"(01[016789])(\d{3,4})(\d{4})"), "-"),
+    (re.compile(r"(02)(\d{3,4})(\d{4})"), "-"),
+    (re.compile(r"(0[3-6]\d|070|080|050\d)(\d{3,4})(\d{4})"), "-"),
+    (re.compile(r"(1[568]\d\d)(\d{4})"), "-"),
+    (re.compile(r"(\d{6})([1-8]\d{6})"), "-"),
+    (re.compile(r"([3-9]\d{3})(\d{4})(\d{4})(\d{4})"), "-"),
+)
+_LEAST = 4  # digits of a code without a word that says what it is
+_EMERGENCY = frozenset({"119", "114", "120", "131", "1339", "182"})
+
+
+def code(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """Digits read one by one: a telephone, resident, card or account number, or a code."""
+    start, end = match.span("groups_0")
+    text = match["groups_0"]
+    groups = [_group(part) for part in re.split(f"{_SEPARATOR}| ", text) if part]
+    whole = "".join(groups)
+    written = _planned(whole)
+    if written is None:
+        written = _spoken_groups(text, groups, whole, match.string[max(0, start - 8) : start])
+    if written is None:
+        return None
+    edits = [Edit(start, end, written)]
+    if match.string.startswith(" 번", end):
+        edits.append(Edit(end, end + 1, ""))
+    return edits
+
+
+def _group(part: str) -> str:
+    return str(numbers.value(part)) if part.endswith("천") else numbers.digits(part)
+
+
+def _planned(whole: str) -> str | None:
+    for pattern, mark in _PLAN:
+        if found := pattern.fullmatch(whole):
+            return mark.join(found.groups())
+    return None
+
+
+def _spoken_groups(text: str, groups: list[str], whole: str, before: str) -> str | None:
+    named = re.search("번호|코드|번$|계좌|카드|비번|암호", before) is not None
+    if len(whole) < (2 if named else _LEAST) and whole not in _EMERGENCY:
+        return None
+    if re.search(_DASH, text):
+        return "-".join("".join(map(_group, part.split())) for part in re.split(f" ?(?:{_DASH}) ?", text))
+    if len(groups) > 2 and min(map(len, groups)) > 1:
+        return "-".join(groups)
+    if len(groups) == 1 or max(map(len, groups)) == 1 or named:
+        return whole
+    return None
+
+
+def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """A number and a letter, such as that of a seat."""
+    start, end = match.span("letter")
+    if style["letters"] == "hangul":
+        return None
+    number, last = match.span("plain_0")
+    return [
+        Edit(number, last, str(numbers.value(match["plain_0"]))),
+        Edit(last, end, LETTER_NAMES[match["letter"]]),
+    ]
+
+
+def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """An abbreviation that is spelt by the names of its letters."""
+    text, at = match.string, match.start()
+    word = text[at:].split(" ", 1)[0]
+    for known in _known(word):
+        if _REST.match(text, at + len(known)) or len(word) - len(known) > 1:
+            return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
+    names = _NAMES.findall(match[0])
+    end = match.end()
+    while names and not _may_end(text, end, names):
+        end -= len(names.pop())
+        while text[end - 1 : end] == " ":
+            end -= 1
+    strong = sum(name in _STRONG for name in names)
+    spaced = " " in text[at:end]
+    if len(names) < 2 or strong < (2 if spaced else 1) or text[at:end] in rule_book()["not_abbreviations"]:
+        return None
+    return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
+
+
+def _known(word: str) -> list[str]:
+    found = rule_book()["abbreviations"]
+    return [word[:end] for end in range(len(word), 1, -1) if word[:end] in found]
+
+
+def _may_end(text: str, end: int, names: list[str]) -> bool:
+    if names[-1] == "이" and _REST.match(text, end - 1) and text[end - 2] != " ":
+        return False  # a particle rather than the letter E
+    rest = text[end:].split(" ", 1)[0]
+    return _REST.match(text, end) is not None or len(rest) > 1
+
+
+def _address(spoken: str) -> str | None:
+    """Latin letters of a name in an address: a known one, spelt letters, digits; None for others."""
+    known, written = rule_book()["web_names"], ""
+    for word in spoken.split():
+        if word in known:
+            written += known[word]
+        elif re.fullmatch(f"(?:{_LETTER})+", word):
+            written += "".join(LETTER_NAMES[name] for name in _NAMES.findall(word)).lower()
+        elif re.fullmatch(f"{numbers.DIGIT}+", word):
+            written += numbers.digits(word)
+        elif re.fullmatch(numbers.SINO, word):
+            written += str(numbers.value(word))
+        else:
+            return None
+    return written
+
+
+def _domain(tld: str) -> str:
+    names = {"컴": "com", "넷": "net", "오알지": "org", "아이오": "io", "에이아이": "ai"}
+    parts = [part for part in re.split("점|닷", tld.replace(" ", "")) if part]
+    spelt = {"씨오": "co", "에이씨": "ac", "고": "go", "케이알": "kr"}
+    joined = "".join(f".{names.get(part, spelt.get(part, part))}" for part in parts)
+    return joined.replace("씨오케이알", "co.kr").replace("에이씨케이알", "ac.kr")
+
+
+def mail(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """An address of electronic mail."""
+    local, host = _address(match["mail"]), _address(match["host"])
+    if local is None or host is None:
+        return None
+    return [Edit(match.start(), match.end(), f"{local}@{host}{_domain(match['tld'])}")]
+
+
+def web(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """An address of the web."""
+    host = _address(match["host"])
+    if host is None:
+        return None
+    start = "www." if match["www"] else ""
+    return [Edit(match.start(), match.end(), f"{start}{host}{_domain(match['tld'])}")]

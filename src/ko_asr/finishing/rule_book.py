@@ -1,0 +1,61 @@
+"""The rules of ``itn.yaml``: options checked, names in patterns replaced by what they stand for."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ko_asr.errors import UserError
+
+_FOLDER = Path(__file__).parent
+COMPILED = "itn.json"  # in a model folder, whose Python has no YAML
+
+
+@functools.cache
+def rule_book() -> dict[str, Any]:
+    """Return the rules as they are written in the file."""
+    compiled = _FOLDER / COMPILED
+    if compiled.is_file():
+        book: dict[str, Any] = json.loads(compiled.read_text(encoding="utf-8"))
+        return book
+    return read_rules(_FOLDER / "itn.yaml")
+
+
+def read_rules(path: Path) -> dict[str, Any]:
+    """Read a rule file. UserError with file and line for one that is not YAML or has a bad pattern."""
+    import yaml
+
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        book: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML in UTF-8 ({getattr(error, 'problem', error)})") from error
+    return book
+
+
+def resolved_style(style: Mapping[str, str]) -> dict[str, str]:
+    """Every option with its value. UserError for an option or value that does not exist."""
+    options = rule_book()["options"]
+    chosen = {name: option["default"] for name, option in options.items()}
+    for name, value in style.items():
+        if name not in options:
+            raise UserError(f"style has no option {name!r:.60}: it has {', '.join(options)}")
+        if value not in options[name]["values"]:
+            known = ", ".join(options[name]["values"])
+            raise UserError(f"style {name} is {value!r:.60}: it takes {known}")
+        chosen[name] = value
+    return chosen
+
+
+def holds(when: Mapping[str, str] | None, style: Mapping[str, str]) -> bool:
+    """True where a rule or table is for this style."""
+    return all(style[name] == value for name, value in (when or {}).items())
+
+
+def alternatives(words: Any) -> str:
+    """A pattern that finds one of ``words``, the longest of those that fit."""
+    return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))

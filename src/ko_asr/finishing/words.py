@@ -1,0 +1,127 @@
+"""Words in and words out of finishing: what a written word was made of, and its times and confidence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ko_asr.finishing.draft import Draft, Span
+
+
+class Timed(Protocol):
+    """A character with times, in ms."""
+
+    @property
+    def start_ms(self) -> int: ...
+    @property
+    def end_ms(self) -> int: ...
+
+
+class SpokenWord(Protocol):
+    """A word as the decoder gives it, such as `ko_asr.runtime.results.Word`. ``syllables`` may be empty."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def start_ms(self) -> int: ...
+    @property
+    def end_ms(self) -> int: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def syllables(self) -> Sequence[Timed]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenWord:
+    """A word of the written form; ``sources`` are the numbers of the spoken words that it came from.
+
+    It lasts from the start of its first character's sound to the end of its last one's, in ms, and is as sure
+    as the least sure of its sources. Both are None where the spoken words have no times.
+    """
+
+    text: str
+    sources: tuple[int, ...]
+    start_ms: int | None = None
+    end_ms: int | None = None
+    confidence: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values."""
+        data: dict[str, Any] = {"text": self.text, "sources": list(self.sources)}
+        if self.start_ms is not None and self.confidence is not None:
+            data |= {
+                "start_ms": self.start_ms,
+                "end_ms": self.end_ms,
+                "confidence": round(self.confidence, 4),
+            }
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The written form: its words joined by spaces are its text.
+
+    ``dropped`` are the numbers of spoken words, fillers for example, of which nothing is written. ``sentences``
+    and ``paragraphs`` are the numbers of the written words that begin one.
+    """
+
+    text: str
+    words: tuple[WrittenWord, ...]
+    dropped: tuple[int, ...] = ()
+    sentences: tuple[int, ...] = ()
+    paragraphs: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON values."""
+        return {
+            "text": self.text,
+            "words": [word.to_json() for word in self.words],
+            "dropped": list(self.dropped),
+            "sentences": list(self.sentences),
+            "paragraphs": list(self.paragraphs),
+        }
+
+
+def written_words(
+    draft: Draft, spoken: Sequence[SpokenWord] | None
+) -> tuple[tuple[WrittenWord, ...], tuple[int, ...]]:
+    """The words of a finished ``draft``, and the numbers of the spoken words that none of them came from."""
+    if draft.text == draft.spoken:
+        return tuple(_untouched(number, word, spoken) for number, word in enumerate(draft.words)), ()
+    starts, made = draft.word_starts(), []
+    left = set(range(len(draft.words)))
+    for text, span in draft.output_words():
+        sources = Draft.words_in(span, starts)
+        left.difference_update(sources)
+        made.append(_written(text, span, sources, starts, spoken))
+    return tuple(made), tuple(sorted(left))
+
+
+def _untouched(number: int, text: str, spoken: Sequence[SpokenWord] | None) -> WrittenWord:
+    if spoken is None:
+        return WrittenWord(text, (number,))
+    word = spoken[number]
+    return WrittenWord(text, (number,), word.start_ms, word.end_ms, word.confidence)
+
+
+def _written(
+    text: str, span: Span, sources: range, starts: Sequence[int], spoken: Sequence[SpokenWord] | None
+) -> WrittenWord:
+    if spoken is None:
+        return WrittenWord(text, tuple(sources))
+    first, last = spoken[sources[0]], spoken[sources[-1]]
+    start = _time(first, span.start - starts[sources[0]])
+    end = _time(last, span.end - starts[sources[-1]])
+    confidence = min(spoken[number].confidence for number in sources)
+    return WrittenWord(text, tuple(sources), start, max(start, end), confidence)
+
+
+def _time(word: SpokenWord, characters: int) -> int:
+    """The time in ms after so many characters of a word: by its syllables, or where it has none evenly."""
+    if characters <= 0:
+        return word.start_ms
+    if characters >= len(word.text):
+        return word.end_ms
+    if len(word.syllables) == len(word.text):
+        return word.syllables[characters].start_ms
+    return word.start_ms + round((word.end_ms - word.start_ms) * characters / len(word.text))
