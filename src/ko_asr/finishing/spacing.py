@@ -1,0 +1,80 @@
+"""Repair of words that look wrongly spaced; text that may be right is left as it is.
+
+With Kiwi: a space goes in front of a particle or an ending, and comes behind one in the middle of a word where
+a noun, a verb or an adverb follows. Compounds and auxiliary verbs (먹어 보다, 먹어보다) may be written either
+way, so they stay. Without Kiwi only words that are a particle or an ending go to the one before.
+"""
+
+import re
+from collections.abc import Iterator
+
+from ko_asr.finishing import kiwi
+from ko_asr.finishing.draft import Draft, Edit
+from ko_asr.finishing.kiwi import Token
+from ko_asr.finishing.word_lists import whole_word, word_lists
+
+# Particles of one syllable that are hardly ever a word: not 이, 가, 도, 만, 나.
+_SHORT = frozenset("은는을를에로와과의")
+_CONTENT = ("NNG", "NNP", "NP", "NR", "VV", "VA", "MAG", "MAJ", "MM", "VX", "VCN")
+_DETERMINERS = frozenset(["그", "이", "저", "무슨", "어떤", "어느", "다른", "모든", "여러", "이런", "그런"])
+_SHORTEST = 4  # syllables of a word that is taken apart
+
+
+class Spacing:
+    """A stage that repairs spaces, with or without Kiwi."""
+
+    def __init__(self, with_kiwi: bool) -> None:
+        self._with_kiwi = with_kiwi
+        self._attached = whole_word(word_lists()["spacing"]["attached"])
+
+    def __call__(self, draft: Draft) -> None:
+        """Repair the spaces of ``draft``."""
+        if self._with_kiwi:
+            draft.replace(_by_tokens(draft.text, kiwi.tokens(draft)))
+        else:
+            draft.replace(self._by_list(draft.text))
+
+    def _by_list(self, text: str) -> Iterator[Edit]:
+        for match in re.finditer(r" ([^ ]+)", text):
+            if self._attached(match[1]):
+                yield Edit(match.start(), match.start() + 1, "")
+
+
+def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
+    for number in range(1, len(tokens)):
+        before, token = tokens[number - 1], tokens[number]
+        if before.end == token.start and text[token.start - 1] != " ":
+            if _is_new_word(before, token) and len(_word(text, token.start)) >= _SHORTEST:
+                yield Edit(token.start, token.start, " ")
+        elif before.end == token.start - 1 and text[before.end] == " ":
+            if _is_attached(before, token, tokens[number - 2] if number > 1 else before):
+                yield Edit(before.end, token.start, "")
+
+
+def _word(text: str, at: int) -> str:
+    return text[text.rfind(" ", 0, at) + 1 :].split(" ", 1)[0]
+
+
+def _is_attached(before: Token, token: Token, two_before: Token) -> bool:
+    """True for a particle, an ending or a suffix that a space divides from its word."""
+    if token.tag.startswith("J"):
+        return (before.tag[0] in "NS" or before.tag in ("XSN", "ETN")) and (len(token.form) > 1 or token.form in _SHORT)
+    if token.tag in ("EP", "EF", "EC", "ETM", "ETN"):
+        return before.tag[0] == "V" or before.tag in ("EP", "XSV", "XSA")
+    if token.tag == "XSN":
+        return token.form == "들" and before.tag[0] == "N"
+    return token.tag == "VX" and token.form == "하" and before.tag == "EC" and two_before.tag.startswith("VA")
+
+
+def _is_new_word(before: Token, token: Token) -> bool:
+    """True where a word must end between two tokens."""
+    tag = token.tag.split("-")[0]
+    if tag not in _CONTENT:
+        return tag == "NNB" and before.tag == "ETM" and token.form not in ("것", "거")
+    if before.tag.startswith("J") or before.tag == "ETM":
+        return tag != "VX"
+    if before.tag in ("EC", "EF"):
+        return tag not in ("VX", "NR") or (before.form, token.form) == ("고", "나")
+    if before.tag == "MM":
+        return before.form in _DETERMINERS and tag in ("NNG", "NNP") and len(token.form) > 1
+    return before.tag == "MAG" and len(before.form) > 1 and tag in ("VV", "VA", "NNG") and token.form not in ("하", "되")
