@@ -134,7 +134,12 @@ def spacing_figures(analyzer: str, show: Callable[[str], None]) -> dict[str, obj
         changed += kind == "keep" and made != right
         if made != right:
             show(f"spacing {analyzer}: {made}  |  {right}")
-    return {"heard": rate(before), "written": rate(after), "repairs": rate(repairs), "right_lines_changed": changed}
+    return {
+        "heard": rate(before),
+        "written": rate(after),
+        "repairs": rate(repairs),
+        "right_lines_changed": changed,
+    }
 
 
 def mask_figures(show: Callable[[str], None]) -> dict[str, object]:
@@ -144,7 +149,9 @@ def mask_figures(show: Callable[[str], None]) -> dict[str, object]:
         gold = re.sub(r"\[(.*?)\]", lambda found: "*" * len(found[1]), text)
         made = finisher(re.sub(r"[][]", "", text)).text
         hit = "*" in made
-        counts.update(hits=hit and kind == "mask", false=hit and kind == "keep", missed=not hit and kind == "mask")
+        counts.update(
+            hits=hit and kind == "mask", false=hit and kind == "keep", missed=not hit and kind == "mask"
+        )
         false += kind == "mask" and hit and made != gold
         if made != gold and (hit or kind == "mask"):
             show(f"masks: {made}  |  {text}")
@@ -185,7 +192,9 @@ def per_second(finish: Callable[[Sequence[Word]], Written], utterances: Sequence
 
 def speed_figures() -> dict[str, int]:
     texts = [text for _, text in rows("sentences.tsv")] + [text for _, text in rows("fillers.tsv")]
-    utterances = [[Word(w.text.rstrip(".?"), w.start_ms, w.end_ms) for w in spoken(text)] for text in texts] * 10
+    utterances = [
+        [Word(w.text.rstrip(".?"), w.start_ms, w.end_ms) for w in spoken(text)] for text in texts
+    ] * 10
     everything = {
         "disfluency_filter": True, "spacing": True, "punctuation": True, "profanity_filter": True,
         "paragraph_splitter": True, "terms": {"서울 시청": "서울특별시청", "챗 지피티": "ChatGPT"},
@@ -202,7 +211,9 @@ def speed_figures() -> dict[str, int]:
     ]
     figures = {name: per_second(Finisher(options), utterances) for name, options in alone}
     if kiwi.is_installed():
-        figures["everything, kiwi"] = per_second(Finisher(FinishOptions(analyzer="kiwi", **everything)), utterances)
+        figures["everything, kiwi"] = per_second(
+            Finisher(FinishOptions(analyzer="kiwi", **everything)), utterances
+        )
     return figures
 
 

@@ -22,7 +22,9 @@ class Fillers:
         lists = word_lists()["fillers"]
         self._sure = {word: _Context(**unless) for word, unless in lists["sure"].items()}
         self._held = {word: whole_word(entry["then"]) for word, entry in lists["held"].items()}
-        self._freely = {word for word, entry in lists["held"].items() if not entry["then"]} if aggressive else set()
+        self._freely = (
+            {word for word, entry in lists["held"].items() if not entry["then"]} if aggressive else set()
+        )
         self._aggressive = aggressive
         self._pause, self._syllable = lists["pause_ms"], lists["syllable_ms"]
         self._repetitions = _Repetitions(word_lists()["repetitions"])

@@ -43,7 +43,7 @@ class Finisher:
         sentences = first_words(draft)
         most = self.options.paragraph_max
         begins = paragraphs(made, sentences, most) if self.options.paragraph_splitter else ()
-        return Written(" ".join(word.text for word in made), made, dropped, sentences, begins)
+        return Written(" ".join([word.text for word in made]), made, dropped, sentences, begins)
 
 
 def _stages(options: FinishOptions) -> Iterator[Stage]:

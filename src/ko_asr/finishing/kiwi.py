@@ -48,7 +48,7 @@ def load() -> Any:
 def _kiwi() -> Any:
     import kiwipiepy
 
-    # Dictionaries of phrases double the memory and the start, and only join names (docs/finishing.md).
+    # Dictionaries of phrases double the memory and the start, and only join names.
     return kiwipiepy.Kiwi(num_workers=1, load_multi_dict=False)
 
 

@@ -31,7 +31,9 @@ class Mask(NamedTuple):
 class Masks:
     """A compiled list: a stage. ``keep_first`` leaves the first character of each word."""
 
-    def __init__(self, entries: Iterable[str] = (), keep_first: bool = False, where: str = "profanity") -> None:
+    def __init__(
+        self, entries: Iterable[str] = (), keep_first: bool = False, where: str = "profanity"
+    ) -> None:
         """``entries`` are lines of a list, the built-in one where there are none. UserError for a bad one."""
         masks = [_mask(entry, where) for entry in entries] or _built_in()
         self._keep = int(keep_first)
@@ -46,7 +48,9 @@ class Masks:
         """Mask the words of the list in ``draft``."""
         text = draft.text
         found = ((match.start(), match.end()) for match in self._find(text) if self._holds(match))
-        draft.replace(Edit(start + self._keep, end, _stars(text[start + self._keep : end])) for start, end in found)
+        draft.replace(
+            Edit(start + self._keep, end, _stars(text[start + self._keep : end])) for start, end in found
+        )
 
     def _holds(self, match: "re.Match[str]") -> bool:
         text, start, end = match.string, match.start(), match.end()
@@ -74,7 +78,9 @@ def _stands_in(text: str, start: int, end: int, exception: str) -> bool:
 def _mask(entry: str, where: str) -> Mask:
     found = _ENTRY.fullmatch(" ".join(unicodedata.normalize("NFC", entry).split()))
     if found is None:
-        raise UserError(f"{where}: {entry.strip()!r:.80} is no entry: write a word, or word: exception, exception")
+        raise UserError(
+            f"{where}: {entry.strip()!r:.80} is no entry: write a word, or word: exception, exception"
+        )
     unless = tuple(one.strip() for one in (found["unless"] or "").split(",") if one.strip())
     return Mask(found["word"].strip(), (found["behind"] or "").strip(), bool(found["any"]), unless)
 

@@ -49,7 +49,10 @@ class FinishOptions:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "written") -> "FinishOptions":
-        """Read options a user gave as JSON: an object, or true for the defaults. UserError, which names ``where``."""
+        """Read options that a user gave as JSON: an object, or true for the defaults.
+
+        Raises UserError, which names ``where``.
+        """
         if data is True:
             return cls()
         if not isinstance(data, dict):
@@ -59,7 +62,9 @@ class FinishOptions:
             if name not in kinds:
                 raise UserError(f"{where} has no option {name!r:.60}: it has {', '.join(kinds)}")
             _check(f"{where}.{name}", value, kinds[name])
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        )
 
 
 def _check_values(options: FinishOptions, where: str = "") -> None:

@@ -22,7 +22,9 @@ def paragraphs(words: Sequence[WrittenWord], sentences: Sequence[int], most: int
         if sentence == 0:
             continue
         length = sentence - begins[-1]
-        if after - begins[-1] > most or (length >= min(_LEAST, most) and _silence(words, sentence) >= _PAUSE_MS):
+        if after - begins[-1] > most or (
+            length >= min(_LEAST, most) and _silence(words, sentence) >= _PAUSE_MS
+        ):
             begins.append(sentence)
     return tuple(begins)
 

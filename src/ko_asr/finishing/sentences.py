@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ko_asr.finishing import kiwi
-from ko_asr.finishing.draft import Draft, Edit, Span
+from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.silence import ENDLESS, Sound, pause, sounds
 from ko_asr.finishing.word_lists import whole_word, word_lists
 
@@ -37,19 +37,19 @@ class Sentences:
 
     def __call__(self, draft: Draft) -> None:
         """Put the ends of sentences into ``draft.ends``."""
-        words = draft.output_words()
+        words = [(word, end) for word, _, end, _ in draft.output_words()]
         if not words:
             return
         tags = self._tags(draft)
         times = sounds(draft)
         begin = 0
-        for number, (word, span) in enumerate(words):
+        for number, (word, end) in enumerate(words):
             last = number == len(words) - 1
             silence = _silence(times, number, last)
             ahead = "" if last else words[number + 1][0]
-            if last or self._ends(word, ahead, silence, tags.get(span.end)):
-                mark = self._mark([word for word, _ in words[begin : number + 1]], tags.get(span.end), last)
-                draft.ends.append(End(span.end, mark))
+            if last or self._ends(word, ahead, silence, tags.get(end)):
+                mark = self._mark([word for word, _ in words[begin : number + 1]], tags.get(end), last)
+                draft.ends.append(End(end, mark))
                 begin = number + 1
 
     def _tags(self, draft: Draft) -> dict[int, str]:
@@ -80,7 +80,9 @@ class Sentences:
             return ""
         if self._asks(words):
             return "?"
-        broken_off = last and (self._is["unfinished"](word) or (tag is not None and tag.startswith(_CANNOT_END)))
+        broken_off = last and (
+            self._is["unfinished"](word) or (tag is not None and tag.startswith(_CANNOT_END))
+        )
         return "" if broken_off and not self._is["sure"](word) else "."
 
     def _asks(self, words: Sequence[str]) -> bool:
@@ -113,7 +115,7 @@ class Marks:
         """Write a mark behind the last word of each sentence of ``draft``."""
         marks = {number: end.mark for number, end in zip(last_words(draft), draft.ends, strict=True)}
         at, edits = 0, []
-        for number, (word, _) in enumerate(draft.output_words()):
+        for number, (word, _, _, _) in enumerate(draft.output_words()):
             at += len(word) + 1
             if marks.get(number) and word[-1] not in _MARKS:
                 edits.append(Edit(at - 2, at - 1, word[-1] + marks[number]))
@@ -122,10 +124,10 @@ class Marks:
 
 def last_words(draft: Draft) -> list[int]:
     """The number of the word in ``draft.text`` that ends each sentence."""
-    spans: list[Span] = [span for _, span in draft.output_words()]
+    ends = [end for _, _, end, _ in draft.output_words()]
     found, number = [], 0
     for end in draft.ends:
-        while number < len(spans) - 1 and spans[number].end < end.at:
+        while number < len(ends) - 1 and ends[number] < end.at:
             number += 1
         found.append(number)
     return found

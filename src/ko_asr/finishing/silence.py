@@ -19,11 +19,8 @@ def sounds(draft: Draft) -> list[Sound] | None:
     """When each word of ``draft.text`` is spoken; None where the spoken words have no times."""
     if draft.timed is None:
         return None
-    starts, found = draft.word_starts(), []
-    for _, span in draft.output_words():
-        sources = Draft.words_in(span, starts)
-        found.append(Sound(draft.timed[sources[0]].start_ms, draft.timed[sources[-1]].end_ms))
-    return found
+    timed = draft.timed
+    return [Sound(timed[of[0]].start_ms, timed[of[-1]].end_ms) for _, _, _, of in draft.output_words()]
 
 
 def pause(words: Sequence[Sound], before: int | None, after: int | None) -> int:

@@ -17,6 +17,10 @@ from ko_asr.finishing.word_lists import whole_word, word_lists
 _SHORT = frozenset("은는을를에로와과의")
 _CONTENT = ("NNG", "NNP", "NP", "NR", "VV", "VA", "MAG", "MAJ", "MM", "VX", "VCN")
 _DETERMINERS = frozenset(["그", "이", "저", "무슨", "어떤", "어느", "다른", "모든", "여러", "이런", "그런"])
+_BOUND = frozenset(
+    ["수", "적", "줄", "때문"]
+)  # nouns behind a modifier that are no ending too, as 데 and 지 are
+_SUFFIXES = frozenset(["하", "되", "대", "거리"])  # verbs that make one of an adverb: 쿵쿵대다
 _SHORTEST = 4  # syllables of a word that is taken apart
 
 
@@ -43,22 +47,28 @@ class Spacing:
 def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
     for number in range(1, len(tokens)):
         before, token = tokens[number - 1], tokens[number]
-        if before.end == token.start and text[token.start - 1] != " ":
-            if _is_new_word(before, token) and len(_word(text, token.start)) >= _SHORTEST:
+        if before.end == token.start < token.end and text[token.start - 1] != " ":
+            ahead = tokens[number + 1] if number + 1 < len(tokens) else token
+            if _is_new_word(before, token, ahead) and _may_divide(text, token.start):
                 yield Edit(token.start, token.start, " ")
         elif before.end == token.start - 1 and text[before.end] == " ":
             if _is_attached(before, token, tokens[number - 2] if number > 1 else before):
                 yield Edit(before.end, token.start, "")
 
 
-def _word(text: str, at: int) -> str:
-    return text[text.rfind(" ", 0, at) + 1 :].split(" ", 1)[0]
+def _may_divide(text: str, at: int) -> bool:
+    """True unless a word is short, or redoubled (만질만질한), or a compound that one syllable begins (큰코)."""
+    start = text.rfind(" ", 0, at) + 1
+    word = text[start:].split(" ", 1)[0]
+    return len(word) >= _SHORTEST and at - start > 1 and word[:2] != word[2:4]
 
 
 def _is_attached(before: Token, token: Token, two_before: Token) -> bool:
     """True for a particle, an ending or a suffix that a space divides from its word."""
     if token.tag.startswith("J"):
-        return (before.tag[0] in "NS" or before.tag in ("XSN", "ETN")) and (len(token.form) > 1 or token.form in _SHORT)
+        return (before.tag[0] in "NS" or before.tag in ("XSN", "ETN")) and (
+            len(token.form) > 1 or token.form in _SHORT
+        )
     if token.tag in ("EP", "EF", "EC", "ETM", "ETN"):
         return before.tag[0] == "V" or before.tag in ("EP", "XSV", "XSA")
     if token.tag == "XSN":
@@ -66,15 +76,19 @@ def _is_attached(before: Token, token: Token, two_before: Token) -> bool:
     return token.tag == "VX" and token.form == "하" and before.tag == "EC" and two_before.tag.startswith("VA")
 
 
-def _is_new_word(before: Token, token: Token) -> bool:
+def _is_new_word(before: Token, token: Token, ahead: Token) -> bool:
     """True where a word must end between two tokens."""
     tag = token.tag.split("-")[0]
     if tag not in _CONTENT:
-        return tag == "NNB" and before.tag == "ETM" and token.form not in ("것", "거")
+        return tag == "NNB" and before.tag == "ETM" and token.form in _BOUND
     if before.tag.startswith("J") or before.tag == "ETM":
         return tag != "VX"
-    if before.tag in ("EC", "EF"):
+    if before.tag == "EF":
+        return before.form[-1] in "요다까"
+    if before.tag == "EC":
         return tag not in ("VX", "NR") or (before.form, token.form) == ("고", "나")
     if before.tag == "MM":
         return before.form in _DETERMINERS and tag in ("NNG", "NNP") and len(token.form) > 1
-    return before.tag == "MAG" and len(before.form) > 1 and tag in ("VV", "VA", "NNG") and token.form not in ("하", "되")
+    if before.tag != "MAG" or len(before.form) == 1 or token.form in _SUFFIXES:
+        return False
+    return tag in ("VV", "VA") or (tag == "NNG" and ahead.tag == "XSV")
