@@ -1,7 +1,7 @@
 """Fillers, repetitions and words broken off: what a reader does not miss.
 
-Half of the words that fill pauses are words of their own elsewhere (그 사람, 이제 끝났어): those go only where
-they are held between pauses, or, when asked for, in front of words that they often fill the time before.
+Half of the words that fill pauses are words of their own elsewhere (그 사람, 이제 끝났어): those go only
+where they are held between pauses, or, when asked for, in front of words whose time they often fill.
 """
 
 import re
@@ -22,9 +22,7 @@ class Fillers:
         lists = word_lists()["fillers"]
         self._sure = {word: _Context(**unless) for word, unless in lists["sure"].items()}
         self._held = {word: whole_word(entry["then"]) for word, entry in lists["held"].items()}
-        self._freely = (
-            {word for word, entry in lists["held"].items() if not entry["then"]} if aggressive else set()
-        )
+        self._freely = [word for word, entry in lists["held"].items() if aggressive and not entry["then"]]
         self._aggressive = aggressive
         self._pause, self._syllable = lists["pause_ms"], lists["syllable_ms"]
         self._repetitions = _Repetitions(word_lists()["repetitions"])
@@ -96,7 +94,7 @@ class _Repetitions:
         self._compound = whole_word(lists["compounds"])
 
     def kept(self, words: Sequence[str], numbers: Sequence[int]) -> list[int]:
-        """Those of ``numbers`` whose word is not said again by the next; from the last, as 사 사 사자 needs."""
+        """Those of ``numbers`` whose word is not said again by the next; from the last, for 사 사 사자."""
         kept: list[int] = []
         for at in range(len(numbers) - 1, -1, -1):
             number = numbers[at]

@@ -34,7 +34,7 @@ def check_installed() -> None:
     """Raise UserError that says how to install kiwipiepy, where it is missing."""
     if not is_installed():
         raise UserError(
-            "analyzer is 'kiwi', but kiwipiepy is not installed: run `make setup-kiwi`, or leave analyzer at 'auto'"
+            "analyzer is 'kiwi', but kiwipiepy is not installed: run `make setup-kiwi` or leave it at 'auto'"
         )
 
 

@@ -20,7 +20,7 @@ _ENTRY = re.compile(r"(?:\((?P<behind>[^()~,]+)\) ?)?(?P<word>[^()~,:]+)(?P<any>
 
 
 class Mask(NamedTuple):
-    """``word`` of the list, masked ``behind`` a word only, or with ``any`` ending, and not inside ``unless``."""
+    """``word``, masked ``behind`` a word only, or with ``any`` ending, and not inside one of ``unless``."""
 
     word: str
     behind: str = ""
@@ -31,11 +31,9 @@ class Mask(NamedTuple):
 class Masks:
     """A compiled list: a stage. ``keep_first`` leaves the first character of each word."""
 
-    def __init__(
-        self, entries: Iterable[str] = (), keep_first: bool = False, where: str = "profanity"
-    ) -> None:
+    def __init__(self, entries: Iterable[str] = (), keep_first: bool = False) -> None:
         """``entries`` are lines of a list, the built-in one where there are none. UserError for a bad one."""
-        masks = [_mask(entry, where) for entry in entries] or _built_in()
+        masks = [_mask(entry, "profanity") for entry in entries] or _built_in()
         self._keep = int(keep_first)
         self._masks: dict[str, list[Mask]] = {}
         for mask in sorted(masks, key=lambda mask: -len(mask.word)):
@@ -47,10 +45,10 @@ class Masks:
     def __call__(self, draft: Draft) -> None:
         """Mask the words of the list in ``draft``."""
         text = draft.text
-        found = ((match.start(), match.end()) for match in self._find(text) if self._holds(match))
-        draft.replace(
-            Edit(start + self._keep, end, _stars(text[start + self._keep : end])) for start, end in found
+        found = (
+            (match.start() + self._keep, match.end()) for match in self._find(text) if self._holds(match)
         )
+        draft.replace(Edit(start, end, re.sub("[^ ]", "*", text[start:end])) for start, end in found)
 
     def _holds(self, match: "re.Match[str]") -> bool:
         text, start, end = match.string, match.start(), match.end()
@@ -59,10 +57,6 @@ class Masks:
             if whole and (not mask.behind or _stands_behind(text, start, mask.behind)):
                 return not any(_stands_in(text, start, end, exception) for exception in mask.unless)
         return False
-
-
-def _stars(text: str) -> str:
-    return re.sub("[^ ]", "*", text)
 
 
 def _stands_behind(text: str, at: int, word: str) -> bool:
@@ -78,9 +72,8 @@ def _stands_in(text: str, start: int, end: int, exception: str) -> bool:
 def _mask(entry: str, where: str) -> Mask:
     found = _ENTRY.fullmatch(" ".join(unicodedata.normalize("NFC", entry).split()))
     if found is None:
-        raise UserError(
-            f"{where}: {entry.strip()!r:.80} is no entry: write a word, or word: exception, exception"
-        )
+        shown = f"{entry.strip()!r:.80}"
+        raise UserError(f"{where}: {shown} is no entry: write a word, or word: exception, exception")
     unless = tuple(one.strip() for one in (found["unless"] or "").split(",") if one.strip())
     return Mask(found["word"].strip(), (found["behind"] or "").strip(), bool(found["any"]), unless)
 

@@ -62,9 +62,7 @@ class FinishOptions:
             if name not in kinds:
                 raise UserError(f"{where} has no option {name!r:.60}: it has {', '.join(kinds)}")
             _check(f"{where}.{name}", value, kinds[name])
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-        )
+        return cls(**(data | {"profanity": tuple(data.get("profanity", ()))}))
 
 
 def _check_values(options: FinishOptions, where: str = "") -> None:

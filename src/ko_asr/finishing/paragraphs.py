@@ -22,9 +22,8 @@ def paragraphs(words: Sequence[WrittenWord], sentences: Sequence[int], most: int
         if sentence == 0:
             continue
         length = sentence - begins[-1]
-        if after - begins[-1] > most or (
-            length >= min(_LEAST, most) and _silence(words, sentence) >= _PAUSE_MS
-        ):
+        pause = length >= min(_LEAST, most) and _silence(words, sentence) >= _PAUSE_MS
+        if pause or after - begins[-1] > most:
             begins.append(sentence)
     return tuple(begins)
 

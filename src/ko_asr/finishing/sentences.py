@@ -1,7 +1,7 @@
 """Where sentences end, and which of them ask.
 
-Ends are looked for in what was said, before numbers are rewritten, and kept as places in the spoken text;
-the marks come when everything else is written. An ending of polite speech is enough; one of casual speech, which
+Ends are looked for in what was said, before numbers are rewritten, and kept as places in the spoken text; the
+marks come when everything else is written. An ending of polite speech is enough; one of casual speech, which
 may be a connective as well, needs silence behind it or Kiwi's tag.
 """
 
@@ -30,9 +30,7 @@ class Sentences:
     def __init__(self, with_kiwi: bool) -> None:
         self._with_kiwi = with_kiwi
         lists = word_lists()["sentences"]
-        names = ("sure", "not_sure", "open", "casual", "not_casual", "casual_sure", "goes_on", "unfinished", "asks",
-                 "not_asks", "words", "not_words", "indefinite", "may_ask", "clause")  # fmt: skip
-        self._is = {name: whole_word(lists[name]) for name in names}
+        self._is = {name: whole_word(entry) for name, entry in lists.items() if isinstance(entry, str)}
         self._pause, self._casual_pause = lists["pause_ms"], lists["casual_pause_ms"]
 
     def __call__(self, draft: Draft) -> None:
@@ -80,10 +78,10 @@ class Sentences:
             return ""
         if self._asks(words):
             return "?"
-        broken_off = last and (
-            self._is["unfinished"](word) or (tag is not None and tag.startswith(_CANNOT_END))
-        )
-        return "" if broken_off and not self._is["sure"](word) else "."
+        if not last or self._is["sure"](word):
+            return "."
+        broken_off = self._is["unfinished"](word) or (tag is not None and tag.startswith(_CANNOT_END))
+        return "" if broken_off else "."
 
     def _asks(self, words: Sequence[str]) -> bool:
         matches, last = self._is, words[-1]
@@ -93,9 +91,9 @@ class Sentences:
             return False
         ahead = ""
         for word in reversed(words):
-            if matches["words"](word) and not matches["not_words"](word):
-                if not matches["indefinite"](word) or ahead[-1:] not in tuple("은는도"):
-                    return True
+            indefinite = matches["indefinite"](word) and ahead[-1:] in ("은", "는", "도")
+            if matches["words"](word) and not matches["not_words"](word) and not indefinite:
+                return True
             ahead = word
             if matches["clause"](word):
                 return False

@@ -1,8 +1,9 @@
 """Repair of words that look wrongly spaced; text that may be right is left as it is.
 
-With Kiwi: a space goes in front of a particle or an ending, and comes behind one in the middle of a word where
-a noun, a verb or an adverb follows. Compounds and auxiliary verbs (먹어 보다, 먹어보다) may be written either
-way, so they stay. Without Kiwi only words that are a particle or an ending go to the one before.
+With Kiwi: a space goes in front of a particle or an ending, and comes behind one in the middle of a word
+where a noun, a verb or an adverb follows. Compounds and auxiliary verbs (먹어 보다, 먹어보다) may be
+written either way, so they stay. Without Kiwi only words that are a particle or an ending go to the one
+before.
 """
 
 import re
@@ -19,7 +20,7 @@ _CONTENT = ("NNG", "NNP", "NP", "NR", "VV", "VA", "MAG", "MAJ", "MM", "VX", "VCN
 _DETERMINERS = frozenset(["그", "이", "저", "무슨", "어떤", "어느", "다른", "모든", "여러", "이런", "그런"])
 _BOUND = frozenset(
     ["수", "적", "줄", "때문"]
-)  # nouns behind a modifier that are no ending too, as 데 and 지 are
+)  # nouns behind a modifier, but for 데 and 지: these are endings too
 _SUFFIXES = frozenset(["하", "되", "대", "거리"])  # verbs that make one of an adverb: 쿵쿵대다
 _SHORTEST = 4  # syllables of a word that is taken apart
 
@@ -49,26 +50,25 @@ def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
         before, token = tokens[number - 1], tokens[number]
         if before.end == token.start < token.end and text[token.start - 1] != " ":
             ahead = tokens[number + 1] if number + 1 < len(tokens) else token
-            if _is_new_word(before, token, ahead) and _may_divide(text, token.start):
+            if _is_new_word(before, token, ahead) and _may_divide(text, before, token.start):
                 yield Edit(token.start, token.start, " ")
-        elif before.end == token.start - 1 and text[before.end] == " ":
-            if _is_attached(before, token, tokens[number - 2] if number > 1 else before):
+        elif text[before.end : token.start] == " ":
+            if _is_attached(before, token, tokens[max(0, number - 2)]):
                 yield Edit(before.end, token.start, "")
 
 
-def _may_divide(text: str, at: int) -> bool:
-    """True unless a word is short, or redoubled (만질만질한), or a compound that one syllable begins (큰코)."""
+def _may_divide(text: str, before: Token, at: int) -> bool:
+    """True unless a word is short, redoubled (만질만질한), or a compound that one syllable begins (큰코)."""
     start = text.rfind(" ", 0, at) + 1
     word = text[start:].split(" ", 1)[0]
-    return len(word) >= _SHORTEST and at - start > 1 and word[:2] != word[2:4]
+    return len(word) >= _SHORTEST and (at - start > 1 or before.tag == "MM") and word[:2] != word[2:4]
 
 
 def _is_attached(before: Token, token: Token, two_before: Token) -> bool:
     """True for a particle, an ending or a suffix that a space divides from its word."""
     if token.tag.startswith("J"):
-        return (before.tag[0] in "NS" or before.tag in ("XSN", "ETN")) and (
-            len(token.form) > 1 or token.form in _SHORT
-        )
+        to_noun = before.tag[0] in "NS" or before.tag in ("XSN", "ETN")
+        return to_noun and (len(token.form) > 1 or token.form in _SHORT)
     if token.tag in ("EP", "EF", "EC", "ETM", "ETN"):
         return before.tag[0] == "V" or before.tag in ("EP", "XSV", "XSA")
     if token.tag == "XSN":
