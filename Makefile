@@ -19,7 +19,7 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded setup-broker gateway lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded setup-broker setup-kiwi gateway lmplz setup-ray test-ray
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -92,6 +92,13 @@ setup-broker: .gateway/.ready-broker
 	@echo "== adding clients of message brokers to .gateway"
 	@.gateway/bin/pip install -q -r requirements-broker.txt 2> >($(QUIETLY))
 	@touch $@
+
+# Kiwi into each environment that is there, for finished text; Triton's models import it from .server/venv.
+setup-kiwi: .venv/.ready requirements-kiwi.txt
+	@for python in .venv/bin/python .gateway/bin/python .server/venv/bin/python; do \
+		if [ -x $$python ]; then \
+			echo "== adding Kiwi to $${python%/bin/python}"; \
+			$(BIN)/pip --python $$python install -q --no-deps -r requirements-kiwi.txt 2> >($(QUIETLY)); fi; done
 
 setup-ray: .ray/.ready
 

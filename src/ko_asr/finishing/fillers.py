@@ -12,6 +12,7 @@ from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.silence import Sound, pause, sounds
 from ko_asr.finishing.word_lists import whole_word, word_lists
 
+_MARKS = ".,?!…"
 _DIGIT = re.compile("[영공일이삼사오육륙칠팔구십백천만억조\\d]+")
 
 
@@ -27,14 +28,14 @@ class Fillers:
         self._pause, self._syllable = lists["pause_ms"], lists["syllable_ms"]
         self._repetitions = _Repetitions(word_lists()["repetitions"])
         begins = {word[0] for word in [*self._sure, *self._held]}
-        self._may = re.compile(f"(?<![^ ])[{''.join(sorted(begins))}]|(?<![^ ])([^ ]+) \\1").search
+        self._may = re.compile(f"(?<![^ ])[{''.join(sorted(begins))}]|(?<![^ ])([^ ]+) (?:[^ ]+ )?\\1").search
 
     def __call__(self, draft: Draft) -> None:
         """Drop the fillers and repetitions of ``draft``."""
-        words = draft.text.split(" ")
-        if len(words) < 2 or not self._may(draft.text):
+        if " " not in draft.text or not self._may(draft.text):
             return
-        kept = self._kept(words, sounds(draft))
+        words = draft.text.split(" ")
+        kept = self._kept([word.rstrip(_MARKS) for word in words], sounds(draft))
         if len(kept) < len(words):
             draft.replace(_without(words, set(kept)))
 
@@ -96,13 +97,21 @@ class _Repetitions:
     def kept(self, words: Sequence[str], numbers: Sequence[int]) -> list[int]:
         """Those of ``numbers`` whose word is not said again by the next; from the last, for 사 사 사자."""
         kept: list[int] = []
-        for at in range(len(numbers) - 1, -1, -1):
+        at = len(numbers) - 1
+        while at >= 0:
             number = numbers[at]
-            ahead = words[kept[-1]] if kept else ""
+            ahead = [words[one] for one in kept[:-3:-1]]
             before = words[numbers[at - 1]] if at else ""
-            if not self._again(words[number], ahead, before):
+            if self._phrase_again(before, words[number], ahead):
+                at -= 1
+            elif not self._again(words[number], ahead[0] if ahead else "", before):
                 kept.append(number)
+            at -= 1
         return kept[::-1]
+
+    def _phrase_again(self, first: str, second: str, ahead: Sequence[str]) -> bool:
+        """True for two words that are said again: 가는 길에 가는 길에."""
+        return [first, second] == ahead and first != second and bool(self._particle(second))
 
     def _again(self, word: str, ahead: str, before: str) -> bool:
         if not ahead.startswith(word):

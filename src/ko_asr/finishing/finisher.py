@@ -50,13 +50,14 @@ def _stages(options: FinishOptions) -> Iterator[Stage]:
     """The stages that ``options`` ask for, in their order."""
     if options.terms:
         yield Terms(options.terms)
-    if options.disfluency_filter:
-        yield Fillers(options.disfluency_level == "aggressive")
+    fillers = [Fillers(options.disfluency_level == "aggressive")] if options.disfluency_filter else []
+    yield from fillers
     if options.analyzer == "kiwi":
         kiwi.check_installed()
     with_kiwi = options.analyzer != "rules" and kiwi.is_installed()
     if options.spacing:
         yield Spacing(with_kiwi)
+        yield from fillers  # 학교 학교 에서 is a repetition once it is 학교 학교에서
     if options.punctuation or options.paragraph_splitter:
         yield Sentences(with_kiwi)
     if options.itn:

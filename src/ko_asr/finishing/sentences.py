@@ -14,7 +14,7 @@ from ko_asr.finishing.silence import ENDLESS, Sound, pause, sounds
 from ko_asr.finishing.word_lists import whole_word, word_lists
 
 _MARKS = ".?!…"
-_CANNOT_END = ("J", "EC", "ETM", "MM")  # tags of a last word behind which speech breaks off
+_CANNOT_END = ("J", "ETM", "MM")  # tags of a last word behind which speech breaks off
 
 
 class End(NamedTuple):
@@ -66,7 +66,9 @@ class Sentences:
             return silence is not None and silence >= self._pause
         if matches["sure"](word) and not matches["not_sure"](word):
             return tag is None or not tag.startswith("N")
-        if not matches["casual"](word) or matches["not_casual"](word):
+        if matches["plain"](word) and ahead[0] not in _MARKS and not matches["plain_goes_on"](ahead):
+            return True
+        if not matches["casual"](word) or matches["not_casual"](word) or matches["casual_goes_on"](ahead):
             return False
         if silence is not None and silence >= self._casual_pause:
             return tag is None or tag in ("EF", "EC", "IC", "MAG", "JX")
@@ -85,18 +87,20 @@ class Sentences:
 
     def _asks(self, words: Sequence[str]) -> bool:
         matches, last = self._is, words[-1]
-        if matches["asks"](last) and not matches["not_asks"](last):
+        if (matches["asks"](last) and not matches["not_asks"](last)) or matches["asks_together"](
+            " ".join(words[-2:])
+        ):
             return True
         if not matches["may_ask"](last):
             return False
         ahead = ""
         for word in reversed(words):
+            if matches["clause"](word):
+                return False
             indefinite = matches["indefinite"](word) and ahead[-1:] in ("은", "는", "도")
             if matches["words"](word) and not matches["not_words"](word) and not indefinite:
                 return True
             ahead = word
-            if matches["clause"](word):
-                return False
         return False
 
 

@@ -8,6 +8,7 @@ before.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from ko_asr.finishing import kiwi
 from ko_asr.finishing.draft import Draft, Edit
@@ -46,15 +47,14 @@ class Spacing:
 
 
 def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
-    for number in range(1, len(tokens)):
-        before, token = tokens[number - 1], tokens[number]
-        if before.end == token.start < token.end and text[token.start - 1] != " ":
-            ahead = tokens[number + 1] if number + 1 < len(tokens) else token
+    for number, (before, token) in enumerate(pairwise(tokens)):
+        between = text[before.end : token.start]
+        if between == " " and _is_attached(before, token, tokens[max(0, number - 1)]):
+            yield Edit(before.end, token.start, "")
+        elif before.end == token.start < token.end and text[token.start - 1] != " ":
+            ahead = tokens[min(number + 2, len(tokens) - 1)]
             if _is_new_word(before, token, ahead) and _may_divide(text, before, token.start):
                 yield Edit(token.start, token.start, " ")
-        elif text[before.end : token.start] == " ":
-            if _is_attached(before, token, tokens[max(0, number - 2)]):
-                yield Edit(before.end, token.start, "")
 
 
 def _may_divide(text: str, before: Token, at: int) -> bool:
@@ -81,7 +81,7 @@ def _is_new_word(before: Token, token: Token, ahead: Token) -> bool:
     tag = token.tag.split("-")[0]
     if tag not in _CONTENT:
         return tag == "NNB" and before.tag == "ETM" and token.form in _BOUND
-    if before.tag.startswith("J") or before.tag == "ETM":
+    if before.tag.startswith("J") or before.tag == "ETM" or (before.form, before.tag) == ("수", "NNB"):
         return tag != "VX"
     if before.tag == "EF":
         return before.form[-1] in "요다까"
