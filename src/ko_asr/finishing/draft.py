@@ -42,6 +42,7 @@ class Draft:
         self._word_starts: list[int] | None = None
         self._starts: list[int] | None = None  # of each character's origin in `spoken`; None: the same
         self._ends: list[int] = []
+        self._output: Sequence[tuple[str, int, int, tuple[int, ...]]] | None = None  # until the next edit
         self._protected: list[Span] = []
         self.tokens: list[Token] | None = None
         self.ends: list[End] = []
@@ -54,13 +55,14 @@ class Draft:
             self._word_starts = list(accumulate(lengths, initial=0)) if self.words else []
         return self._word_starts
 
-    def replace(self, edits: Iterable[Edit], everywhere: bool = False) -> None:
-        """Apply edits, which are in order and do not overlap; to what is protected only if ``everywhere``."""
+    def replace(self, edits: Iterable[Edit]) -> None:
+        """Apply edits, which are in order and do not overlap, but for those of what is protected."""
         edits = list(edits)
-        if self._protected and not everywhere:
+        if self._protected:
             edits = [edit for edit in edits if not self._is_protected(edit)]
         if not edits:
             return
+        self._output = None
         if self._starts is None:
             self._starts = list(range(len(self.text)))
             self._ends = list(range(1, len(self.text) + 1))
@@ -92,9 +94,18 @@ class Draft:
         start, end = self.origin(edit.start, edit.end)
         return any(start < kept.end and end > kept.start for kept in self._protected)
 
-    def output_words(self) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
+    def output_words(self) -> Sequence[tuple[str, int, int, tuple[int, ...]]]:
         """The words of the text, each with the span of characters and the spoken words that it came from."""
+        if self._output is None:
+            self._output = list(self._divided())
+        return self._output
+
+    def _divided(self) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
         at, spoken, words = 0, self.spoken, self.word_starts
+        if self._starts is None:
+            for number, (word, start) in enumerate(zip(self.words, words, strict=True)):
+                yield word, start, start + len(word), (number,)
+            return
         for word in self.text.split(" "):
             if word:
                 start, end = self._origin(at, at + len(word))

@@ -27,15 +27,17 @@ class Fillers:
         self._aggressive = aggressive
         self._pause, self._syllable = lists["pause_ms"], lists["syllable_ms"]
         self._repetitions = _Repetitions(word_lists()["repetitions"])
-        begins = {word[0] for word in [*self._sure, *self._held]}
-        self._may = re.compile(f"(?<![^ ])[{''.join(sorted(begins))}]|(?<![^ ])([^ ]+) (?:[^ ]+ )?\\1").search
+        words = "|".join([*self._sure, *self._held])
+        again = r"(?<![^ ])([^ ]+) (?:[^ ]+ )?\1"
+        self._may = re.compile(f"(?<![^ ])(?:{words})(?![^ .,?!…])|{again}").search
 
     def __call__(self, draft: Draft) -> None:
         """Drop the fillers and repetitions of ``draft``."""
         if " " not in draft.text or not self._may(draft.text):
             return
         words = draft.text.split(" ")
-        kept = self._kept([word.rstrip(_MARKS) for word in words], sounds(draft))
+        bare = [word.rstrip(_MARKS) for word in words]
+        kept = self._kept(bare, None if self._held.keys().isdisjoint(bare) else sounds(draft))
         if len(kept) < len(words):
             draft.replace(_without(words, set(kept)))
 

@@ -17,7 +17,7 @@ from ko_asr.finishing.itn import Itn
 from ko_asr.finishing.masks import Masks
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.paragraphs import paragraphs
-from ko_asr.finishing.sentences import Marks, Sentences, first_words
+from ko_asr.finishing.sentences import Sentences, first_words, last_words, marked
 from ko_asr.finishing.spacing import Spacing
 from ko_asr.finishing.terms import Terms
 from ko_asr.finishing.words import SpokenWord, Written, written_words
@@ -40,8 +40,10 @@ class Finisher:
         for stage in self._stages:
             stage(draft)
         made, dropped = written_words(draft, timed)
-        sentences = first_words(draft)
-        most = self.options.paragraph_max
+        lasts = last_words(draft) if made else []
+        sentences, most = first_words(lasts), self.options.paragraph_max
+        if self.options.punctuation and made:
+            made = marked(made, lasts, draft.ends)
         begins = paragraphs(made, sentences, most) if self.options.paragraph_splitter else ()
         return Written(" ".join([word.text for word in made]), made, dropped, sentences, begins)
 
@@ -62,8 +64,6 @@ def _stages(options: FinishOptions) -> Iterator[Stage]:
         yield Sentences(with_kiwi)
     if options.itn:
         yield Itn(options.style)
-    if options.punctuation:
-        yield Marks()
     if options.profanity_filter:
         yield Masks(options.profanity, options.profanity_keep_first)
 

@@ -5,13 +5,16 @@ marks come when everything else is written. An ending of polite speech is enough
 may be a connective as well, needs silence behind it or Kiwi's tag.
 """
 
+import functools
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from ko_asr.finishing import kiwi
-from ko_asr.finishing.draft import Draft, Edit
-from ko_asr.finishing.silence import ENDLESS, Sound, pause, sounds
+from ko_asr.finishing.draft import Draft
+from ko_asr.finishing.silence import silence_behind
 from ko_asr.finishing.word_lists import whole_word, word_lists
+from ko_asr.finishing.words import WrittenWord
 
 _MARKS = ".?!…"
 _CANNOT_END = ("J", "ETM", "MM")  # tags of a last word behind which speech breaks off
@@ -24,6 +27,12 @@ class End(NamedTuple):
     mark: str
 
 
+class _Kind(Enum):
+    """What the ending of a word says of a sentence."""
+
+    MARKED, SURE, OPEN, PLAIN, CASUAL = range(5)
+
+
 class Sentences:
     """A stage that finds the ends of sentences, with or without Kiwi; it changes no text."""
 
@@ -32,22 +41,20 @@ class Sentences:
         lists = word_lists()["sentences"]
         self._is = {name: whole_word(entry) for name, entry in lists.items() if isinstance(entry, str)}
         self._pause, self._casual_pause = lists["pause_ms"], lists["casual_pause_ms"]
+        self._kind = functools.lru_cache(1 << 14)(self._kind_of)
 
     def __call__(self, draft: Draft) -> None:
         """Put the ends of sentences into ``draft.ends``."""
-        words = [(word, end) for word, _, end, _ in draft.output_words()]
+        words = draft.output_words()
         if not words:
             return
         tags = self._tags(draft)
-        times = sounds(draft)
-        begin = 0
-        for number, (word, end) in enumerate(words):
-            last = number == len(words) - 1
-            silence = _silence(times, number, last)
-            ahead = "" if last else words[number + 1][0]
-            if last or self._ends(word, ahead, silence, tags.get(end)):
-                mark = self._mark([word for word, _ in words[begin : number + 1]], tags.get(end), last)
-                draft.ends.append(End(end, mark))
+        begin, last = 0, len(words) - 1
+        for number, (word, _, end, _) in enumerate(words):
+            kind = self._kind(word)
+            if number == last or (kind and self._ends(kind, draft, number, tags.get(end))):
+                sentence = [one[0] for one in words[begin : number + 1]]
+                draft.ends.append(End(end, self._mark(sentence, tags.get(end), number == last)))
                 begin = number + 1
 
     def _tags(self, draft: Draft) -> dict[int, str]:
@@ -56,23 +63,38 @@ class Sentences:
             return {}
         return {token.origin.end: token.tag for token in kiwi.tokens(draft)}
 
-    def _ends(self, word: str, ahead: str, silence: int | None, tag: str | None) -> bool:
+    def _kind_of(self, word: str) -> _Kind | None:
         matches = self._is
         if word[-1] in _MARKS:
+            return _Kind.MARKED
+        if matches["open"](word):
+            return _Kind.OPEN
+        if matches["sure"](word) and not matches["not_sure"](word):
+            return _Kind.SURE
+        if matches["plain"](word):
+            return _Kind.PLAIN
+        return _Kind.CASUAL if matches["casual"](word) and not matches["not_casual"](word) else None
+
+    def _ends(self, kind: _Kind, draft: Draft, number: int, tag: str | None) -> bool:
+        """True where a sentence ends behind a word that is not the last."""
+        matches, words = self._is, draft.output_words()
+        ahead = words[number + 1][0]
+        if kind is _Kind.MARKED:
             return True
         if matches["goes_on"](ahead):
             return False
-        if matches["open"](word):
-            return silence is not None and silence >= self._pause
-        if matches["sure"](word) and not matches["not_sure"](word):
+        if kind is _Kind.SURE:
             return tag is None or not tag.startswith("N")
-        if matches["plain"](word) and ahead[0] not in _MARKS and not matches["plain_goes_on"](ahead):
+        silence = silence_behind(draft, number)
+        if kind is _Kind.OPEN:
+            return silence is not None and silence >= self._pause
+        if kind is _Kind.PLAIN and ahead[0] not in _MARKS and not matches["plain_goes_on"](ahead):
             return True
-        if not matches["casual"](word) or matches["not_casual"](word) or matches["casual_goes_on"](ahead):
+        if matches["casual_goes_on"](ahead):
             return False
         if silence is not None and silence >= self._casual_pause:
             return tag is None or tag in ("EF", "EC", "IC", "MAG", "JX")
-        return tag == "EF" and bool(matches["casual_sure"](word))
+        return tag == "EF" and bool(matches["casual_sure"](words[number][0]))
 
     def _mark(self, words: Sequence[str], tag: str | None, last: bool) -> str:
         word = words[-1]
@@ -104,40 +126,31 @@ class Sentences:
         return False
 
 
-def _silence(times: Sequence[Sound] | None, number: int, last: bool) -> int | None:
-    if last:
-        return ENDLESS
-    return None if times is None else pause(times, number, number + 1)
-
-
-class Marks:
-    """A stage that writes the marks that `Sentences` found."""
-
-    def __call__(self, draft: Draft) -> None:
-        """Write a mark behind the last word of each sentence of ``draft``."""
-        marks = {number: end.mark for number, end in zip(last_words(draft), draft.ends, strict=True)}
-        at, edits = 0, []
-        for number, (word, _, _, _) in enumerate(draft.output_words()):
-            at += len(word) + 1
-            if marks.get(number) and word[-1] not in _MARKS:
-                edits.append(Edit(at - 2, at - 1, word[-1] + marks[number]))
-        draft.replace(edits, everywhere=True)
-
-
 def last_words(draft: Draft) -> list[int]:
     """The number of the word in ``draft.text`` that ends each sentence."""
-    ends = [end for _, _, end, _ in draft.output_words()]
+    if not draft.ends:
+        return []
+    places = [end for _, _, end, _ in draft.output_words()]
     found, number = [], 0
-    for end in draft.ends:
-        while number < len(ends) - 1 and ends[number] < end.at:
+    for at, _ in draft.ends:
+        while number < len(places) - 1 and places[number] < at:
             number += 1
         found.append(number)
     return found
 
 
-def first_words(draft: Draft) -> tuple[int, ...]:
-    """The numbers of the words in ``draft.text`` that begin a sentence."""
-    if not draft.ends:
-        return ()
-    starts = {number + 1 for number in last_words(draft)[:-1]}
-    return (0, *sorted(starts))
+def marked(
+    words: Sequence[WrittenWord], lasts: Sequence[int], ends: Sequence[End]
+) -> tuple[WrittenWord, ...]:
+    """``words`` with the marks of the sentences that end in words ``lasts``."""
+    made = list(words)
+    for number, end in zip(lasts, ends, strict=True):
+        word = made[number]
+        if end.mark and word.text[-1] not in _MARKS:
+            made[number] = word._replace(text=word.text + end.mark)
+    return tuple(made)
+
+
+def first_words(lasts: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of the words that begin a sentence, by those that end one."""
+    return (0, *sorted({number + 1 for number in lasts[:-1]})) if lasts else ()

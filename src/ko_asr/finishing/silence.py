@@ -28,3 +28,11 @@ def pause(words: Sequence[Sound], before: int | None, after: int | None) -> int:
     if before is None or after is None:
         return ENDLESS
     return words[after].start - words[before].end
+
+
+def silence_behind(draft: Draft, number: int) -> int | None:
+    """The silence behind a word that is not the last, in ms; None where words have no times."""
+    if draft.timed is None:
+        return None
+    words = draft.output_words()
+    return draft.timed[words[number + 1][3][0]].start_ms - draft.timed[words[number][3][-1]].end_ms

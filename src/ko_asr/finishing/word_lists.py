@@ -31,7 +31,7 @@ def whole_word(pattern: str) -> Callable[[str], Any]:
     >>> bool(whole_word(".*ㅂ니다")("합니다")), bool(whole_word(".*ㅂ니다")("다니다"))
     (True, False)
     """
-    return functools.lru_cache(1 << 12)(re.compile(_expanded(pattern)).fullmatch)
+    return functools.lru_cache(1 << 12)(re.compile(_factored(_expanded(pattern))).fullmatch)
 
 
 def _expanded(pattern: str) -> str:
@@ -45,6 +45,20 @@ def _expanded(pattern: str) -> str:
         else:
             made += char
     return made
+
+
+def _factored(pattern: str) -> str:
+    """The same with one ``.*`` in front of all endings, which takes a third of the time."""
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(pattern):
+        depth += (char in "([") - (char in ")]")
+        if char == "|" and not depth:
+            parts.append(pattern[start:at])
+            start = at + 1
+    parts.append(pattern[start:])
+    endings = [part[2:] for part in parts if part.startswith(".*")]
+    others = [part for part in parts if not part.startswith(".*")]
+    return "|".join([f".*(?:{'|'.join(endings)})", *others]) if endings else pattern
 
 
 def _ending_in(coda: str) -> str:
