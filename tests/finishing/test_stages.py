@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -237,6 +238,15 @@ def test_a_missing_kiwi_names_the_target(monkeypatch) -> None:
     with pytest.raises(UserError, match="make setup-kiwi"):
         only(punctuation=True, analyzer="kiwi")
     assert only(punctuation=True)("네 알겠습니다").text == "네 알겠습니다."
+
+
+@needs_kiwi
+def test_threads_share_one_kiwi() -> None:
+    texts = [case[0] for case in word_lists()["sentences"]["cases"]] * 20
+    finisher = only(punctuation=True, spacing=True, analyzer="kiwi")
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(finisher, texts)) == [finisher(text) for text in texts]
+        assert len({id(one) for one in threads.map(lambda _: kiwi.load(), range(8))}) == 1
 
 
 # ---- masks --------------------------------------------------------------------------------------

@@ -28,12 +28,11 @@ class Fillers:
         self._pause, self._syllable = lists["pause_ms"], lists["syllable_ms"]
         self._repetitions = _Repetitions(word_lists()["repetitions"])
         words = "|".join([*self._sure, *self._held])
-        again = r"(?<![^ ])([^ ]+) (?:[^ ]+ )?\1"
-        self._may = re.compile(f"(?<![^ ])(?:{words})(?![^ .,?!…])|{again}").search
+        self._may = re.compile(f" (?:(?:{words})(?![^ .,?!…])|([^ ]+) (?:[^ ]+ )?\\1)").search
 
     def __call__(self, draft: Draft) -> None:
         """Drop the fillers and repetitions of ``draft``."""
-        if " " not in draft.text or not self._may(draft.text):
+        if " " not in draft.text or not self._may(f" {draft.text}"):
             return
         words = draft.text.split(" ")
         bare = [word.rstrip(_MARKS) for word in words]

@@ -39,20 +39,23 @@ class Masks:
         for mask in sorted(masks, key=lambda mask: -len(mask.word)):
             self._masks.setdefault(mask.word, []).append(mask)
         words = "|".join(re.escape(word) for word in self._masks)
-        self._find = re.compile(f"(?<![^ ])(?:{words})").finditer
+        # What begins with a plain space is found faster than what a space must stand in front of.
+        self._find = re.compile(f" (?:{words})").finditer
         self._attached = re.compile(ATTACHED).match
 
     def __call__(self, draft: Draft) -> None:
         """Mask the words of the list in ``draft``."""
-        text = draft.text
-        found = (
-            (match.start() + self._keep, match.end()) for match in self._find(text) if self._holds(match)
+        text = f" {draft.text}"
+        found = [match.span() for match in self._find(text) if self._holds(match)]
+        keep = self._keep
+        draft.replace(
+            Edit(start + keep, end - 1, re.sub("[^ ]", "*", text[start + keep + 1 : end]))
+            for start, end in found
         )
-        draft.replace(Edit(start, end, re.sub("[^ ]", "*", text[start:end])) for start, end in found)
 
     def _holds(self, match: "re.Match[str]") -> bool:
-        text, start, end = match.string, match.start(), match.end()
-        for mask in self._masks[match[0]]:
+        text, start, end = match.string, match.start() + 1, match.end()
+        for mask in self._masks[match[0][1:]]:
             whole = mask.any or self._attached(text, end)
             if whole and (not mask.behind or _stands_behind(text, start, mask.behind)):
                 return not any(_stands_in(text, start, end, exception) for exception in mask.unless)

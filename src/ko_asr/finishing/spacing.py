@@ -13,7 +13,7 @@ from itertools import pairwise
 from ko_asr.finishing import kiwi
 from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.kiwi import Token
-from ko_asr.finishing.word_lists import whole_word, word_lists
+from ko_asr.finishing.word_lists import word_lists
 
 # Particles of one syllable that are hardly ever a word: not 이, 가, 도, 만, 나.
 _SHORT = frozenset("은는을를에로와과의")
@@ -31,7 +31,7 @@ class Spacing:
 
     def __init__(self, with_kiwi: bool) -> None:
         self._with_kiwi = with_kiwi
-        self._attached = whole_word(word_lists()["spacing"]["attached"])
+        self._attached = re.compile(f" (?=(?:{word_lists()['spacing']['attached']})(?![^ ]))").finditer
 
     def __call__(self, draft: Draft) -> None:
         """Repair the spaces of ``draft``."""
@@ -41,9 +41,8 @@ class Spacing:
             draft.replace(self._by_list(draft.text))
 
     def _by_list(self, text: str) -> Iterator[Edit]:
-        for match in re.finditer(r" ([^ ]+)", text):
-            if self._attached(match[1]):
-                yield Edit(match.start(), match.start() + 1, "")
+        for match in self._attached(text):
+            yield Edit(match.start(), match.end(), "")
 
 
 def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:

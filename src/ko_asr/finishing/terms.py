@@ -36,6 +36,8 @@ class Terms:
             for char in spoken:
                 node = node.setdefault(char, {})
             node[_END] = written
+        first = "".join(map(re.escape, self._trie)) or "^\x00-\U0010ffff"
+        self._begin = re.compile(f" [{first}]").finditer
 
     def __call__(self, draft: Draft) -> None:
         """Write the terms in ``draft``."""
@@ -47,13 +49,15 @@ class Terms:
         draft.protect(kept)
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str]]:
-        at = 0
-        while 0 <= at < len(text):
-            longest = max(self._ends(text, at, self._trie), default=None)
+        done = 0
+        for match in self._begin(f" {text}"):
+            start = match.start()
+            if start < done:
+                continue
+            longest = max(self._ends(text, start, self._trie), default=None)
             if longest is not None:
-                yield at, *longest
-                at = longest[0] - 1
-            at = text.find(" ", at) + 1 or len(text)
+                yield start, *longest
+                done = longest[0]
 
     def _ends(self, text: str, at: int, node: dict[str, Any]) -> Iterator[tuple[int, str]]:
         """The ends of terms that go on at ``at``, and how they are written."""
