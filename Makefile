@@ -98,7 +98,7 @@ setup-kiwi: .venv/.ready requirements-kiwi.txt
 	@for python in .venv/bin/python .gateway/bin/python .server/venv/bin/python; do \
 		if [ -x $$python ]; then \
 			echo "== adding Kiwi to $${python%/bin/python}"; \
-			$(BIN)/pip --python $$python install -q --no-deps -r requirements-kiwi.txt 2> >($(QUIETLY)); fi; done
+			$(BIN)/pip --python $$python install -q -r requirements-kiwi.txt 2> >($(QUIETLY)); fi; done
 
 setup-ray: .ray/.ready
 
