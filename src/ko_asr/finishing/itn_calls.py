@@ -64,7 +64,11 @@ def code(match: re.Match[str], style: Style) -> list[Edit] | None:
         written = _spoken_groups(text, groups, whole, match.string[max(0, start - 8) : start])
     if written is None:
         return None
-    edits = [Edit(start, end, written)]
+    if " " in written:
+        parts = [part for part in re.finditer("[^ ]+", text) if _group(part[0])]
+        edits = [Edit(start + part.start(), start + part.end(), _group(part[0])) for part in parts]
+    else:
+        edits = [Edit(start, end, written)]
     if match.string.startswith(" 번", end) and not match.string.startswith(" 번호", end):
         edits.append(Edit(end, end + 1, ""))
     return edits
@@ -91,7 +95,10 @@ def _spoken_groups(text: str, groups: list[str], whole: str, before: str) -> str
         return "-".join(groups)
     if len(groups) == 1 or max(map(len, groups)) == 1 or named:
         return whole
-    return None
+    apart = min(map(len, groups)) >= _LEAST - 1 and re.fullmatch(
+        f"{numbers.DIGIT}+(?: {numbers.DIGIT}+)*", text
+    )
+    return " ".join(groups) if apart else None
 
 
 def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
@@ -109,26 +116,33 @@ def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     """An abbreviation that is spelt by the names of its letters."""
     text, at = match.string, match.start()
-    names = _NAME.findall(match[0])
-    end = match.end()
+    word = text[at:].split(" ", 1)[0]
+    if word.startswith(tuple(rule_book()["not_abbreviations"])):
+        return None
+    end, names = _run(text, match.end(), _NAME.findall(match[0]))
+    for known in _known(word):
+        rest = word[len(known) :]
+        behind = _REST.match(text, at + len(known)) or len(rest) > 1 or rest in _SUFFIXES
+        if len(known) >= end - at and behind:
+            return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
+    while names:
+        strong = sum(name not in _WEAK for name in names)
+        if len(names) > 1 and strong >= (2 if " " in text[at:end] else 1):
+            return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
+        last = text.rfind(" ", at, end)
+        if last < 0:
+            return None
+        end, names = _run(text, last, _NAME.findall(text[at:last]))
+    return None
+
+
+def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
+    """Leave out the names at the end of a run that belong to what follows."""
     while names and not _may_end(text, end, names):
         end -= len(names.pop())
         while text[end - 1 : end] == " ":
             end -= 1
-    word = text[at:].split(" ", 1)[0]
-    if word.startswith(tuple(rule_book()["not_abbreviations"])):
-        return None
-    for known in _known(word):
-        rest = word[len(known) :]
-        if len(known) >= end - at and (
-            _REST.match(text, at + len(known)) or len(rest) > 1 or rest in _SUFFIXES
-        ):
-            return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
-    strong = sum(name not in _WEAK for name in names)
-    spaced = " " in text[at:end]
-    if len(names) < 2 or strong < (2 if spaced else 1):
-        return None
-    return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
+    return end, names
 
 
 def _known(word: str) -> list[str]:
@@ -141,8 +155,10 @@ def _may_end(text: str, end: int, names: list[str]) -> bool:
         return False  # a particle rather than the letter E
     if re.match("[이오][십백천]", text[end - 1 :]):
         return False  # a number begins
-    rest = text[end:].split(" ", 1)[0]
-    return _REST.match(text, end) is not None or len(rest) > 1
+    if _REST.match(text, end) is not None:
+        return True
+    begins_word = text[end - len(names[-1]) - 1 : end - len(names[-1])] == " "
+    return not begins_word and len(text[end:].split(" ", 1)[0]) > 1
 
 
 def _address(spoken: str) -> str | None:

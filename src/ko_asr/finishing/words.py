@@ -58,7 +58,7 @@ class WrittenWord(NamedTuple):
 class Written(NamedTuple):
     """The written form: its words joined by spaces are its text.
 
-    ``dropped`` are the numbers of spoken words, such as fillers, of which nothing is written; ``sentences`` and
+    ``dropped`` are the numbers of spoken words, such as fillers, that leave nothing; ``sentences`` and
     ``paragraphs`` those of the written words that begin one.
     """
 
