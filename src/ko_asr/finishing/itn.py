@@ -74,10 +74,10 @@ def _number(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
     return _with_commas(numbers.value(text.removesuffix(unit)), style) + unit
 
 
-def _year(text: str, style: Style) -> str | None:
+def _year(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
     if _is_read(text):
         return None if _is_vague(text) else numbers.digits(text)
-    return str(numbers.value(text))
+    return _amount(text, style) if text[-1] in numbers.LARGE else str(numbers.value(text))
 
 
 def _is_vague(text: str) -> bool:
@@ -116,6 +116,8 @@ def _many(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
 
 def _hour(text: str, style: Style) -> str | None:
     """An hour of the clock: native to twelve, Sino-Korean as soldiers and railways count."""
+    if _is_read(text):
+        return numbers.digits(text)
     number = numbers.value(text)
     native = text[:2] in numbers.NATIVE or text[:1] in numbers.NATIVE
     return str(number) if 0 < number < 25 and (native or len(text) > 1) else None
@@ -169,7 +171,8 @@ FORMS: dict[str, Form] = {
     "month": Form(_SINO, _below(13)),
     "odd_month": Form("[유시]", lambda text, style: "6" if text == "유" else "10"),
     "day": Form(_SINO, _below(1000)),
-    "hour": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN}|{_SINO})", _hour),
+    "hour": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN}|[공영][영공일이삼사오육칠팔구]|{_SINO})", _hour),
+    "octet": Form(f"(?:{numbers.SMALL}|[영공])", _plain),
     "hours": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN}|{_SINO})", _hours),
     "minute": Form(f"(?:{numbers.READ}|{_SINO})", _minute),
     "eleven": Form(numbers.ELEVEN_UP, _native),
