@@ -119,6 +119,16 @@ def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
     ]
 
 
+_SIGNS = {"달러": "$", "불": "$", "유로": "€", "엔": "¥", "위안": "CN¥", "파운드": "£"}
+
+
+def currency(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """A sum of foreign money, its sign before it."""
+    number = numbers.value(match["number_0"])
+    written = f"{number:,}" if style["commas"] == "counts" else str(number)
+    return [Edit(match.start(), match.end(), _SIGNS[match["currency"]] + written)]
+
+
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     """An abbreviation that is spelt by the names of its letters."""
     text, at = match.string, match.start()
