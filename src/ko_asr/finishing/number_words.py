@@ -23,7 +23,8 @@ _UNIT = "(?:만|억|조(?![각건])|경(?!기|우|로))"
 _WHOLE_AMOUNT = rf"(?![\d십백천]|\.\d|{_UNIT})"  # so that no pattern takes a part of one, 1 of 1억
 AMOUNT = (
     rf"{_COUNT}(?:[십백천](?:{_UNIT})?|{_UNIT})?"
-    rf"(?:(?<=[만억조경]) ?{WHOLE}[백천]?{_UNIT})*(?:(?<=[만억조경]) ?{WHOLE}[백천]?(?![.,:~]))?{_WHOLE_AMOUNT}"
+    rf"(?:(?<=[만억조경]) ?{WHOLE}[백천]?{_UNIT})*"
+    rf"(?:(?<=[만억조경]) ?{WHOLE}[백천]?(?![.,:~]))?{_WHOLE_AMOUNT}"
 )
 _PART = re.compile(r"([\d,]+(?:\.\d+)?)([십백천]?)([만억조경]?)")
 

@@ -3,15 +3,15 @@
 >>> spoken("2024년 3월 5일 3시 30분에 15,000원, KBS에서")
 '이천이십사년 삼월 오일 세 시 삼십 분에 만 오천 원, 케이비에스에서'
 
-The rules and their cases are data (``spoken.yaml``); this module applies them. Units, abbreviations and names of
-the web are those of ``itn.yaml``, backwards. Text without digits, Latin letters and signs is not changed.
+The rules and their cases are data (``spoken.yaml``); this module applies them. Units, abbreviations and names
+of the web are those of ``itn.yaml``, backwards. Text without digits, Latin letters and signs is not changed.
 """
 
 import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ko_asr.errors import UserError
 from ko_asr.finishing import number_words, spoken_calls
@@ -69,11 +69,12 @@ FORMS: dict[str, tuple[str, _Read]] = {
     "read": (r"\d+", number_words.read),
     "parts": (r"\d+(?:\.\d+)+", number_words.parts),
 }
-_GROUP = re.compile(r"(?<!P)<(%?)(\w+)(?::(\w+))?>")
+_KINDS = ("digit", "letter", "sign")
+_GROUP = re.compile(r"(?<!P)<(?P<table>%?)(?P<kind>\w+)(?::(?P<name>\w+))?>")
 
 
 def tables(book: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Written to spoken: the book's own tables, then those of ``itn.yaml`` backwards; the first word of each counts."""
+    """Written to spoken: the book's own tables, then ``itn.yaml``'s backwards, the first word of each."""
     forwards = rule_book()
     found: dict[str, dict[str, str]] = {name: dict(words) for name, words in book["tables"].items()}
     for name, words in {
@@ -88,20 +89,38 @@ def tables(book: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
+class _Group(NamedTuple):
+    """A part of a pattern that is said otherwise."""
+
+    name: str
+    say: _Read
+    number: bool
+
+
 class _Rule:
     """A compiled rule."""
 
-    def __init__(self, data: Mapping[str, Any], pieces: Mapping[str, str], words: Mapping[str, Any]) -> None:
-        self.name, self.needs = data["name"], tuple(data.get("needs", ()))
-        self._joined, self._say, self._groups = data.get("joined", False), data.get("say"), []  # type: ignore[var-annotated]
+    def __init__(
+        self, data: Mapping[str, Any], pieces: Mapping[str, str], words: spoken_calls.Tables
+    ) -> None:
+        self.needs = tuple(data.get("needs", ()))
+        self.partial, self._joined, self._say = (data.get(key) for key in ("partial", "joined", "say"))
         self._call = functools.partial(getattr(spoken_calls, data["call"]), words) if "call" in data else None
+        self._groups: list[_Group] = []
         pattern = re.sub(r"\{([a-z]\w*)\}", lambda found: pieces[found[1]], data["pattern"])
-        self.match = re.compile(_GROUP.sub(lambda found: self._group(*found.groups(), words), pattern)).match  # type: ignore[arg-type]
+        pattern = _GROUP.sub(lambda found: self._group(found, words), pattern)
+        self.match = re.compile(pattern).match
+        if self._say is not None:
+            self._say.format(**{group.name: "" for group in self._groups})
 
-    def _group(self, table: str, kind: str, name: str | None, words: Mapping[str, Mapping[str, str]]) -> str:
-        name = name or f"{kind}_{len(self._groups)}"
-        pattern, say = (alternatives(words[kind]), words[kind].get) if table else FORMS[kind]
-        self._groups.append((name, say, bool(table)))
+    def _group(self, found: re.Match[str], words: spoken_calls.Tables) -> str:
+        kind, name = found["kind"], found["name"] or f"{found['kind']}_{len(self._groups)}"
+        say: _Read
+        if found["table"]:
+            pattern, say = alternatives(words[kind]), words[kind].__getitem__
+        else:
+            pattern, say = FORMS[kind]
+        self._groups.append(_Group(name, say, not found["table"]))
         return f"(?P<{name}>{pattern})"
 
     def edits(self, match: re.Match[str]) -> list[Edit] | None:
@@ -109,46 +128,50 @@ class _Rule:
         if self._call is not None:
             made: list[Edit] | None = self._call(match)
             return made
-        said = {}
-        for name, say, _ in self._groups:
-            if match[name] is not None:
-                words = say(match[name])
+        said: dict[str, str] = {}
+        for group in self._groups:
+            if match[group.name] is not None:
+                words = group.say(match[group.name])
                 if words is None:
                     return None
-                said[name] = words
+                said[group.name] = words
         if self._say is not None:
             return [Edit(match.start(), match.end(), self._say.format(**said))]
         return [
-            Edit(*match.span(name), said[name] + self._space(match, name, table))
-            for name, _, table in self._groups
-            if name in said
+            Edit(*match.span(group.name), said[group.name] + self._space(match, group))
+            for group in self._groups
+            if group.name in said
         ]
 
-    def _space(self, match: re.Match[str], name: str, table: bool) -> str:
+    def _space(self, match: re.Match[str], group: _Group) -> str:
         """A space between a number and what counts it."""
-        end = match.end(name)
-        return " " if not table and not self._joined and end < match.end() and match.string[end] != " " else ""
+        end = match.end(group.name)
+        apart = group.number and not self._joined and end < match.end() and match.string[end] != " "
+        return " " if apart else ""
 
 
 class Speech:
-    """Compiled rules: a stage, which rewrites a `Draft` as it is said and so keeps the origin of every word."""
+    """Compiled rules: a stage, which rewrites a `Draft` as it is said, so that each word knows its origin."""
 
     def __init__(self, path: Path = RULES) -> None:
-        """UserError, which names file and line, for rules that cannot be read."""
+        """UserError, which names file and line, for rules that cannot be used."""
         book = read_rules(path)
         try:
-            words = tables(book)
+            words, pieces, rules = tables(book), book["pieces"], list(book["rules"])
             self._begin = re.compile(book["begin"]).search
         except (re.error, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: it lacks begin, tables or pieces of a rule file ({error})") from error
-        self._rules: dict[str, list[_Rule]] = {"digit": [], "letter": [], "sign": []}
-        for data in book["rules"]:
+            raise UserError(f"{path}: begin, pieces, tables or rules cannot be used ({error})") from error
+        self._rules: dict[str, list[_Rule]] = {kind: [] for kind in _KINDS}
+        for number, data in enumerate(rules):
             try:
-                rule = _Rule(data, book["pieces"], words)
+                rule = _Rule(data, pieces, words)
                 for kind in data["starts"].split():
                     self._rules[kind].append(rule)
-            except (re.error, KeyError, AttributeError, TypeError) as error:
-                raise UserError(f"{_line(path, data)}: rule {data.get('name')!r} cannot be used ({error})") from error
+            except (re.error, LookupError, AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{_place(path, number)}: this rule cannot be used ({error})") from error
+        needs = (need for rules in self._rules.values() for rule in rules for need in rule.needs)
+        self._needs = tuple(dict.fromkeys(needs))
+        self._chosen = functools.lru_cache(1024)(self._choose)
 
     def __call__(self, draft: Draft) -> None:
         """Rewrite ``draft`` as it is said."""
@@ -159,9 +182,12 @@ class Speech:
         found: list[Edit] = []
         done = 0
         begin = self._begin(text)
+        if begin is None:
+            return found
+        rules = self._chosen(tuple(need for need in self._needs if need in text))
         while begin is not None:
             start = begin.start()
-            made = self._at(text, start)
+            made = _at(text, start, rules)
             if made is None:
                 end = start + len(begin[0])
             else:
@@ -174,16 +200,22 @@ class Speech:
             begin = self._begin(text, end)
         return found
 
-    def _at(self, text: str, start: int) -> tuple[list[Edit], int] | None:
-        first = text[start]
-        kind = "digit" if first.isdigit() else "letter" if first.isascii() and first.isalpha() else "sign"
-        for rule in self._rules[kind]:
-            if rule.needs and not any(one in text for one in rule.needs):
-                continue
-            match = rule.match(text, start)
-            if match is not None and match.end() > start and (edits := rule.edits(match)) is not None:
-                return edits, max(match.end(), edits[-1].end if edits else 0)
-        return None
+    def _choose(self, present: tuple[str, ...]) -> dict[str, list[_Rule]]:
+        """The rules by how they begin, without those that need what is not ``present`` in a text."""
+        return {
+            kind: [rule for rule in rules if not rule.needs or any(need in present for need in rule.needs)]
+            for kind, rules in self._rules.items()
+        }
+
+
+def _at(text: str, start: int, rules: Mapping[str, list[_Rule]]) -> tuple[list[Edit], int] | None:
+    first = text[start]
+    kind = "digit" if first.isdigit() else "letter" if first.isascii() and first.isalpha() else "sign"
+    for rule in rules[kind]:
+        match = rule.match(text, start)
+        if match is not None and match.end() > start and (edits := rule.edits(match)) is not None:
+            return edits, edits[-1].end if rule.partial else match.end()
+    return None
 
 
 def _runs_on(text: str, start: int, end: int, done: int) -> bool:
@@ -195,13 +227,12 @@ def _runs_on(text: str, start: int, end: int, done: int) -> bool:
     return text[start].isdigit() and not text[end - 1].isdigit()
 
 
-def _line(path: Path, data: Any) -> str:
-    """The file, and the line in which a rule begins."""
-    name = data.get("name") if isinstance(data, dict) else data
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if re.fullmatch(r"\s*(?:- )?name: *['\"]?" + re.escape(str(name)) + r"['\"]?\s*", line):
-            return f"{path}, line {number}"
-    return str(path)
+def _place(path: Path, number: int) -> str:
+    """The file, and the line in which its rule of this number begins."""
+    lines = path.read_text("utf-8").partition("\nrules:")[0].count("\n") + 1
+    text = path.read_text("utf-8").splitlines()
+    begins = [at + 1 for at in range(lines, len(text)) if re.match(r" *- *\w+:", text[at])]
+    return f"{path}, line {begins[number]}" if number < len(begins) else str(path)
 
 
 @functools.cache
@@ -217,7 +248,8 @@ def spoken(text: str) -> str:
     edits = _default().edits(text)
     if not edits:
         return text
-    parts, at = [], 0
+    parts: list[str] = []
+    at = 0
     for start, end, new in edits:
         parts += text[at:start], new
         at = end

@@ -12,15 +12,18 @@ from ko_asr.finishing.draft import Edit
 Tables = Mapping[str, Mapping[str, str]]
 
 _NAMED = re.compile(r"(?:번호|코드|비번|암호|계좌|사번|카드|OTP|PIN)(?:[은는이가로]|입니다)? ?:? ?$")
+_MODEL = re.compile("[A-Z] ?$|[a-z]$")
 _BEFORE = 12  # characters before a code in which the word that says what it is may end
 _LONG = 6  # digits without a comma that are a code even where no word says so
 _CAPITALS = re.compile(r"[A-Z]{1,5}|[B-DF-HJ-NP-TV-XZ]{1,7}")
 _CONSONANTS = re.compile(r"[b-df-hj-np-tv-z]{1,4}|[a-z]")
+_SENTENCE = re.compile("[AIai](?: [a-z]|')")  # words of English, not names of letters
+_CLOSED = frozenset("013678LMNR")  # signs whose names end in a consonant
 _ADDRESS = re.compile(r"[a-z]+|\d+|[._/@-]|.")
 
 
 def groups(tables: Tables, match: re.Match[str]) -> list[Edit]:
-    """Digits in groups: read one by one, with a space between groups; a thousand at the end is said as one."""
+    """Digits in groups: read one by one, a space between groups; thousands at the end are said as such."""
     found = re.findall(r"\d+", match[0])
     if len(found) == 1:
         found = [found[0][:3], found[0][3:-4], found[0][-4:]]
@@ -42,7 +45,9 @@ def code(tables: Tables, match: re.Match[str]) -> list[Edit] | None:
     """Digits that are read one by one: named as a code, behind letters, begun by zeros, or many."""
     text, start = match.string, match.start()
     digits = match[0]
-    after_letters = start > 0 and text[start - 1].isascii() and text[start - 1].isalpha()
+    after_letters = _MODEL.search(text, max(0, start - 2), start) is not None
+    if text[start - 1 : start] == " " and (len(digits) != 4 or digits[:2] in ("19", "20")):
+        after_letters = False  # CES 2024
     named = len(digits) > 2 and _NAMED.search(text, max(0, start - _BEFORE), start) is not None
     if not (
         named
@@ -55,15 +60,20 @@ def code(tables: Tables, match: re.Match[str]) -> list[Edit] | None:
 
 
 def equals(tables: Tables, match: re.Match[str]) -> list[Edit]:
-    """The sign of equality: the particle that fits the digit before it."""
-    digit = re.search(r"\d(?= *=)", match.string[max(0, match.start() - 3) : match.end()])
-    particle = "는" if digit is not None and digit[0] in "2459" else "은"
-    return [Edit(match.start(), match.end(), f"{particle} ")]
+    """The sign of equality: the particle that fits what is before it."""
+    before = match.string[: match.start()].rstrip()[-1:].upper()
+    hangul = "가" <= before <= "힣"
+    closed = (ord(before) - ord("가")) % 28 > 0 if hangul else before in _CLOSED
+    return [Edit(match.start(), match.end(), "은 " if closed else "는 ")]
 
 
 def latin(tables: Tables, match: re.Match[str]) -> list[Edit] | None:
-    """A Latin word: known, an abbreviation, or capitals that are spelt; None for one that is read as a word."""
+    """A Latin word: known, an abbreviation, or spelt by its letters; None for one that is read as a word."""
     text, start = match.string, match.start()
+    if _SENTENCE.match(text, start) or (
+        len(match["word"]) == 1 and re.search("[a-z] $", text[max(0, start - 2) : start])
+    ):
+        return None
     for word in dict.fromkeys((match[0], match["word"])):
         said = _known(tables, word)
         if said is not None:
@@ -80,7 +90,9 @@ def _known(tables: Tables, word: str) -> str | None:
         if key in tables[table]:
             return tables[table][key]
     if "&" in word:
-        return "앤".join(map(tables["letters"].__getitem__, word.upper().split("&"))) if len(word) == 3 else None
+        return (
+            "앤".join(map(tables["letters"].__getitem__, word.upper().split("&"))) if len(word) == 3 else None
+        )
     if re.fullmatch("[A-Z]2[A-Z]", word):
         return f"{tables['letters'][word[0]]}투{tables['letters'][word[2]]}"
     if _CAPITALS.fullmatch(word) or _CONSONANTS.fullmatch(word) or word.upper() in tables["spelt"]:
@@ -97,17 +109,15 @@ def address(tables: Tables, match: re.Match[str]) -> list[Edit]:
     """An address of the web or of electronic mail, without its scheme."""
     said: list[str] = []
     for part in _ADDRESS.findall(match["address"].lower()):
-        said.append(_part(tables, part, "." in said or "점" in said))
+        said.append(_part(tables, part, late="점" in said))
     return [Edit(match.start(), match.end(), " ".join(said))]
 
 
 def _part(tables: Tables, part: str, late: bool) -> str:
     """One part of an address; a domain's names are those behind its first point."""
-    for table in ("domain",) if late else ():
+    for table in ("domain", "marks", "web") if late else ("marks", "web"):
         if part in tables[table]:
             return tables[table][part]
-    if part in tables["web"] or part in tables["marks"]:
-        return tables["marks"].get(part) or tables["web"][part]
     if part.isdigit():
         return number_words.read(part)
     return spelt(tables, part) if part.isascii() and part.isalpha() else part
@@ -122,7 +132,7 @@ def date(tables: Tables, match: re.Match[str]) -> list[Edit]:
 
 
 def fraction(tables: Tables, match: re.Match[str]) -> list[Edit]:
-    """A fraction, denominator first; two numbers whose first is the greater are no fraction (blood pressure)."""
+    """A fraction, denominator first; numbers of which the first is greater are none (blood pressure)."""
     above, below = number_words.whole(match["a"]), number_words.whole(match["b"])
     said = f"{number_words.sino(below)}분의 {number_words.sino(above)}"
     if above > below:
