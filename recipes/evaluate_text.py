@@ -3,12 +3,14 @@
     python recipes/evaluate_text.py CASES.tsv
     python recipes/evaluate_text.py CASES.tsv --normaliser rules --normaliser nemo --failures
     python recipes/evaluate_text.py CASES.tsv --normaliser "my_normaliser --lines"
-    python recipes/evaluate_text.py --nvidia NeMo-text-processing/tests/nemo_text_processing/ko/data_inverse_text_normalization
+    python recipes/evaluate_text.py --nvidia DIR
 
-CASES.tsv begins with the line class<TAB>spoken<TAB>written; `|` separates the accepted styles of written. A case
-is exact when one of them comes, and its value is right when one of them comes in another style: commas, spaces,
-₩ or 원, 3:30 or 3시 30분 (ko_asr.evaluation.written_value). A normaliser is `rules` (ko_asr.finishing), `nemo`
-(NVIDIA's, in an environment of its own: make setup-nemo-itn) or any command that answers line by line.
+CASES.tsv begins with the line class<TAB>spoken<TAB>written; `|` separates the accepted styles of written. A
+case is exact when one of them comes, and its value is right when one of them comes in another style: commas,
+spaces, ₩ or 원, colons in times (ko_asr.evaluation.written_value). A normaliser is `rules`
+(ko_asr.finishing), `nemo` (NVIDIA's, in an environment of its own: make setup-nemo-itn) or any command that
+answers line by line. DIR is tests/nemo_text_processing/ko/data_inverse_text_normalization of NVIDIA's
+repository NeMo-text-processing, whose lines are spoken~written.
 """
 
 import argparse

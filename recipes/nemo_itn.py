@@ -3,8 +3,8 @@
     make setup-nemo-itn
     .nemo-itn/bin/python recipes/nemo_itn.py < spoken.txt > written.txt
 
-Runs in an environment of its own (requirements-nemo-itn.txt), without ko_asr. A line that the normaliser fails
-on comes back as it is, as NeMo's own pipelines return it.
+Runs in an environment of its own (requirements-nemo-itn.txt), without ko_asr. A line that the normaliser
+fails on comes back as it is, as NeMo's own pipelines return it.
 """
 
 import argparse

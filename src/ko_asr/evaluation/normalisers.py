@@ -16,8 +16,8 @@ RULES, NEMO = "rules", "nemo"
 def normaliser(name: str, style: Mapping[str, str], root: Path) -> Normaliser:
     """Return this project's rules in a style, NVIDIA's normaliser, or a command that answers line by line.
 
-    ``root`` is the checkout, below which `make setup-nemo-itn` puts NVIDIA's environment. UserError for a style
-    that does not exist and for an environment that is not there.
+    ``root`` is the checkout, below which `make setup-nemo-itn` puts NVIDIA's environment. UserError for a
+    style that does not exist and for an environment that is not there.
     """
     if name == RULES:
         finish = Finisher(FinishOptions(style=dict(style)))
@@ -48,13 +48,13 @@ def _answers(command: list[str], lines: list[str]) -> list[str]:
     written = done.stdout.decode(errors="replace").splitlines()
     if len(written) != len(lines):
         raise UserError(
-            f"the normaliser {name} wrote {len(written)} lines for {len(lines)}: it must write one for each, in order"
+            f"the normaliser {name} wrote {len(written)} lines for {len(lines)}: it must write one for each"
         )
     return written
 
 
 def chosen_style(given: list[str]) -> dict[str, str]:
-    """Read ``NAME=VALUE`` arguments. UserError for another form; names and values are `Finisher`'s to check."""
+    """Read ``NAME=VALUE`` arguments. UserError for another form; `Finisher` checks names and values."""
     style = {}
     for one in given:
         name, mark, value = one.partition("=")

@@ -128,7 +128,7 @@ def results(cases: Sequence[Case], normalise: Callable[[list[str]], list[str]]) 
 
 
 def by_class(found: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    """Numbers of cases, of exact ones and of right values, of each class in the order of the file and of all."""
+    """Count cases, exact ones and right values of each class, in the order of the file, and of all."""
     rows: dict[str, dict[str, Any]] = {}
     for result in found:
         for name in (result.case.kind, "all"):
