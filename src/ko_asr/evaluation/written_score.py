@@ -136,7 +136,7 @@ def _spans(rows: list[tuple[str, str, str, str]], comparable: Callable[[str], st
 
 
 def _cer(references: Sequence[str], hypotheses: Sequence[str], profile: str) -> dict[str, Any]:
-    """The profile's headline CER with its interval, as `ko_asr.evaluation.scorecard.metric_table` gives it."""
+    """The profile's headline CER, as `ko_asr.evaluation.scorecard.metric_table` gives it."""
     rules = PROFILES[profile]
     counts = [
         character_counts(rules.apply(a), rules.apply(b), rules.spaces)
@@ -167,7 +167,7 @@ def table(card: dict[str, Any]) -> str:
 
 
 def rows(card: dict[str, Any]) -> list[tuple[str, tuple[float | None, float | None]]]:
-    """Figures of `written_card` as shown: a label, and two shares, of transcripts and of references."""
+    """Figures of `written_card` as shown: a label and two shares, of transcripts and references."""
     ours, ideal = card["transcripts"], card["references"]
     found: list[tuple[str, tuple[float | None, float | None]]] = [
         ("spoken CER", (ours["spoken_cer"]["rate"], None)),

@@ -1,8 +1,8 @@
 """What a written text says, whatever its style: ``₩15,000``, ``1만 5천 원`` and ``15000원`` are one.
 
 Companies and test sets differ in style; a wrong number is wrong in every one. `folded` takes the style off
-both sides of a comparison. It changes digits and what belongs to them, so a number that was left in words stays
-a difference, except for the few that are usual in words.
+both sides of a comparison. It changes digits and what belongs to them, so a number that was left in words
+stays a difference, except for the few that are usual in words.
 """
 
 import re
