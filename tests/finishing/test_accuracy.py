@@ -1,7 +1,8 @@
 """Accuracy of finishing on sentences of our own, and what it must not change; every miss is printed.
 
-cases/itn.tsv: spoken sentences of all classes, with which the rules were made. cases/calls.tsv: others, on which
-they were measured first: 159 of 172. cases/plain.txt: lines without numbers, rich in words that look like numbers.
+cases/itn.tsv: spoken sentences of all classes, with which the rules were made. cases/calls.tsv: others, on
+which they were measured before they had been seen: 159 of 172. cases/plain.txt: lines without numbers, rich
+in words that look like numbers.
 """
 
 import random

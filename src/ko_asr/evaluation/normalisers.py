@@ -23,7 +23,8 @@ def normaliser(name: str, style: Mapping[str, str], root: Path) -> Normaliser:
         finish = Finisher(FinishOptions(style=dict(style)))
         return lambda lines: [finish(line).text for line in lines]
     if name != NEMO:
-        return lambda lines: _answers(shlex.split(name), lines)
+        command = _command(name)
+        return lambda lines: _answers(command, lines)
     python = root / ".nemo-itn" / "bin" / "python"
     if not python.is_file():
         raise UserError(
@@ -32,19 +33,28 @@ def normaliser(name: str, style: Mapping[str, str], root: Path) -> Normaliser:
     return lambda lines: _answers([str(python), str(root / "recipes" / "nemo_itn.py")], lines)
 
 
+def _command(text: str) -> list[str]:
+    try:
+        command = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"the normaliser {text!r:.60} is no command: {error}") from error
+    if not command:
+        raise UserError(f"the normaliser {text!r} is no command: say {RULES}, {NEMO} or what to run")
+    return command
+
+
 def _answers(command: list[str], lines: list[str]) -> list[str]:
     """What ``command`` writes for ``lines``. UserError unless it is a line for each."""
-    name = Path(command[-1]).name
+    name = Path(command[0]).name
     asked = "".join(f"{line}\n" for line in lines).encode()
     try:
         done = subprocess.run(command, input=asked, capture_output=True, check=False)
     except OSError as error:
         raise UserError(f"the normaliser {command[0]} does not start: {error.strerror}") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(
-            f"the normaliser {name} failed ({done.returncode}): {said[-1] if said else 'no message'}"
-        )
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        reason = said.removeprefix("error: ") or "no message"
+        raise UserError(f"the normaliser {name} failed ({done.returncode}): {reason}")
     written = done.stdout.decode(errors="replace").splitlines()
     if len(written) != len(lines):
         raise UserError(

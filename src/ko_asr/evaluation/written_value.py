@@ -64,10 +64,11 @@ def folded(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"(?<=\d) (?=√?\d+/)", "과", re.sub("루트 ?", "√", text))
     text = _FEW.sub(lambda found: str(_NATIVE[found[1]]), text)
+    # not before other digits: 만 19세 is an age
+    text = re.sub(r"(?<!\S)([만억조]) ?(?=원|달러|엔|유로|위안|\d+[천백])", r"1\1", text)
     text = _SIGNED.sub(lambda found: found[2] + _CURRENCIES[found[1]], text)
     text = re.sub(r"(?<=\d) (?=\d)", "-", text)  # two numbers are not one
     text = _times("".join(text.split()))
-    text = re.sub(r"(?<![\d가-힣])([만억조])(?=원|달러|엔|유로|위안)", r"1\1", text)
     text = _CHAIN.sub(lambda found: _multiplied(found[0]), text)
     text = re.sub(r"(?<=\d)원", "", text)
     text = re.sub(r"(?<=\d)와(?=√?[\d.]+/)", "과", _FRACTION.sub(r"\2/\1", text))
