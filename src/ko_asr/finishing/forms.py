@@ -26,8 +26,15 @@ def _plain(text: str, style: Style) -> str | None:
 
 def _amount(text: str, style: Style) -> New | None:
     compact = text.replace(" ", "")
-    if compact[-1] in numbers.LARGE and style["large"] == "units":
-        return _by_unit(text, style)
+    if style["large"] == "units":
+        if compact[-1] in numbers.LARGE:
+            return _by_unit(text, style)
+        if "만" not in compact and (large := re.match(".*[억조경]", text)):  # 오억 삼천 may mean 5억 3천만
+            rest = text[large.end() :]
+            at = large.end() + len(rest) - len(rest.lstrip())
+            gap = [] if at > large.end() else [(at, at, " ")]
+            tail = (at, len(text), _with_commas(numbers.value(rest), style))
+            return [*(_by_unit(large[0], style) or []), *gap, tail]
     return _with_commas(numbers.value(text), style)
 
 

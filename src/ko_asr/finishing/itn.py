@@ -95,7 +95,7 @@ def _number_edits(match: re.Match[str], start: int, end: int, written: New, atta
     spaced = text[end : end + 1] == " "
     if end >= match.end() and not spaced:
         return
-    if not isinstance(written, str) or written[-1] in numbers.LARGE:
+    if (written if isinstance(written, str) else text[:end])[-1] in numbers.LARGE:
         if not spaced and end < match.end():
             yield Edit(end, end, " ")
     elif spaced and attach and end < match.end():
@@ -144,7 +144,7 @@ class Itn:
                 found += edits
                 done = at = end
                 joins = rule.joins
-                if at >= len(text) or text[at] == " ":
+                if at >= len(text) or text[at] == " " or text.startswith("이 ", at):
                     break
         return found
 
