@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ko_asr.corpora.base import Corpus, Utterance
     from ko_asr.errors import UserError
     from ko_asr.evaluation.metrics import score
+    from ko_asr.finishing.spoken import spoken
     from ko_asr.models.frame_model import FrameModel
     from ko_asr.recognition.files import transcribe_file
     from ko_asr.recognition.streaming import StreamingRecognizer
@@ -44,6 +45,7 @@ _HOMES = {
     "normalize": "text.normalizer",
     "read_audio": "audio.read",
     "score": "evaluation.metrics",
+    "spoken": "finishing.spoken",
     "transcribe_file": "recognition.files",
 }
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "normalize",
     "read_audio",
     "score",
+    "spoken",
     "transcribe_file",
 ]
 

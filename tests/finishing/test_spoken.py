@@ -43,9 +43,10 @@ def test_hangul_and_punctuation_are_not_changed(text):
 
 
 PIECES = [
-    *("3", "05", "1,000", "12.5", "2024", "010-1234-5678", "3/4", "15:30", "-", "~", "%", "km/h", "만", "억", "천"),
-    *("시", "분", "번", "번째", "명", "대", "월", "일", "년", "제", "이", "은", "에서", "KBS", "A", "WiFi", "kim@a.com"),
-    *("$", "₩", "℃", "=", "+", "&", "(", ")", ".", ",", ":", "'", " ", "가", "no", "v", "www.", "·"),
+    *("3", "05", "1,000", "12.5", "2024", "010-1234-5678", "3/4", "15:30", "-", "~", "%", "km/h", "만"),
+    *("억", "천", "시", "분", "번", "번째", "명", "대", "월", "일", "년", "제", "이", "은", "에서", "KBS"),
+    *("A", "WiFi", "kim@a.com", "$", "₩", "℃", "=", "+", "&", "(", ")", ".", ",", ":", "'", " ", "가"),
+    *("no", "v", "www.", "·"),
 ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ PLAIN = st.integers(11, 999).map(str)
 COMES_BACK = st.one_of(
     COMMAS.map(lambda number: f"모두 {number}원입니다"),
     st.integers(11, 99).map(lambda number: f"사람이 {number}명 왔어요"),
-    st.integers(1, 9999).map(lambda number: f"{number}만 원이에요".replace(str(number), f"{number:,}", 1)),
+    st.integers(2, 9999).map(lambda number: f"{number:,}만 원이에요"),
     PLAIN.map(lambda number: f"무게가 {number}kg이에요"),
     PLAIN.map(lambda number: f"길이가 {number}cm예요"),
     st.tuples(PLAIN, st.integers(1, 9)).map(lambda parts: f"{parts[0]}.{parts[1]}% 올랐어요"),
@@ -128,9 +129,8 @@ def test_every_word_knows_where_it_came_from(written):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("pattern: '<number> ?<%percent>'", "pattern: '<number> ?(<%percent>'"), r"line \d+: this rule.*\(missing \)"),
+        (("pattern: '<number> ?<%percent>'", "pattern: '(<number>'"), r"line \d+: this rule.*missing \)"),
         (("pattern: '<number> ?<%percent>'", "pattern: '<numer>'"), r"line \d+: this rule.*'numer'"),
-        (("say: '{n}년'", ""), None),
         (("say: '{y}년'", "say: '{year}년'"), r"line \d+: this rule.*'year'"),
         (("call: groups", "call: grups"), r"line \d+: this rule.*grups"),
         (("rules:\n", "rules: [\n"), r"line \d+: not YAML"),
@@ -141,9 +141,6 @@ def test_a_bad_rule_file_is_one_sentence_with_its_line(tmp_path, change, message
     text = RULES.read_text("utf-8")
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace(*change), encoding="utf-8")
-    if message is None:
-        Speech(path)
-        return
     with pytest.raises(UserError, match=message) as refused:
         Speech(path)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)

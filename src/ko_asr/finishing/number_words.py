@@ -4,6 +4,8 @@
 ('이천이십사', '만 오천', '일억 일만', '스물한', '스무', '백한')
 >>> read("010"), decimal("3.14"), amount("4조 1,200억"), amount("1만 2천")
 ('공일공', '삼 점 일사', '사조 천이백억', '만 이천')
+>>> amount("1천500"), amount("2만5000"), amount("1.5억")
+('천오백', '이만 오천', '일 점 오억')
 """
 
 import re
@@ -23,8 +25,8 @@ _UNIT = "(?:만|억|조(?![각건])|경(?!기|우|로))"
 _WHOLE_AMOUNT = rf"(?![\d십백천]|\.\d|{_UNIT})"  # so that no pattern takes a part of one, 1 of 1억
 AMOUNT = (
     rf"{_COUNT}(?:[십백천](?:{_UNIT})?|{_UNIT})?"
-    rf"(?:(?<=[만억조경]) ?{WHOLE}[백천]?{_UNIT})*"
-    rf"(?:(?<=[만억조경]) ?{WHOLE}[백천]?(?![.,:~]))?{_WHOLE_AMOUNT}"
+    rf"(?:(?<=[만억조경천]) ?{WHOLE}[백천]?{_UNIT})*"
+    rf"(?:(?<=[만억조경천]) ?{WHOLE}[백천]?(?![.,:~]))?{_WHOLE_AMOUNT}"
 )
 _PART = re.compile(r"([\d,]+(?:\.\d+)?)([십백천]?)([만억조경]?)")
 
@@ -91,17 +93,21 @@ def decimal(text: str) -> str:
 
 def amount(text: str) -> str:
     """What AMOUNT finds: digits, with decimals, and with 천, 만, 억 and 조 between them."""
-    parts = []
-    for count, small, large in _PART.findall(text):
-        if not small and not large:
-            parts.append(decimal(count))
-        elif "." in count:
-            parts.append(decimal(count) + small + large)
-        else:
-            number = whole(count) * _TIMES[small]
-            bare = number == 1 and large == "만" and not parts
-            parts.append(("" if bare else sino(number)) + large)
-    return " ".join(parts)
+    found = _PART.findall(text)
+    if len(found) == 1 and not found[0][1] and not found[0][2]:
+        return decimal(text)
+    words: list[str] = []
+    section = 0
+    for count, small, large in found:
+        if "." in count:
+            words.append(decimal(count) + small + large)
+            continue
+        section += whole(count) * _TIMES[small]
+        if large or (count, small, large) == found[-1]:
+            bare = section == 1 and large == "만" and not words
+            words.append(("" if bare else sino(section)) + large)
+            section = 0
+    return " ".join(words)
 
 
 def parts(text: str) -> str:

@@ -66,6 +66,7 @@ FORMS: dict[str, tuple[str, _Read]] = {
     "day": (r"(?:0?[1-9]|[12]\d|3[01])(?!\d)", _sino),
     "hour": (r"\d\d?(?!\d)", _hour),
     "minute": (r"[0-5]?\d(?!\d)", _sino),
+    "plain": (r"\d+", number_words.decimal),
     "read": (r"\d+", number_words.read),
     "parts": (r"\d+(?:\.\d+)+", number_words.parts),
 }
@@ -76,9 +77,13 @@ _GROUP = re.compile(r"(?<!P)<(?P<table>%?)(?P<kind>\w+)(?::(?P<name>\w+))?>")
 def tables(book: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Written to spoken: the book's own tables, then ``itn.yaml``'s backwards, the first word of each."""
     forwards = rule_book()
-    found: dict[str, dict[str, str]] = {name: dict(words) for name, words in book["tables"].items()}
+    found: dict[str, dict[str, str]] = {
+        name: dict(words) if isinstance(words, dict) else dict.fromkeys(words, "")
+        for name, words in book["tables"].items()
+    }
+    units = forwards["tables"]["unit"]["words"]
     for name, words in {
-        "unit": forwards["tables"]["unit"]["words"],
+        "unit": {said: units[said] for said in sorted(units, key=len, reverse=True)},  # 메가바이트, not 메가
         "percent": forwards["tables"]["percent"]["words"],
         "abbreviation": forwards["abbreviations"],
         "web": forwards["web_names"],
@@ -192,8 +197,10 @@ class Speech:
                 end = start + len(begin[0])
             else:
                 edits, end = made
-                spaced = found and found[-1].end == start and found[-1].new.endswith(" ")
-                if not spaced and _runs_on(text, start, end, done):
+                before = found[-1].new if found and found[-1].end == start else text[start - 1 : start]
+                if before.endswith(" "):
+                    edits[0] = edits[0]._replace(new=edits[0].new.lstrip(" "))
+                elif not edits[0].new.startswith(" ") and _runs_on(text, start, end, done):
                     found.append(Edit(start, start, " "))
                 found += edits
                 done = end

@@ -64,7 +64,8 @@ def equals(tables: Tables, match: re.Match[str]) -> list[Edit]:
     before = match.string[: match.start()].rstrip()[-1:].upper()
     hangul = "가" <= before <= "힣"
     closed = (ord(before) - ord("가")) % 28 > 0 if hangul else before in _CLOSED
-    return [Edit(match.start(), match.end(), "은 " if closed else "는 ")]
+    start = match.start() - (match.string[match.start() - 1 : match.start()] == " ")
+    return [Edit(start, match.end(), "은 " if closed else "는 ")]
 
 
 def latin(tables: Tables, match: re.Match[str]) -> list[Edit] | None:
@@ -86,7 +87,7 @@ def latin(tables: Tables, match: re.Match[str]) -> list[Edit] | None:
 
 def _known(tables: Tables, word: str) -> str | None:
     lower = word.lower()
-    for table, key in (("words", lower), ("abbreviation", word)):
+    for table, key in (("abbreviation", word), ("words", lower), ("web", lower)):
         if key in tables[table]:
             return tables[table][key]
     if "&" in word:
@@ -115,7 +116,7 @@ def address(tables: Tables, match: re.Match[str]) -> list[Edit]:
 
 def _part(tables: Tables, part: str, late: bool) -> str:
     """One part of an address; a domain's names are those behind its first point."""
-    for table in ("domain", "marks", "web") if late else ("marks", "web"):
+    for table in ("domain", "marks", "web", "words") if late else ("marks", "web", "words"):
         if part in tables[table]:
             return tables[table][part]
     if part.isdigit():
@@ -161,7 +162,8 @@ def seat(tables: Tables, match: re.Match[str]) -> list[Edit]:
 
 def plate(tables: Tables, match: re.Match[str]) -> list[Edit]:
     """The plate of a car."""
-    said = f"{number_words.sino(int(match['n']))} {match['letter']} {number_words.read(match['d'])}"
+    number = number_words.sino(number_words.whole(match["n"]))
+    said = f"{number} {match['letter']} {number_words.read(match['d'])}"
     return [Edit(match.start(), match.end(), said)]
 
 
