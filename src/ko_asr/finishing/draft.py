@@ -1,13 +1,13 @@
-"""Text on its way from the spoken to the written form, each of whose characters knows where it came from.
+"""Text on its way from the spoken to the written form; each of its characters knows where it came from.
 
-A stage looks at ``draft.text`` and replaces parts of it by `Draft.replace`. Parts that are left alone keep the
-origin of each character; a new part has that of all that it replaces, so a stage replaces as little as it can:
-``이천이십사년삼월`` becomes ``2024년 3월`` by three edits (two numbers and a space), and not by one, for then
+A stage looks at ``draft.text`` and replaces parts of it by `Draft.replace`. What is left alone keeps its
+origin, character by character; a new part has that of all that it replaces. So a stage replaces as little as
+it can: ``이천이십사년삼월`` becomes ``2024년 3월`` by three edits (two numbers and a space), not by one, and
 each of the two words has its own times.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -34,8 +34,17 @@ class Draft:
         """``words`` hold no spaces."""
         self.words = words
         self.text = self.spoken = " ".join(words)
+        self._word_starts: list[int] | None = None
         self._starts: list[int] | None = None  # of each character's origin in `spoken`; None: the same
         self._ends: list[int] = []
+
+    @property
+    def word_starts(self) -> Sequence[int]:
+        """Where each spoken word begins in `spoken`."""
+        if self._word_starts is None:
+            lengths = (len(word) + 1 for word in self.words[:-1])
+            self._word_starts = list(accumulate(lengths, initial=0)) if self.words else []
+        return self._word_starts
 
     def replace(self, edits: Iterable[Edit]) -> None:
         """Apply edits, which are in order and do not overlap."""
@@ -47,44 +56,35 @@ class Draft:
             self._ends = list(range(1, len(self.text) + 1))
         text, starts, ends = self.text, self._starts, self._ends
         for start, end, new in reversed(edits):
-            origin = self.origin(start, end)
+            first, last = self._origin(start, end)
             text = text[:start] + new + text[end:]
-            starts[start:end] = [origin.start] * len(new)
-            ends[start:end] = [origin.end] * len(new)
+            starts[start:end] = [first] * len(new)
+            ends[start:end] = [last] * len(new)
         self.text = text
 
     def origin(self, start: int, end: int) -> Span:
         """The spoken characters that ``text[start:end]`` came from; nothing came from none."""
+        return Span(*self._origin(start, end))
+
+    def _origin(self, start: int, end: int) -> tuple[int, int]:
         if self._starts is None:
-            return Span(start, end)
+            return start, end
         if start == end:
             at = self._starts[start] if start < len(self._starts) else len(self.spoken)
-            return Span(at, at)
-        return Span(self._starts[start], self._ends[end - 1])
+            return at, at
+        return self._starts[start], self._ends[end - 1]
 
-    def output_words(self) -> list[tuple[str, Span]]:
-        """The words of the text and the spoken characters that each came from, without spaces around them."""
-        found, at = [], 0
+    def output_words(self) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
+        """The words of the text, each with the span of characters and the spoken words that it came from."""
+        at, spoken, words = 0, self.spoken, self.word_starts
         for word in self.text.split(" "):
             if word:
-                found.append((word, self._trimmed(self.origin(at, at + len(word)))))
+                start, end = self._origin(at, at + len(word))
+                while start < end and spoken[start] == " ":
+                    start += 1
+                while start < end and spoken[end - 1] == " ":
+                    end -= 1
+                first = bisect_right(words, start) - 1
+                last = bisect_right(words, end - 1)
+                yield word, start, end, tuple(range(first, last)) if last > first else (first,)
             at += len(word) + 1
-        return found
-
-    def _trimmed(self, span: Span) -> Span:
-        start, end = span
-        while start < end and self.spoken[start] == " ":
-            start += 1
-        while start < end and self.spoken[end - 1] == " ":
-            end -= 1
-        return Span(start, end)
-
-    def word_starts(self) -> list[int]:
-        """Where each spoken word begins in `spoken`."""
-        return list(accumulate((len(word) + 1 for word in self.words[:-1]), initial=0)) if self.words else []
-
-    @staticmethod
-    def words_in(span: Span, starts: Sequence[int]) -> range:
-        """The numbers of the spoken words that ``span`` touches, by their ``starts``."""
-        first = bisect_right(starts, span.start) - 1
-        return range(first, max(first + 1, bisect_right(starts, span.end - 1)))

@@ -35,7 +35,7 @@ class Finisher:
         for stage in self._stages:
             stage(draft)
         made, dropped = written_words(draft, timed)
-        return Written(" ".join(word.text for word in made), made, dropped)
+        return Written(" ".join([word.text for word in made]), made, dropped)
 
 
 def _words(

@@ -35,7 +35,10 @@ class FinishOptions:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "written") -> "FinishOptions":
-        """Read options a user gave as JSON: an object, or true for the defaults. UserError, which names ``where``."""
+        """Read options that a user gave as JSON: an object, or true for the defaults.
+
+        Raises UserError, which names ``where``.
+        """
         if data is True:
             return cls()
         if not isinstance(data, dict):
