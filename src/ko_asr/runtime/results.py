@@ -20,12 +20,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Character, Token, Vocabulary
+
+if TYPE_CHECKING:
+    from ko_asr.finishing.words import Written
 
 REPLACEMENT = "\ufffd"
 
@@ -71,7 +74,8 @@ class Result:
 
     ``text`` is exactly `Vocabulary.text` of the utterance's tokens; its words are ``text.split()``. The first
     ``stable`` characters of a partial stand in every later result of the same ``utterance`` (counted from 0).
-    ``endpoint`` names the rule that ended it, None where the audio ended or for a partial.
+    ``endpoint`` names the rule that ended it, None where the audio ended or for a partial. ``written`` is its
+    written form where that was asked for; a partial's has a ``stable`` of its own.
     """
 
     text: str
@@ -82,6 +86,7 @@ class Result:
     stable: int = 0
     endpoint: str | None = None
     utterance: int = 0
+    written: "Written | None" = None
 
     @property
     def confidence(self) -> float:
@@ -90,7 +95,7 @@ class Result:
 
     def to_json(self, syllables: bool = False) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
-        return {
+        data: dict[str, Any] = {
             "text": self.text,
             "is_final": self.is_final,
             "start_ms": self.start_ms,
@@ -101,6 +106,7 @@ class Result:
             "utterance": self.utterance,
             "words": [word.to_json(syllables) for word in self.words],
         }
+        return data if self.written is None else data | {"written": self.written.to_json()}
 
 
 class Decoder(Protocol):
