@@ -1,4 +1,4 @@
-"""The written form of live speech: what is committed stays, at any packet size, and finals are the whole's."""
+"""The written form of live speech: what is committed stays, at any packet size; finals are the whole's."""
 
 from collections.abc import Sequence
 

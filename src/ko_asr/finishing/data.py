@@ -1,4 +1,4 @@
-"""The tables and rules beside this module: YAML where people write it, JSON in a model folder without a parser."""
+"""The tables and rules beside this module: YAML as people write it, JSON in a model folder."""
 
 import functools
 import json

@@ -1,10 +1,10 @@
 """The written form of live speech: partials by rules alone, finals by everything that was asked for.
 
-A word is committed when nothing that may still be said can change how it is written: some words stand behind it,
-it is not within a run of words that could be one longer number, and no written word spans its end. What is
-committed is finished once, so a partial costs what its last few words cost. Behind it, words are shown as they
-would be written if the utterance ended there, but for the run at the very end, which is shown as spoken until it
-has ended: an unfinished number is another one with almost every word.
+A word is committed when nothing that may still be said can change how it is written: some words stand behind
+it, it is not within a run of words that could be one longer number, and no written word spans its end. What
+is committed is finished once, so a partial costs what its last few words cost. Behind it, words are shown as
+they would be written if the utterance ended there, but for the run at the very end, which is shown as spoken until
+it has ended: an unfinished number is another one with almost every word.
 """
 
 import re
@@ -37,10 +37,9 @@ class LiveFinisher:
         self._begin()
 
     def _begin(self) -> None:
-        self._boundaries = [
-            0
-        ]  # numbers of spoken words that begin what is finished by itself; before the last
-        self._committed: list[WrittenWord] = []  # are these words
+        # Numbers of spoken words: what begins at one is finished without what lies before it.
+        self._boundaries = [0]
+        self._committed: list[WrittenWord] = []  # what lies before the last boundary, and its text
         self._text = ""
         self._dropped: list[int] = []
         self._seen: Sequence[SpokenWord] = ()
@@ -52,7 +51,7 @@ class LiveFinisher:
         return self._everything(spoken)
 
     def partial(self, spoken: Sequence[SpokenWord], settled: int) -> Written:
-        """The written form of all words of an utterance so far, of which the first ``settled`` stay as they are.
+        """The written form of all words of an utterance so far, the first ``settled`` of which stay.
 
         Its first ``stable`` characters begin every later partial, and the final.
         """
@@ -69,7 +68,7 @@ class LiveFinisher:
         )
 
     def _run(self, spoken: Sequence[SpokenWord], end: int) -> int:
-        """The number of the word at which the words that could be parts of one number, up to ``end``, begin."""
+        """Where the words before ``end`` that could be parts of one number begin."""
         first = self._boundaries[-1]
         while end > first and self._may_be_part(spoken[end - 1].text):
             end -= 1
@@ -82,7 +81,7 @@ class LiveFinisher:
         return [word for word in self._made if word.sources[0] >= self._boundaries[-1]]
 
     def _boundary(self, spoken: Sequence[SpokenWord], made: Sequence[WrittenWord], most: int) -> int:
-        """The last number of a spoken word, at most ``most``, that goes on with no written word and no run."""
+        """The last spoken word, at most number ``most``, that goes on with no written word and no run."""
         within = {number for word in made for number in word.sources[1:]}
         at = most
         while at > self._boundaries[-1]:
