@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ko_asr.errors import UserError
 from ko_asr.finishing.options import FinishOptions
@@ -53,7 +54,7 @@ def read_options(args: argparse.Namespace) -> FinishOptions | None:
 
     UserError for a style that does not exist and a file that cannot be read.
     """
-    given = {name: True for name in _SWITCHES if getattr(args, name)}
+    given: dict[str, Any] = {name: True for name in _SWITCHES if getattr(args, name)}
     if not (args.always_written or args.written or given or _others(args)):
         return None
     if args.paragraphs is not None and args.paragraphs < 1:
