@@ -12,11 +12,13 @@ from ko_asr.finishing.rule_book import alternatives, rule_book
 
 Style = Mapping[str, str]
 _DASH = "다시|대시|하이픈"
-_THOUSAND = "[일이삼사오육칠팔구]? ?천"
+_THOUSAND = "[일이삼사오육칠팔구]? ?천(?: ?[일이삼사오육칠팔구]? ?백)?"
+_DIGIT = f"(?:{numbers.DIGIT}|하나)"  # 하나 is clearer than 일 on the telephone
+_READ = f"{_DIGIT}(?: ?{_DIGIT})+"
 _SEPARATOR = f" ?(?:{_DASH}|국에|국의|에|의) ?"
 # 1588 and the like are read as numbers too.
 _SERVICE = f"천[오육팔]백(?:{numbers.DIGIT}?십)?{numbers.DIGIT}?(?=에 ?{numbers.DIGIT})"
-GROUPS = f"(?:{_SERVICE}|{numbers.READ})(?:(?:{_SEPARATOR}| )(?:{_THOUSAND}|{numbers.READ}|{numbers.DIGIT}))*"
+GROUPS = f"(?:{_SERVICE}|{_READ})(?:(?:{_SEPARATOR}| )(?:{_THOUSAND}|{_READ}|{_DIGIT}))*"
 _NAMES = (
     "A에이 B비 C씨 C시 D디 E이 F에프 G지 H에이치 I아이 J제이 K케이 L엘 M엠 N엔 O오 P피 Q큐 R아르 R알 S에스"
     " T티 U유 V브이 W더블유 W더블류 X엑스 Y와이 Z제트"
@@ -43,7 +45,7 @@ _PLAN = tuple(
         r"([3-9]\d{3})(\d{4})(\d{4})(\d{4})",
     )
 )
-_COPULA = re.compile("요|예요|에요|었|며|면|고|라|랑|나|야|지|다")  # behind 이
+_COPULA = re.compile("요|예요|에요|었|며|면|고|라|랑|나|야|지|죠|다|래|란|더|던|든|네|잖")  # behind 이
 _CALL = re.compile("[로에] ?(?:신고|전화)")
 _LEAST = 4  # digits of a code without a word that says what it is
 _EMERGENCY = frozenset({"119", "114", "120", "131", "1339", "182"})
@@ -58,20 +60,28 @@ def code(match: re.Match[str], style: Style) -> list[Edit] | None:
     groups = [_group(part) for part in re.split(f"{_SEPARATOR}| ", text) if part]
     whole = "".join(groups)
     written = _planned(whole)
-    if whole == "112" and _CALL.match(match.string, end):
+    if whole == "112" and (_CALL.match(match.string, end) or "신고" in match.string[:start]):
         written = whole
     if written is None:
         written = _spoken_groups(text, groups, whole, match.string[max(0, start - 8) : start])
     if written is None:
         return None
-    edits = [Edit(start, end, written)]
+    if " " in written:
+        parts = [part for part in re.finditer("[^ ]+", text) if _group(part[0])]
+        edits = [Edit(start + part.start(), start + part.end(), _group(part[0])) for part in parts]
+    else:
+        edits = [Edit(start, end, written)]
     if match.string.startswith(" 번", end) and not match.string.startswith(" 번호", end):
         edits.append(Edit(end, end + 1, ""))
     return edits
 
 
 def _group(part: str) -> str:
-    return str(numbers.value(part)) if re.search("[십백천]", part) else numbers.digits(part)
+    return (
+        str(numbers.value(part))
+        if re.search("[십백천]", part)
+        else numbers.digits(part.replace("하나", "일"))
+    )
 
 
 def _planned(whole: str) -> str | None:
@@ -91,7 +101,10 @@ def _spoken_groups(text: str, groups: list[str], whole: str, before: str) -> str
         return "-".join(groups)
     if len(groups) == 1 or max(map(len, groups)) == 1 or named:
         return whole
-    return None
+    apart = min(map(len, groups)) >= _LEAST - 1 and re.fullmatch(
+        f"{numbers.DIGIT}+(?: {numbers.DIGIT}+)*", text
+    )
+    return " ".join(groups) if apart else None
 
 
 def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
@@ -106,29 +119,46 @@ def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
     ]
 
 
+_SIGNS = {"달러": "$", "불": "$", "유로": "€", "엔": "¥", "위안": "CN¥", "파운드": "£"}
+
+
+def currency(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """A sum of foreign money, its sign before it."""
+    number = numbers.value(match["number_0"])
+    written = f"{number:,}" if style["commas"] == "counts" else str(number)
+    return [Edit(match.start(), match.end(), _SIGNS[match["currency"]] + written)]
+
+
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     """An abbreviation that is spelt by the names of its letters."""
     text, at = match.string, match.start()
-    names = _NAME.findall(match[0])
-    end = match.end()
+    word = text[at:].split(" ", 1)[0]
+    if word.startswith(tuple(rule_book()["not_abbreviations"])):
+        return None
+    end, names = _run(text, match.end(), _NAME.findall(match[0]))
+    for known in _known(word):
+        rest = word[len(known) :]
+        behind = _REST.match(text, at + len(known)) or len(rest) > 1 or rest in _SUFFIXES
+        if len(known) >= end - at and behind:
+            return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
+    while names:
+        strong = sum(name not in _WEAK for name in names)
+        if len(names) > 1 and strong >= (2 if " " in text[at:end] else 1):
+            return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
+        last = text.rfind(" ", at, end)
+        if last < 0:
+            return None
+        end, names = _run(text, last, _NAME.findall(text[at:last]))
+    return None
+
+
+def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
+    """Leave out the names at the end of a run that belong to what follows."""
     while names and not _may_end(text, end, names):
         end -= len(names.pop())
         while text[end - 1 : end] == " ":
             end -= 1
-    word = text[at:].split(" ", 1)[0]
-    if word.startswith(tuple(rule_book()["not_abbreviations"])):
-        return None
-    for known in _known(word):
-        rest = word[len(known) :]
-        if len(known) >= end - at and (
-            _REST.match(text, at + len(known)) or len(rest) > 1 or rest in _SUFFIXES
-        ):
-            return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
-    strong = sum(name not in _WEAK for name in names)
-    spaced = " " in text[at:end]
-    if len(names) < 2 or strong < (2 if spaced else 1):
-        return None
-    return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
+    return end, names
 
 
 def _known(word: str) -> list[str]:
@@ -141,8 +171,10 @@ def _may_end(text: str, end: int, names: list[str]) -> bool:
         return False  # a particle rather than the letter E
     if re.match("[이오][십백천]", text[end - 1 :]):
         return False  # a number begins
-    rest = text[end:].split(" ", 1)[0]
-    return _REST.match(text, end) is not None or len(rest) > 1
+    if _REST.match(text, end) is not None:
+        return True
+    begins_word = text[end - len(names[-1]) - 1 : end - len(names[-1])] == " "
+    return not begins_word and len(text[end:].split(" ", 1)[0]) > 1
 
 
 def _address(spoken: str) -> str | None:

@@ -69,7 +69,7 @@ class Terminal:
     def show(self, results: Sequence[Result]) -> None:
         """Write what is new."""
         for result in results:
-            text = " ".join(result.text.split())
+            text = " ".join((result.written or result).text.split())
             if result.is_final and text:
                 start, end = result.start_ms / 1000, result.end_ms / 1000
                 line = f"{self._prefix}{start:8.2f} {end:8.2f}  {text}  ({result.confidence:.2f})"

@@ -1,6 +1,6 @@
 """Results of CTC frames: partials and finals, words with times and confidence.
 
-Runs inside the server, so it needs numpy, ``ko_asr.runtime.ctc`` and ``ko_asr.runtime.hangul`` only.
+Runs inside the server, so it needs numpy and modules without dependencies only.
 
 Time. Encoder frame k lies at ``k * frame_ms + offset_ms``; a syllable lasts from the first frame of its first
 token to the end of the last frame of its last one, and a word (어절) from its first syllable to its last.
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ko_asr.finishing.words import Written
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Character, Token, Vocabulary
 
@@ -71,7 +72,8 @@ class Result:
 
     ``text`` is exactly `Vocabulary.text` of the utterance's tokens; its words are ``text.split()``. The first
     ``stable`` characters of a partial stand in every later result of the same ``utterance`` (counted from 0).
-    ``endpoint`` names the rule that ended it, None where the audio ended or for a partial.
+    ``endpoint`` names the rule that ended it, None where the audio ended or for a partial. ``written`` is its
+    written form where that was asked for; a partial's has a ``stable`` of its own.
     """
 
     text: str
@@ -82,6 +84,7 @@ class Result:
     stable: int = 0
     endpoint: str | None = None
     utterance: int = 0
+    written: Written | None = None
 
     @property
     def confidence(self) -> float:
@@ -90,7 +93,7 @@ class Result:
 
     def to_json(self, syllables: bool = False) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
-        return {
+        data: dict[str, Any] = {
             "text": self.text,
             "is_final": self.is_final,
             "start_ms": self.start_ms,
@@ -101,10 +104,21 @@ class Result:
             "utterance": self.utterance,
             "words": [word.to_json(syllables) for word in self.words],
         }
+        return data if self.written is None else data | {"written": self.written.to_json()}
 
 
 class Decoder(Protocol):
     """Frames to results; greedy here, beam search elsewhere."""
+
+    @property
+    def partials(self) -> int:
+        """The partials given."""
+        ...
+
+    @property
+    def revised(self) -> int:
+        """Those of them that were no beginning of what followed."""
+        ...
 
     def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
         """Take the next frames' best tokens, int32 [T, K] and float32 [T, K], best first."""
