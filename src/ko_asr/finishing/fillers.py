@@ -13,6 +13,7 @@ from ko_asr.finishing.silence import Sound, pause, sounds
 from ko_asr.finishing.word_lists import whole_word, word_lists
 
 _MARKS = ".,?!…"
+_HANGUL = re.compile("[가-힣]+")
 _DIGIT = re.compile("[영공일이삼사오육륙칠팔구십백천만억조\\d]+")
 
 
@@ -115,7 +116,7 @@ class _Repetitions:
         return [first, second] == ahead and first != second and bool(self._particle(second))
 
     def _again(self, word: str, ahead: str, before: str) -> bool:
-        if not ahead.startswith(word):
+        if not ahead.startswith(word) or not _HANGUL.fullmatch(word):
             return False
         if word == ahead:
             return bool(self._words(word) or (self._particle(word) and not self._purpose(word)))

@@ -78,7 +78,7 @@ class Sentences:
     def _ends(self, kind: _Kind, draft: Draft, number: int, tag: str | None) -> bool:
         """True where a sentence ends behind a word that is not the last."""
         matches, words = self._is, draft.output_words()
-        ahead = words[number + 1][0]
+        ahead = words[number + 1][0].rstrip(_MARKS)
         if kind is _Kind.MARKED:
             return True
         if matches["goes_on"](ahead):
@@ -88,7 +88,7 @@ class Sentences:
         silence = silence_behind(draft, number)
         if kind is _Kind.OPEN:
             return silence is not None and silence >= self._pause
-        if kind is _Kind.PLAIN and ahead[0] not in _MARKS and not matches["plain_goes_on"](ahead):
+        if kind is _Kind.PLAIN and ahead and not matches["plain_goes_on"](ahead):
             return True
         if matches["casual_goes_on"](ahead):
             return False
