@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ko_asr.evaluation.metrics import score
     from ko_asr.finishing.finisher import Finisher, finish
     from ko_asr.finishing.options import FinishOptions
+    from ko_asr.finishing.spoken import spoken
     from ko_asr.finishing.words import Written
     from ko_asr.models.frame_model import FrameModel
     from ko_asr.recognition.files import transcribe_file
@@ -51,6 +52,7 @@ _HOMES = {
     "normalize": "text.normalizer",
     "read_audio": "audio.read",
     "score": "evaluation.metrics",
+    "spoken": "finishing.spoken",
     "transcribe_file": "recognition.files",
 }
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "normalize",
     "read_audio",
     "score",
+    "spoken",
     "transcribe_file",
 ]
 

@@ -9,7 +9,12 @@ each of the two words has its own times.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ko_asr.finishing.kiwi import Token
+    from ko_asr.finishing.sentences import End
+    from ko_asr.finishing.words import SpokenWord
 
 
 class Edit(NamedTuple):
@@ -30,13 +35,16 @@ class Span(NamedTuple):
 class Draft:
     """A text and the origin of its characters in ``spoken``, the words joined by single spaces."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        """``words`` hold no spaces."""
-        self.words = words
+    def __init__(self, words: Sequence[str], timed: "Sequence[SpokenWord] | None" = None) -> None:
+        """``words`` hold no spaces; ``timed`` are the same words with their times, where these are known."""
+        self.words, self.timed = words, timed
         self.text = self.spoken = " ".join(words)
         self._word_starts: list[int] | None = None
         self._starts: list[int] | None = None  # of each character's origin in `spoken`; None: the same
         self._ends: list[int] = []
+        self._protected: list[Span] = []
+        self.tokens: list[Token] | None = None
+        self.ends: list[End] = []
 
     @property
     def word_starts(self) -> Sequence[int]:
@@ -46,9 +54,11 @@ class Draft:
             self._word_starts = list(accumulate(lengths, initial=0)) if self.words else []
         return self._word_starts
 
-    def replace(self, edits: Iterable[Edit]) -> None:
-        """Apply edits, which are in order and do not overlap."""
+    def replace(self, edits: Iterable[Edit], everywhere: bool = False) -> None:
+        """Apply edits, which are in order and do not overlap; to what is protected only if ``everywhere``."""
         edits = list(edits)
+        if self._protected and not everywhere:
+            edits = [edit for edit in edits if not self._is_protected(edit)]
         if not edits:
             return
         if self._starts is None:
@@ -73,6 +83,14 @@ class Draft:
             at = self._starts[start] if start < len(self._starts) else len(self.spoken)
             return at, at
         return self._starts[start], self._ends[end - 1]
+
+    def protect(self, spans: Iterable[Span]) -> None:
+        """Let no later edit change what came from these spoken characters."""
+        self._protected += spans
+
+    def _is_protected(self, edit: Edit) -> bool:
+        start, end = self.origin(edit.start, edit.end)
+        return any(start < kept.end and end > kept.start for kept in self._protected)
 
     def output_words(self) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
         """The words of the text, each with the span of characters and the spoken words that it came from."""

@@ -6,188 +6,20 @@ begins that can begin a number, so a text without numbers costs one search.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ko_asr.errors import UserError
 from ko_asr.finishing import itn_calls, numbers
 from ko_asr.finishing.draft import Draft, Edit
+from ko_asr.finishing.forms import FORMS, Form, New, Style
 from ko_asr.finishing.rule_book import alternatives, holds, resolved_style, rule_book
 
-Style = Mapping[str, str]
 _ALL = (
     "영공일이삼사오육칠팔구십백천만한두세네여아열스서마쉰예에비씨시디지제케엘엠오피큐알유브더엑와티앨골앳컴넷"
 )
 _WORD = re.compile(r"(?<![^ ])[^ ]").finditer
 _LONGEST_BEGINNING = 4  # characters that tell which rules may begin
-_LAST_WORD = 10  # native counts up to it stay words
-Write = Callable[
-    [str, Style], str | list[tuple[int, int, str]] | None
-]  # a found number; None declines the match
-
-
-class Form(NamedTuple):
-    """A kind of number: the pattern that finds it and the function that writes it."""
-
-    pattern: str
-    write: Write
-
-
-def _plain(text: str, style: Style) -> str | None:
-    return str(numbers.value(text))
-
-
-def _amount(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-    compact = text.replace(" ", "")
-    if compact[-1] in numbers.LARGE and style["large"] == "units":
-        return _by_unit(text, style)
-    return _with_commas(numbers.value(text), style)
-
-
-def _with_commas(number: Any, style: Style) -> str:
-    return f"{number:,}" if style["commas"] == "counts" else str(number)
-
-
-def _by_unit(text: str, style: Style) -> list[tuple[int, int, str]] | None:
-    """Edits of a number that ends in 만, 억, 조 or 경: what counts each of these, and a space behind it."""
-    edits: list[tuple[int, int, str]] = []
-    at = 0
-    for match in re.finditer("[만억조경]", text):
-        part = text[at : match.start()]
-        count = part.strip()
-        if not count:
-            return None if at == 0 else [*edits]
-        if at:
-            lead = len(part) - len(part.lstrip())
-            if not lead:
-                edits.append((at, at, " "))
-            at += lead
-        edits.append((at, match.start(), _with_commas(numbers.value(count), style)))
-        at = match.end()
-    return edits
-
-
-def _number(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-    if "점" not in text:
-        return _amount(text, style)
-    unit = text[-1] if text[-1] in numbers.LARGE else ""
-    return _with_commas(numbers.value(text.removesuffix(unit)), style) + unit
-
-
-def _year(text: str, style: Style) -> str | None:
-    if _is_read(text):
-        return None if _is_vague(text) else numbers.digits(text)
-    return str(numbers.value(text))
-
-
-def _is_vague(text: str) -> bool:
-    """True for 오륙, five or six."""
-    found = numbers.digits(text)
-    return len(found) == 2 and int(found[1]) == int(found[0]) + 1 and found[0] != "0"
-
-
-def _is_read(text: str) -> bool:
-    compact = text.replace(" ", "")
-    return len(compact) > 1 and all(one in "영공일이삼사오육륙칠팔구" for one in compact)
-
-
-def _below(limit: int, form: Write = _plain) -> Write:
-    def write(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-        return form(text, style) if 0 < numbers.value(text) < limit else None
-
-    return write
-
-
-def _minute(text: str, style: Style) -> str | None:
-    if _is_read(text):
-        found = numbers.digits(text)
-        return found if len(found) == 2 and found < "60" else None
-    return str(numbers.value(text))
-
-
-def _native(text: str, style: Style) -> str | None:
-    return None if style["native"] == "none" else str(numbers.value(text))
-
-
-def _many(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-    """A number of at least two syllables: one alone may be another word."""
-    return _number(text, style) if len(text.replace(" ", "")) > 1 else None
-
-
-def _hour(text: str, style: Style) -> str | None:
-    """An hour of the clock: native to twelve, Sino-Korean as soldiers and railways count."""
-    number = numbers.value(text)
-    native = text[:2] in numbers.NATIVE or text[:1] in numbers.NATIVE
-    return str(number) if 0 < number < 25 and (native or len(text) > 1) else None
-
-
-def _hours(text: str, style: Style) -> str | None:
-    native = text[:2] in numbers.NATIVE or text[:1] in numbers.NATIVE
-    return str(numbers.value(text)) if native or len(text.replace(" ", "")) > 1 else None
-
-
-def _room(text: str, style: Style) -> str | None:
-    compact = text.replace(" ", "")
-    if _is_read(text):
-        evenly = len(text) in (len(compact), 2 * len(compact) - 1)
-        return numbers.digits(text) if evenly and len(compact) > 2 else None
-    return str(numbers.value(text)) if len(compact) > 1 else None
-
-
-def _native_count(text: str, style: Style) -> str | None:
-    number = numbers.value(text)
-    if style["native"] == "none" or (number <= _LAST_WORD and style["native"] != "all"):
-        return None
-    return str(number)
-
-
-def _whole(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-    if _is_read(text):
-        return numbers.digits(text)
-    counted = re.search("[십백천]|[억만].", text)
-    return _amount(text, style) if counted else None
-
-
-def _bare(text: str, style: Style) -> str | list[tuple[int, int, str]] | None:
-    """A number that nothing counts: one that is no other word."""
-    compact = text.replace(" ", "")
-    tens = re.search(
-        "[일이삼사오육칠팔구][십백]|[십백천만억조][일이삼사오육칠팔구]|[일이삼사오육칠팔구십백천][억조]|십만",
-        compact,
-    )
-    return _amount(text, style) if tens and (len(compact) > 2 or "십" in compact) else None
-
-
-_SINO = numbers.SINO
-_NUMBER = f"(?:{numbers.DECIMAL}|{_SINO})"
-FORMS: dict[str, Form] = {
-    "amount": Form(_SINO, _amount),
-    "plain": Form(_SINO, _plain),
-    "number": Form(_NUMBER, _number),
-    "decimal": Form(numbers.DECIMAL, _number),
-    "year": Form(f"(?:{numbers.READ}|{_SINO})", _year),
-    "month": Form(_SINO, _below(13)),
-    "odd_month": Form("[유시]", lambda text, style: "6" if text == "유" else "10"),
-    "day": Form(_SINO, _below(1000)),
-    "hour": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN}|{_SINO})", _hour),
-    "hours": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN}|{_SINO})", _hours),
-    "minute": Form(f"(?:{numbers.READ}|{_SINO})", _minute),
-    "eleven": Form(numbers.ELEVEN_UP, _native),
-    "native_count": Form(f"(?:{numbers.ELEVEN_UP}|{numbers.TO_TEN})", _native_count),
-    "many": Form(_NUMBER, _many),
-    "whole": Form(f"(?:{numbers.DIGIT}{{3,}}|{_SINO})", _whole),
-    "small": Form(numbers.SMALL, _plain),
-    "one": Form("[일이삼사오육칠팔구]", _plain),
-    "age": Form(_SINO, _below(130)),
-    "choice": Form(f"(?:[영공]|{_SINO})", _plain),
-    "side": Form(f"(?:{_NUMBER}|[영공])", _number),
-    "room": Form(f"(?:{numbers.READ}|{_SINO})", _room),
-    "plate": Form(_SINO, _plain),
-    "code": Form(f"{numbers.DIGIT}(?: ?{numbers.DIGIT}){{3}}", lambda text, style: numbers.digits(text)),
-    "bare": Form(_SINO, _bare),
-    "groups": Form(itn_calls.GROUPS, lambda text, style: None),
-    "letters": Form(itn_calls.LETTERS, lambda text, style: None),
-}  # fmt: skip
 
 
 class _Table(NamedTuple):
@@ -200,7 +32,8 @@ class _Rule:
 
     def __init__(self, data: Mapping[str, Any], book: Mapping[str, Any], style: Style) -> None:
         self.name, self.needs = data["name"], tuple(data.get("needs", ()))
-        self._style, self._groups = style, []  # type: ignore[var-annotated]
+        self._style = style
+        self._groups: list[tuple[str, Form | _Table]] = []
         self.joins = data.get("joins", False)
         self.letters = frozenset(data.get("letters", _ALL))
         self._attach, self._literal = data.get("attach", True), data.get("write", {})
@@ -251,9 +84,7 @@ class _Rule:
         return match.end() if self._call is None else edits[-1].end
 
 
-def _number_edits(
-    match: re.Match[str], start: int, end: int, written: str | list[tuple[int, int, str]], attach: bool
-) -> Iterator[Edit]:
+def _number_edits(match: re.Match[str], start: int, end: int, written: New, attach: bool) -> Iterator[Edit]:
     """The edits of one number and of the space behind it."""
     if isinstance(written, str):
         yield Edit(start, end, written)
@@ -264,7 +95,7 @@ def _number_edits(
     spaced = text[end : end + 1] == " "
     if end >= match.end() and not spaced:
         return
-    if not isinstance(written, str) or written[-1] in numbers.LARGE:
+    if (written if isinstance(written, str) else text[:end])[-1] in numbers.LARGE:
         if not spaced and end < match.end():
             yield Edit(end, end, " ")
     elif spaced and attach and end < match.end():
@@ -313,7 +144,7 @@ class Itn:
                 found += edits
                 done = at = end
                 joins = rule.joins
-                if at >= len(text) or text[at] == " ":
+                if at >= len(text) or text[at] == " " or text.startswith("이 ", at):
                     break
         return found
 
@@ -343,4 +174,4 @@ class Itn:
 
 
 def _needed(rule: _Rule, text: str) -> bool:
-    return not rule.needs or any(one in text for one in rule.needs)
+    return not rule.needs or any(map(text.__contains__, rule.needs))

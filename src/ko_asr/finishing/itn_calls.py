@@ -12,11 +12,13 @@ from ko_asr.finishing.rule_book import alternatives, rule_book
 
 Style = Mapping[str, str]
 _DASH = "다시|대시|하이픈"
-_THOUSAND = "[일이삼사오육칠팔구]? ?천"
+_THOUSAND = "[일이삼사오육칠팔구]? ?천(?: ?[일이삼사오육칠팔구]? ?백)?"
+_DIGIT = f"(?:{numbers.DIGIT}|하나)"  # 하나 is clearer than 일 on the telephone
+_READ = f"{_DIGIT}(?: ?{_DIGIT})+"
 _SEPARATOR = f" ?(?:{_DASH}|국에|국의|에|의) ?"
 # 1588 and the like are read as numbers too.
 _SERVICE = f"천[오육팔]백(?:{numbers.DIGIT}?십)?{numbers.DIGIT}?(?=에 ?{numbers.DIGIT})"
-GROUPS = f"(?:{_SERVICE}|{numbers.READ})(?:(?:{_SEPARATOR}| )(?:{_THOUSAND}|{numbers.READ}|{numbers.DIGIT}))*"
+GROUPS = f"(?:{_SERVICE}|{_READ})(?:(?:{_SEPARATOR}| )(?:{_THOUSAND}|{_READ}|{_DIGIT}))*"
 _NAMES = (
     "A에이 B비 C씨 C시 D디 E이 F에프 G지 H에이치 I아이 J제이 K케이 L엘 M엠 N엔 O오 P피 Q큐 R아르 R알 S에스"
     " T티 U유 V브이 W더블유 W더블류 X엑스 Y와이 Z제트"
@@ -43,7 +45,7 @@ _PLAN = tuple(
         r"([3-9]\d{3})(\d{4})(\d{4})(\d{4})",
     )
 )
-_COPULA = re.compile("요|예요|에요|었|며|면|고|라|랑|나|야|지|다")  # behind 이
+_COPULA = re.compile("요|예요|에요|었|며|면|고|라|랑|나|야|지|죠|다|래|란|더|던|든|네|잖")  # behind 이
 _CALL = re.compile("[로에] ?(?:신고|전화)")
 _LEAST = 4  # digits of a code without a word that says what it is
 _EMERGENCY = frozenset({"119", "114", "120", "131", "1339", "182"})
@@ -58,7 +60,7 @@ def code(match: re.Match[str], style: Style) -> list[Edit] | None:
     groups = [_group(part) for part in re.split(f"{_SEPARATOR}| ", text) if part]
     whole = "".join(groups)
     written = _planned(whole)
-    if whole == "112" and _CALL.match(match.string, end):
+    if whole == "112" and (_CALL.match(match.string, end) or "신고" in match.string[:start]):
         written = whole
     if written is None:
         written = _spoken_groups(text, groups, whole, match.string[max(0, start - 8) : start])
@@ -75,7 +77,11 @@ def code(match: re.Match[str], style: Style) -> list[Edit] | None:
 
 
 def _group(part: str) -> str:
-    return str(numbers.value(part)) if re.search("[십백천]", part) else numbers.digits(part)
+    return (
+        str(numbers.value(part))
+        if re.search("[십백천]", part)
+        else numbers.digits(part.replace("하나", "일"))
+    )
 
 
 def _planned(whole: str) -> str | None:
@@ -111,6 +117,16 @@ def seat(match: re.Match[str], style: Style) -> list[Edit] | None:
         Edit(number, last, str(numbers.value(match["plain_0"]))),
         Edit(last, end, LETTER_NAMES[match["letter"]]),
     ]
+
+
+_SIGNS = {"달러": "$", "불": "$", "유로": "€", "엔": "¥", "위안": "CN¥", "파운드": "£"}
+
+
+def currency(match: re.Match[str], style: Style) -> list[Edit] | None:
+    """A sum of foreign money, its sign before it."""
+    number = numbers.value(match["number_0"])
+    written = f"{number:,}" if style["commas"] == "counts" else str(number)
+    return [Edit(match.start(), match.end(), _SIGNS[match["currency"]] + written)]
 
 
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:

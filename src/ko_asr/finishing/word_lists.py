@@ -1,0 +1,52 @@
+"""The words and endings that stages go by: ``stages.yaml``, and patterns made of it."""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ko_asr.finishing.rule_book import read_rules
+
+_FOLDER = Path(__file__).parent
+COMPILED = "stages.json"  # in a model folder, whose Python has no YAML
+_CODAS = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
+_FIRST_SYLLABLE, _SYLLABLES, _CODA_FORMS = 0xAC00, 11172, 28
+
+
+@functools.cache
+def word_lists() -> dict[str, Any]:
+    """Return the lists as they are written in the file."""
+    compiled = _FOLDER / COMPILED
+    if compiled.is_file():
+        lists: dict[str, Any] = json.loads(compiled.read_text(encoding="utf-8"))
+        return lists
+    return read_rules(_FOLDER / "stages.yaml")
+
+
+def whole_word(pattern: str) -> Callable[[str], Any]:
+    """Compile a pattern of whole words, in which a consonant alone is any syllable that ends in it.
+
+    >>> bool(whole_word(".*ㅂ니다")("합니다")), bool(whole_word(".*ㅂ니다")("다니다"))
+    (True, False)
+    """
+    return functools.lru_cache(1 << 12)(re.compile(_expanded(pattern)).fullmatch)
+
+
+def _expanded(pattern: str) -> str:
+    """``pattern`` with each consonant as the syllables that end in it, inside a class and outside."""
+    made, inside = "", False
+    for char in pattern.strip():
+        inside = (inside or char == "[") and char != "]"
+        if char in _CODAS:
+            syllables = _ending_in(char)
+            made += syllables if inside else f"[{syllables}]"
+        else:
+            made += char
+    return made
+
+
+def _ending_in(coda: str) -> str:
+    first = _FIRST_SYLLABLE + _CODAS.index(coda) + 1
+    return "".join(map(chr, range(first, _FIRST_SYLLABLE + _SYLLABLES, _CODA_FORMS)))
