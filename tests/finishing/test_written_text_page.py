@@ -15,7 +15,6 @@ from ko_asr.finishing.rule_book import rule_book
 from ko_asr.recognition.cues import RULES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "written-text.md").read_text(encoding="utf-8")
-NO_RULE_YET = {("currency", "signs"), ("time", "colon"), ("date", "dashes")}
 
 
 def section(heading: str) -> str:
@@ -51,9 +50,7 @@ def test_all_styles_are_there_with_their_values_and_the_default_first() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "written", "spoken"), STYLES)
-def test_styles(name: str, value: str, written: str, spoken: str, request: pytest.FixtureRequest) -> None:
-    if (name, value) in NO_RULE_YET:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="no rule of itn.yaml reads this style"))
+def test_styles(name: str, value: str, written: str, spoken: str) -> None:
     assert Finisher(FinishOptions(style={name: value}))(spoken).text == written
 
 

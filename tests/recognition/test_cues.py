@@ -87,7 +87,7 @@ def test_times_go_on_and_have_the_lengths_of_the_rules(utterances) -> None:
         if following and following.start_ms - cue.start_ms > RULES.gap_ms:
             assert cue.end_ms <= following.start_ms - RULES.gap_ms
         if following is None or following.start_ms - cue.start_ms >= RULES.shortest_ms + RULES.gap_ms:
-            shortest = whole.duration * 1000 - cue.start_ms if following is None else RULES.shortest_ms
+            shortest = round(1000 * whole.duration) - cue.start_ms if following is None else RULES.shortest_ms
             assert cue.end_ms - cue.start_ms >= min(RULES.shortest_ms, shortest)
 
 
