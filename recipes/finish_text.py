@@ -65,7 +65,7 @@ def decoded(line: bytes, number: int) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"line {number} is not UTF-8 (byte {error.start + 1} of it): convert the text first, as in "
-            "iconv -f CP949 -t UTF-8"
+            "iconv -f CP949 -t UTF-8, or -f UTF-16"
         ) from error
     if "\0" in text:
         raise UserError(f"line {number} holds a NUL: if it is UTF-16, convert it first, with iconv -t UTF-8")
@@ -86,6 +86,8 @@ def conversion(args: argparse.Namespace) -> Callable[[str], str]:
 
 def run(args: argparse.Namespace) -> int:
     convert = conversion(args)
+    if sys.stdin is None or sys.stdout is None:
+        raise UserError("standard input or output is closed: finish_text.py < spoken.txt > written.txt")
     if sys.stdin.isatty():
         print("reading lines; end with Ctrl-D", file=sys.stderr)
     failed = 0

@@ -153,6 +153,14 @@ def test_memory_does_not_grow_with_a_line_that_does_not_end() -> None:
     assert done.stdout.split() == [b"1"] and b"1 MiB" in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_streams_end_in_one_sentence(closed: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {SCRIPT} {closed}"], capture_output=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and b"is closed" in done.stderr
+
+
 def test_a_full_disk_ends_in_one_sentence() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
