@@ -4,7 +4,8 @@
 
 Sentence ends and question marks inside and at the end of utterances, fillers, spaces and masked words, each
 with precision and recall; with the pauses that the cases hold and without, with Kiwi (where it is installed)
-and without; cases/unseen was written after the rules, measured, and never tuned on. ``--plain``: lines in which nothing is to be changed; those that are, by stage. One core.
+and without; cases/unseen was written after the rules, measured, and never tuned on. ``--plain``: lines in
+which nothing is to be changed; those that are, by stage. One core.
 """
 
 import argparse
@@ -85,7 +86,9 @@ def heard(words: Sequence[Word], timed: bool) -> Sequence[Word] | list[str]:
     return words if timed else [word.text for word in words]
 
 
-def sentence_figures(folder: Path, analyzer: str, timed: bool, show: Callable[[str], None]) -> dict[str, object]:
+def sentence_figures(
+    folder: Path, analyzer: str, timed: bool, show: Callable[[str], None]
+) -> dict[str, object]:
     finisher = Finisher(FinishOptions(itn=False, punctuation=True, analyzer=analyzer))
     inside, end, asks = Counter[str](), Counter[str](), Counter[str]()
     for _, text in rows(folder, "sentences.tsv"):

@@ -3,10 +3,12 @@
     python recipes/stream_client.py speech.wav --realtime
     python recipes/stream_client.py --mic --url gpu-box:8001 --model asr_streaming_1
     python recipes/stream_client.py *.wav --concurrency 8 --json
+    python recipes/stream_client.py --mic --written
 
 On a terminal the partial is written over itself; elsewhere partials are lines that begin with dots, and a
-final has its seconds and its confidence. With --json every result is a line of JSON with its file. A stream
-that loses its server is resumed for --reconnect seconds. The exit status is 1 when a file failed.
+final has its seconds and its confidence. With --json every result is a line of JSON with its file. With
+--written, or an option of it, numbers and the rest are shown as they are written; JSON has both forms. A
+stream that loses its server is resumed for --reconnect seconds. The exit status is 1 when a file failed.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from ko_asr.audio.stream import AudioStream
 from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
 from ko_asr.client.streaming import AsyncStream, AsyncStreamingClient, StreamingClient
 from ko_asr.errors import UserError, printable, run_main
+from ko_asr.finishing import command
 from ko_asr.recognition.latency import LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.runtime.endpoint import LONGEST_MS, EndpointRules
@@ -52,6 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="lines of JSON")
     add("--timeout", type=float, default=10.0, help="seconds to wait for one answer (default 10)")
     add("--reconnect", type=float, default=30.0, help="seconds to look for a lost server (default 30)")
+    command.add_arguments(parser)
     Tls.add_options(parser)
     add("--input-device", help="number or name of the microphone (default: the system's)")
     args = parser.parse_args()
@@ -63,15 +67,16 @@ def arguments() -> argparse.Namespace:
         min(args.concurrency, args.timeout) > 0 and 0 < args.packet_ms <= LONGEST_MS and args.reconnect >= 0
     ):
         parser.error("--concurrency, --packet-ms and --timeout must be positive, --reconnect not negative")
+    args.finish = command.read_options(args)
     return args
 
 
 def options_of(args: argparse.Namespace) -> StreamOptions | None:
     """Make the options of the streams; None leaves everything to the server."""
-    if not (args.whole or args.silence_ms or args.keyword):
+    if not (args.whole or args.silence_ms or args.keyword or args.finish):
         return None
     rules = EndpointRules(silence_after_speech_ms=args.silence_ms) if args.silence_ms else EndpointRules()
-    return StreamOptions(None if args.whole else rules, tuple(args.keyword))
+    return StreamOptions(None if args.whole else rules, tuple(args.keyword), args.finish)
 
 
 def connection_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,10 +3,12 @@
     python recipes/transcribe_client.py speech.wav more/*.flac
     python recipes/transcribe_client.py *.wav --url gpu-box:8001 --concurrency 8
     python recipes/transcribe_client.py call.wav --keyword 철수:3 --keyword "서울 시청"
+    python recipes/transcribe_client.py call.wav --written --style time=colon
 
 Any format, rate and channel count that libsndfile reads. A line has file, text, confidence, duration
 (seconds) and latency_ms (request to answer); a file that fails has file and error (and code, when the server
-refused it), the others go on, and the exit status is 1.
+refused it), the others go on, and the exit status is 1. With --written, or an option of it, a line has the
+written form as well, whose words have the numbers of the spoken words that they came from.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import DEFAULT_URL, ServerError, Tls
 from ko_asr.client.offline import AsrClient
 from ko_asr.errors import UserError, printable, run_main
+from ko_asr.finishing import command
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.runtime.keywords import parse_keywords
 
@@ -47,22 +50,24 @@ def parse() -> argparse.Namespace:
         metavar="단어[:점수]",
         help="a word to favour, -5 to 5; repeatable",
     )
+    command.add_arguments(parser)
     Tls.add_options(parser)
     options = parser.parse_args()
     if options.concurrency < 1 or options.timeout <= 0:
         parser.error("--concurrency and --timeout must be positive")
     parse_keywords(options.keyword)
+    options.finish = command.read_options(options)
     return options
 
 
-def transcribe(
-    file: str, connect: Callable[[], AsrClient], words: bool, keywords: list[str]
-) -> dict[str, Any]:
+def transcribe(file: str, connect: Callable[[], AsrClient], options: argparse.Namespace) -> dict[str, Any]:
     """Make the JSON line of one file; errors become a line, too."""
     try:
         audio = read_audio(file)
         started = time.perf_counter()
-        transcript = connect().transcribe(audio, words=words, keywords=keywords)
+        transcript = connect().transcribe(
+            audio, words=options.words, keywords=options.keyword, written=options.finish
+        )
     except ServerError as error:
         return {"file": printable(file), "error": printable(error), "code": error.code}
     except (UserError, OSError) as error:
@@ -74,7 +79,8 @@ def transcribe(
         "duration": round(len(audio) / SAMPLE_RATE, 3),
         "latency_ms": round(1000 * (time.perf_counter() - started), 1),
     }
-    return line | ({"words": transcript.words} if words else {})
+    line |= {"words": transcript.words} if options.words else {}
+    return line | ({"written": transcript.written.to_json()} if transcript.written else {})
 
 
 def main() -> int:
@@ -91,9 +97,7 @@ def main() -> int:
         client.check()
     failed = 0
     with ThreadPoolExecutor(options.concurrency) as pool:
-        lines = pool.map(
-            lambda file: transcribe(file, connect, options.words, options.keyword), options.files
-        )
+        lines = pool.map(lambda file: transcribe(file, connect, options), options.files)
         for line in lines:
             failed += "error" in line
             print(json.dumps(line, ensure_ascii=False), flush=True)

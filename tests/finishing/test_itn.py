@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from ko_asr.errors import UserError
 from ko_asr.finishing import numbers
+from ko_asr.finishing.data import read_yaml
 from ko_asr.finishing.finisher import Finisher, finish
 from ko_asr.finishing.itn import Itn
 from ko_asr.finishing.options import FinishOptions
-from ko_asr.finishing.rule_book import read_rules, rule_book
+from ko_asr.finishing.rule_book import rule_book
 
 CASES = [(rule["name"], *case) for rule in rule_book()["rules"] for case in rule["cases"]]
 SPOKEN = [spoken for _, spoken, *_ in CASES]
@@ -132,7 +133,7 @@ def test_a_rule_file_that_cannot_be_read_is_named(tmp_path, data: bytes) -> None
     path = tmp_path / "itn.yaml"
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"itn\.yaml"):
-        read_rules(path)
+        read_yaml(path)
 
 
 @pytest.mark.parametrize(

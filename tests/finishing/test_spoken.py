@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from ko_asr.errors import UserError
 from ko_asr.finishing import number_words, numbers
+from ko_asr.finishing.data import read_yaml
 from ko_asr.finishing.draft import Draft
 from ko_asr.finishing.finisher import finish
-from ko_asr.finishing.rule_book import read_rules
 from ko_asr.finishing.spoken import RULES, Speech, spoken
 from ko_asr.finishing.words import written_words
 
-BOOK = read_rules(RULES)
+BOOK = read_yaml(RULES)
 RULE_CASES = [
     pytest.param(*case, id=f"{rule['name']}: {case[0]}") for rule in BOOK["rules"] for case in rule["cases"]
 ]

@@ -1,17 +1,20 @@
 """Stream options as clients send them: whatever the bytes are, the answer is options or one sentence."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ko_asr.errors import UserError
+from ko_asr.finishing.finisher import Finisher
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import Keyword, KeywordBooster, booster_of, parse_keywords
-from ko_asr.runtime.options import StreamOptions, keywords_json, read_keywords
+from ko_asr.runtime.keywords import KeywordBooster, booster_of, parse_keywords
+from ko_asr.runtime.options import FileOptions, StreamOptions
 
 JAMO = Vocabulary(("<unk>", "▁", *hangul.JAMO), rule="compose_compat")
 SYLLABLES = Vocabulary(("<unk>", "▁철수", "철수", "▁시", "장"))
@@ -27,7 +30,7 @@ def silence(number: str) -> bytes:
         (b"\xff{}", "not UTF-8"),
         (b"", "not JSON"),
         (b"\xef\xbb\xbf{}", "not JSON"),
-        (b"null", "an object with the keys endpointing, keywords, not null"),
+        (b"null", "an object with the keys endpointing, keywords, written, not null"),
         (b"[" * 60_000, "nested too deeply"),
         (b'{"keywords": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
         (b" " * 2_000_000, "too long"),
@@ -122,13 +125,40 @@ def test_a_keyword_that_tokens_spell_is_taken(vocabulary: Vocabulary, keyword: s
 
 
 def test_a_file_has_keywords_and_no_end_points() -> None:
-    assert read_keywords(keywords_json(["철수:2", "서울 시청"])) == [
-        Keyword("철수", 2.0),
-        Keyword("서울 시청"),
-    ]
-    assert read_keywords("{}") == read_keywords(b'{"keywords": []}') == []
+    options = FileOptions(("철수:2", "서울 시청"), FinishOptions(punctuation=True))
+    assert FileOptions.read(options.to_json()) == options
+    assert FileOptions.read("{}") == FileOptions.read(b'{"keywords": []}') == FileOptions()
     for wrong in (b'{"endpointing": null}', b"[]", b'{"keyword": []}'):
-        with pytest.raises(UserError, match="options of a file is an object with the key keywords, not"):
-            read_keywords(wrong)
-    with pytest.raises(UserError, match="not between -5 and 5"):
-        read_keywords(b'{"keywords": ["a:9"]}')
+        with pytest.raises(UserError, match="of a file is an object with the keys keywords, written, not"):
+            FileOptions.read(wrong)
+
+
+@pytest.mark.parametrize("written", [FinishOptions(), FinishOptions(itn=False, terms={"케이": "K"})])
+def test_the_written_form_is_asked_for_by_true_or_by_its_options(written: FinishOptions) -> None:
+    options = StreamOptions(written=written)
+    assert StreamOptions().updated(options.to_json()) == options
+    assert StreamOptions().updated('{"written": true}').written == FinishOptions()
+    for off in ("null", "false"):
+        assert options.updated(f'{{"written": {off}}}').written is None
+    assert "written" not in StreamOptions().to_json()  # which an older server would refuse
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("1", "options.written is true or an object of options, not 1"),
+        ("0", "options.written is true or an object of options, not 0"),
+        ('{"numbers": true}', "options.written has no option 'numbers': it has itn, "),
+        ('{"itn": "yes"}', "options.written.itn is true or false, not 'yes'"),
+        ('{"style": {"time": 3}}', "options.written.style is an object of strings"),
+        ('{"style": {"time": "iso"}}', "style time is 'iso': it takes words, colon"),
+        ('{"style": {"hour": "iso"}}', "style has no option 'hour'"),
+    ],
+)
+@pytest.mark.parametrize("read", [StreamOptions().updated, FileOptions.read])
+def test_a_written_form_that_cannot_be_is_one_sentence(
+    read: Callable[[str], StreamOptions | FileOptions], given: str, said: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        Finisher(read(f'{{"written": {given}}}').written)
+    assert said in str(refused.value) and "\n" not in str(refused.value)

@@ -46,9 +46,12 @@ import ko_asr
 loaded = sorted(set(sys.modules) - before)
 import model
 assert callable(model.TritonPythonModel.initialize) and callable(model.TritonPythonModel.execute)
-import pkgutil, ko_asr.runtime
-for module in pkgutil.iter_modules(ko_asr.runtime.__path__, "ko_asr.runtime."):
-    __import__(module.name)
+import pkgutil, ko_asr.finishing, ko_asr.runtime
+for package in (ko_asr.runtime, ko_asr.finishing):
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        __import__(module.name)
+from ko_asr.finishing.finisher import finish
+assert finish("만 오천 원").text == "15,000원"
 homes = {m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("ko_asr", "model")}
 assert all(home.startswith(folder) for home in homes), homes
 print(json.dumps(loaded))

@@ -1,4 +1,4 @@
-"""The encoder's best tokens of each chunk to what a client reads: partials and finals with words.
+"""The encoder's best tokens of each chunk to what a client reads: partials, finals, words, the written form.
 
 What the preprocessor found wrong is answered here, where the stream's slot is freed as well.
 """
@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
+from ko_asr.finishing.finisher import compiled
 from ko_asr.runtime import answers, ctc, failure, tensors
 from ko_asr.runtime.failure import Failed
 from ko_asr.runtime.keywords import spelling_of
@@ -49,6 +50,7 @@ class TritonPythonModel:
         steps = (*parameters["front_end"].split(","), parameters["encoder"])
         self.contract.check_deployment(args, steps, parameters["encoder"])
         spelling_of(self.contract.text_vocabulary())  # now, not while streams wait
+        compiled()
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""
@@ -104,14 +106,18 @@ class TritonPythonModel:
         return ids, log_probs
 
     def _answer(self, results: list):
-        words = [
-            json.dumps([word.to_json() for word in result.words], ensure_ascii=False) for result in results
-        ]
+        words = [_json([word.to_json() for word in result.words]) for result in results]
+        written = [_json(result.written.to_json()) if result.written else b"" for result in results]
         outputs = {
             tensors.TEXT: np.array([[result.text.encode() for result in results]], np.object_),
             tensors.IS_FINAL: np.array([[result.is_final for result in results]], np.bool_),
-            tensors.WORDS: np.array([[word.encode() for word in words]], np.object_),
+            tensors.WORDS: np.array([words], np.object_),
             tensors.UTTERANCE: np.array([[result.utterance for result in results]], np.int32),
             tensors.STABLE: np.array([[result.stable for result in results]], np.int32),
+            tensors.WRITTEN: np.array([written], np.object_),
         }
         return answers.response(pb_utils, outputs)
+
+
+def _json(data) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()

@@ -11,6 +11,10 @@ from ko_asr.runtime import failure, tensors
 
 DEFAULT_URL = "127.0.0.1:8001"
 # Triton's messages for an older export
+_NO_WRITTEN = re.compile(
+    f"unexpected inference output.*'{tensors.WRITTEN}'"
+    "|with the (keys endpointing, keywords|key keywords), not"
+)
 _NO_OPTIONS = re.compile(f"(expected number of inputs|unexpected inference input).*'{tensors.OPTIONS}'")
 
 
@@ -40,6 +44,10 @@ class RequestRefused(ServerError):
 
 class KeywordsNotTaken(RequestRefused):
     """Keywords for a model that was exported without that input (INVALID_ARGUMENT)."""
+
+
+class WrittenNotGiven(RequestRefused):
+    """A written form of a model that was exported without one (INVALID_ARGUMENT)."""
 
 
 class StreamsFull(ServerError):
@@ -113,6 +121,10 @@ def server_error(error: Exception, url: str, timeout: float, model: str) -> Serv
     if code == "INVALID_ARGUMENT" and _NO_OPTIONS.search(text):
         return KeywordsNotTaken(
             code, f"{model!r} at {url} takes no keywords: export it again with export/to_triton.py"
+        )
+    if code == "INVALID_ARGUMENT" and _NO_WRITTEN.search(text):
+        return WrittenNotGiven(
+            code, f"{model!r} at {url} gives no written form: export it again with export/to_triton.py"
         )
     text = text.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
     kind = RequestRefused if code == "INVALID_ARGUMENT" else ServerError

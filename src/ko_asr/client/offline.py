@@ -15,9 +15,11 @@ import numpy as np
 
 from ko_asr.client.connection import DEFAULT_URL, ServerUnavailable, Tls, connect, server_error
 from ko_asr.errors import UserError
+from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.words import Written
 from ko_asr.runtime import tensors
 from ko_asr.runtime.frames import SAMPLE_RATE
-from ko_asr.runtime.options import keywords_json
+from ko_asr.runtime.options import FileOptions
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,17 @@ class Transcription:
     """The server's answer to one recording: text (NFC) and confidence in 0..1.
 
     ``words``, where asked for: of each its ``text``, ``start_ms``, ``end_ms`` and ``confidence``.
+    ``written``, where asked for, is the written form; the sources of its words are numbers of these.
     """
 
     text: str
     confidence: float
     words: tuple[dict[str, Any], ...] = ()
+    written: Written | None = None
 
 
 def _request(
-    library: Any, audio: np.ndarray, sample_rate: int, words: bool, keywords: Sequence[str]
+    library: Any, audio: np.ndarray, sample_rate: int, words: bool, options: FileOptions
 ) -> dict[str, Any]:
     """The arguments of ``infer`` for one recording."""
     audio = np.ascontiguousarray(audio)[None, :]
@@ -45,20 +49,26 @@ def _request(
     rate = library.InferInput(tensors.RATE, [1, 1], "INT32")
     rate.set_data_from_numpy(np.array([[sample_rate]], np.int32))
     inputs = [samples, rate]
-    if keywords:
-        options = library.InferInput(tensors.OPTIONS, [1, 1], "BYTES")
-        options.set_data_from_numpy(np.array([[keywords_json(keywords).encode()]], np.object_))
-        inputs.append(options)
-    wanted = [tensors.TEXT, tensors.CONFIDENCE, *([tensors.WORDS] if words else [])]
+    if options != FileOptions():
+        given = library.InferInput(tensors.OPTIONS, [1, 1], "BYTES")
+        given.set_data_from_numpy(np.array([[options.to_json().encode()]], np.object_))
+        inputs.append(given)
+    wanted = [tensors.TEXT, tensors.CONFIDENCE]
+    wanted += [tensors.WORDS] if words else []
+    wanted += [tensors.WRITTEN] if options.written else []
     outputs = [library.InferRequestedOutput(name) for name in wanted]
     return {"model_name": tensors.ENSEMBLE, "inputs": inputs, "outputs": outputs}
 
 
-def _transcription(answer: Any, words: bool) -> Transcription:
+def _transcription(answer: Any, words: bool, options: FileOptions) -> Transcription:
+    def read(name: str) -> Any:
+        return json.loads(answer.as_numpy(name)[0, 0])
+
     return Transcription(
         text=answer.as_numpy(tensors.TEXT)[0, 0].decode(),
         confidence=float(answer.as_numpy(tensors.CONFIDENCE)[0, 0]),
-        words=tuple(json.loads(answer.as_numpy(tensors.WORDS)[0, 0])) if words else (),
+        words=tuple(read(tensors.WORDS)) if words else (),
+        written=Written.from_json(read(tensors.WRITTEN)) if options.written else None,
     )
 
 
@@ -100,16 +110,19 @@ class AsrClient:
         *,
         words: bool = False,
         keywords: Sequence[str] = (),
+        written: FinishOptions | None = None,
     ) -> Transcription:
         """Transcribe float32 ``audio`` [n] in -1..1, with each word's times if ``words``.
 
-        ``keywords``, 단어 or 단어:점수, are favoured. Raises ServerError with the gRPC code, KeywordsNotTaken
-        where the model was exported without that input. The rate is sent along: the server refuses one that
-        is not the model's.
+        ``keywords``, 단어 or 단어:점수, are favoured; ``written`` asks for the written form beside the spoken
+        one. Raises ServerError with the gRPC code, KeywordsNotTaken and WrittenNotGiven where the model was
+        exported without them. The rate is sent along: the server refuses one that is not the model's.
         """
-        request = _request(self._triton, audio, sample_rate, words, keywords)
+        options = FileOptions(tuple(keywords), written)
+        request = _request(self._triton, audio, sample_rate, words, options)
         try:
-            return _transcription(self._client.infer(**request, client_timeout=self.timeout), words)
+            answer = self._client.infer(**request, client_timeout=self.timeout)
+            return _transcription(answer, words, options)
         except self._triton.InferenceServerException as error:
             raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error
 
@@ -138,10 +151,13 @@ class AsyncAsrClient:
         *,
         words: bool = False,
         keywords: Sequence[str] = (),
+        written: FinishOptions | None = None,
     ) -> Transcription:
         """Transcribe like `AsrClient.transcribe`."""
-        request = _request(self._triton, audio, sample_rate, words, keywords)
+        options = FileOptions(tuple(keywords), written)
+        request = _request(self._triton, audio, sample_rate, words, options)
         try:
-            return _transcription(await self._client.infer(**request, client_timeout=self.timeout), words)
+            answer = await self._client.infer(**request, client_timeout=self.timeout)
+            return _transcription(answer, words, options)
         except self._triton.InferenceServerException as error:
             raise server_error(error, self.url, self.timeout, tensors.ENSEMBLE) from error

@@ -16,6 +16,7 @@ import numpy as np
 
 from ko_asr.client.connection import RequestRefused, ServerError
 from ko_asr.errors import UserError
+from ko_asr.finishing.words import Written
 from ko_asr.runtime.results import Result, Word
 
 _KEPT_WITHOUT_SPEECH = 1.0  # seconds: a word may have begun that no result shows yet
@@ -184,13 +185,18 @@ class StreamProtocol:
         """Results with times and numbers counted from the start of the stream, not of the sequence."""
         later = round(1000 * self._origin / self.sizes.sample_rate)
         names = ("text", "is_final", "words", "utterance", "stable")
+        columns = [outputs[name][0] for name in names]
+        columns.append(outputs["written"][0] if "written" in outputs else [b""] * len(columns[0]))
         results = []
-        for text, final, words, utterance, stable in zip(*(outputs[name][0] for name in names), strict=True):
+        for text, final, words, utterance, stable, written in zip(*columns, strict=True):
             found = tuple(_word(word, later) for word in json.loads(words))
             start, end = (found[0].start_ms, found[-1].end_ms) if found else (later, later)
             number = self._first_utterance + int(utterance)
+            form = Written.from_json(json.loads(written), later) if written else None
             results.append(
-                Result(text.decode(), bool(final), start, end, found, int(stable), utterance=number)
+                Result(
+                    text.decode(), bool(final), start, end, found, int(stable), utterance=number, written=form
+                )
             )
         return results
 

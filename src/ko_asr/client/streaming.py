@@ -29,7 +29,7 @@ from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 from ko_asr.runtime.tensors import AUDIO, RATE, TEXT
 
-_OUTPUTS = (TEXT, tensors.IS_FINAL, tensors.WORDS, tensors.UTTERANCE, tensors.STABLE)
+_OUTPUTS = (TEXT, tensors.IS_FINAL, tensors.WORDS, tensors.UTTERANCE, tensors.STABLE, tensors.WRITTEN)
 _CLOSE_TIMEOUT = 2.0  # seconds that ending an abandoned sequence may take
 # gRPC would wait up to two minutes before it looks for a server again that was restarted.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
@@ -90,8 +90,9 @@ def close_request(sequence_id: int) -> Request:
 
 
 def answer_outputs(answer: Any) -> Mapping[str, np.ndarray]:
-    """The tensors of an answer by name."""
-    return {name: answer.as_numpy(name) for name in _OUTPUTS}
+    """The tensors of an answer by name; an earlier export has no written form."""
+    arrays = {name: answer.as_numpy(name) for name in _OUTPUTS}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _sizes(model: str, reply: Any) -> ChunkSizes:

@@ -8,6 +8,7 @@ written, so that a number (십팔) is none.
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 
 from ko_asr.finishing import kiwi
@@ -77,13 +78,18 @@ def _words(
     return list(spoken), None  # type: ignore[arg-type]
 
 
-@functools.cache
-def _default() -> Finisher:
-    return Finisher()
+def compiled(options: FinishOptions | None = None) -> Finisher:
+    """Return the finisher of these options, made when they are first asked for. UserError as `Finisher`."""
+    return _compiled(json.dumps((options or FinishOptions()).to_json(), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(options: str) -> Finisher:
+    return Finisher(FinishOptions.from_json(json.loads(options)))
 
 
 def finish(
     spoken: str | Sequence[str] | Sequence[SpokenWord], options: FinishOptions | None = None
 ) -> Written:
     """Return the written form of a text or of words. UserError for an option that does not exist."""
-    return (_default() if options is None else Finisher(options))(spoken)
+    return compiled(options)(spoken)

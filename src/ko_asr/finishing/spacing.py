@@ -52,9 +52,10 @@ def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
             ahead = tokens[number + 1] if number + 1 < len(tokens) else token
             if _is_new_word(before, token, ahead) and _may_divide(text, before, token.start):
                 yield Edit(token.start, token.start, " ")
-        elif text[before.end : token.start] == " ":
-            if _is_attached(before, token, tokens[max(0, number - 2)]):
-                yield Edit(before.end, token.start, "")
+        elif text[before.end : token.start] == " " and _is_attached(
+            before, token, tokens[max(0, number - 2)]
+        ):
+            yield Edit(before.end, token.start, "")
 
 
 def _may_divide(text: str, before: Token, at: int) -> bool:

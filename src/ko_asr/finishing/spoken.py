@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from ko_asr.errors import UserError
 from ko_asr.finishing import number_words, spoken_calls
+from ko_asr.finishing.data import read_yaml
 from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.number_words import AMOUNT, WHOLE
-from ko_asr.finishing.rule_book import alternatives, read_rules, rule_book
+from ko_asr.finishing.rule_book import alternatives, rule_book
 
 RULES = Path(__file__).with_name("spoken.yaml")
 
@@ -160,7 +161,7 @@ class Speech:
 
     def __init__(self, path: Path = RULES) -> None:
         """UserError, which names file and line, for rules that cannot be used."""
-        book = read_rules(path)
+        book = read_yaml(path)
         try:
             words, pieces, rules = tables(book), book["pieces"], list(book["rules"])
             self._begin = re.compile(book["begin"]).search

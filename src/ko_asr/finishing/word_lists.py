@@ -1,28 +1,20 @@
 """The words and endings that stages go by: ``stages.yaml``, and patterns made of it."""
 
 import functools
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from ko_asr.finishing.rule_book import read_rules
+from ko_asr.finishing.data import load
 
-_FOLDER = Path(__file__).parent
-COMPILED = "stages.json"  # in a model folder, whose Python has no YAML
 _CODAS = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
 _FIRST_SYLLABLE, _SYLLABLES, _CODA_FORMS = 0xAC00, 11172, 28
 
 
-@functools.cache
 def word_lists() -> dict[str, Any]:
     """Return the lists as they are written in the file."""
-    compiled = _FOLDER / COMPILED
-    if compiled.is_file():
-        lists: dict[str, Any] = json.loads(compiled.read_text(encoding="utf-8"))
-        return lists
-    return read_rules(_FOLDER / "stages.yaml")
+    lists: dict[str, Any] = load("stages")
+    return lists
 
 
 def whole_word(pattern: str) -> Callable[[str], Any]:

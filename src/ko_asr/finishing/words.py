@@ -1,6 +1,6 @@
 """Words in and words out of finishing: what a written word was made of, and its times and confidence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ko_asr.finishing.draft import Draft
@@ -54,12 +54,22 @@ class WrittenWord(NamedTuple):
             }
         return data
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], later_ms: int = 0) -> "WrittenWord":
+        """Read what `to_json` gives, with times that begin ``later_ms`` later."""
+        word = dict(data)
+        for name in ("start_ms", "end_ms"):
+            if name in word:
+                word[name] += later_ms
+        return cls(**{**word, "sources": tuple(word["sources"])})
+
 
 class Written(NamedTuple):
     """The written form: its words joined by spaces are its text.
 
     ``dropped`` are the numbers of spoken words, such as fillers, that leave nothing; ``sentences`` and
-    ``paragraphs`` those of the written words that begin one.
+    ``paragraphs`` those of the written words that begin one. Of a partial, the first ``stable`` characters
+    stay in all later results of its utterance; None where nothing is to come.
     """
 
     text: str
@@ -67,16 +77,25 @@ class Written(NamedTuple):
     dropped: tuple[int, ...] = ()
     sentences: tuple[int, ...] = ()
     paragraphs: tuple[int, ...] = ()
+    stable: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values."""
-        return {
+        data: dict[str, Any] = {
             "text": self.text,
             "words": [word.to_json() for word in self.words],
             "dropped": list(self.dropped),
             "sentences": list(self.sentences),
             "paragraphs": list(self.paragraphs),
         }
+        return data if self.stable is None else data | {"stable": self.stable}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], later_ms: int = 0) -> "Written":
+        """Read what `to_json` gives, with times that begin ``later_ms`` later."""
+        words = tuple(WrittenWord.from_json(word, later_ms) for word in data["words"])
+        numbers = {name: tuple(data[name]) for name in ("dropped", "sentences", "paragraphs")}
+        return cls(data["text"], words, stable=data.get("stable"), **numbers)
 
 
 def written_words(

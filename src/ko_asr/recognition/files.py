@@ -8,6 +8,7 @@ import numpy as np
 
 from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import printable
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.models.frame_model import FrameModel, Frames
 from ko_asr.recognition.buffered import FrameLine
 from ko_asr.recognition.search import Search
@@ -32,18 +33,20 @@ def transcribe_file(
     offset_ms: float = 0.0,
     on_progress: Callable[[float], object] = lambda seconds: None,
     search: Search = GREEDY,
+    written: FinishOptions | None = None,
 ) -> Transcript:
     """Transcribe one file, of any length and any format that `AudioStream` reads. UserError as there.
 
     ``longest`` is that of a window and ``batch_seconds`` that of a padded batch, in seconds; ``offset_ms`` is
     added to every time. ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
-    ``on_progress`` is called with the seconds of audio that each step has done.
+    With ``written`` the utterances have their written form. ``on_progress`` is called with the seconds of
+    audio that each step has done.
 
         model = FrameModel.load("model.nemo")
         print(transcribe_file(model, "speech.wav").text)
     """
     settings = DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms, UTTERANCES, offset_ms)
-    decoder = search.decoder(settings)
+    decoder = search.decoder(settings, written)
     line, results, done = FrameLine(model.blank_id), [], 0.0
     with AudioStream(path, model.sample_rate) as audio:
         windows = _windows(audio, Segmenter(model.frame_samples, model.sample_rate, longest=longest))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.runtime.ctc import Vocabulary
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.decoder import make_decoder
@@ -51,10 +52,13 @@ class Search:
         """Tokens a frame that `decoder` wants."""
         return BeamOptions().tokens_a_frame if self.keywords or self.language_model else 1
 
-    def decoder(self, settings: DecoderSettings) -> Decoder:
-        """A decoder for one stream or file. UserError for a language model of another vocabulary."""
-        scorer = self._scorer(settings.vocabulary)
-        return make_decoder(settings, self.keywords, scorer, BeamOptions(alpha=self.alpha, beta=self.beta))
+    def decoder(self, settings: DecoderSettings, written: FinishOptions | None = None) -> Decoder:
+        """A decoder for one stream or file, with the written form where ``written`` asks for it.
+
+        UserError for a language model of another vocabulary, and for a written form that cannot be.
+        """
+        scorer, options = self._scorer(settings.vocabulary), BeamOptions(alpha=self.alpha, beta=self.beta)
+        return make_decoder(settings, self.keywords, scorer, options, written)
 
     def _scorer(self, vocabulary: Vocabulary) -> LanguageModel | None:
         if self.language_model is None:

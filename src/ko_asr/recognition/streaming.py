@@ -23,9 +23,10 @@ import numpy as np
 
 from ko_asr.errors import UserError
 from ko_asr.export.streaming.backend import Backend, OnnxBackend, TorchBackend, front_end_of
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.runtime.ctc_decoder import DecoderSettings
+from ko_asr.runtime.decoder import make_decoder
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.log_mel import LogMel
 from ko_asr.runtime.results import Decoder, Result
 from ko_asr.runtime.windows import StreamingWindows, checked
@@ -226,10 +227,12 @@ class StreamingRecognizer:
         endpointing: EndpointRules | None = None,
         sample_rate: int | None = None,
         offset_ms: float = 0.0,
+        written: FinishOptions | None = None,
     ) -> Session:
         """Begin a stream. Without ``decoder`` a greedy one, with these end-point rules (None: one utterance).
 
-        UserError when the audio has another rate than the model.
+        Its results have the ``written`` form where that is asked for. UserError for options of it that cannot
+        be, and when the audio has another rate than the model.
         """
         if sample_rate not in (None, self.contract.sample_rate):
             raise UserError(
@@ -241,7 +244,7 @@ class StreamingRecognizer:
             settings = DecoderSettings(
                 self.vocabulary, self.contract.blank_id, frame_ms, endpointing, offset_ms
             )
-            decoder = GreedyDecoder(settings)
+            decoder = make_decoder(settings, written=written)
         session = Session(self, decoder)
         self.sessions[session] = None
         return session

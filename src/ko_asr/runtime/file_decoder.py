@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.words import Written
 from ko_asr.runtime import ctc, results
 from ko_asr.runtime.best_path import best_tokens, in_order
 from ko_asr.runtime.contract import Contract
@@ -34,6 +37,10 @@ class Heard:
         """The words, with times in ms since the start of the recording."""
         frame_ms = 1000 * self.contract.frame_seconds
         return in_order(results.words(self.tokens, self.contract.text_vocabulary(), frame_ms))
+
+    def written(self, options: FinishOptions) -> Written:
+        """The written form. UserError for options that cannot be."""
+        return compiled(options)(self.words())
 
 
 class FileDecoder:

@@ -1,11 +1,13 @@
-"""The options that a client may send with a stream: end-point rules, and keywords to favour.
+"""The options that a client may send with a stream or a file: end-points, keywords, the written form.
 
 A JSON object, sent with a stream's first request; export writes the server's defaults in the same form:
 
-    {"endpointing": {"silence_after_speech_ms": 500, "max_utterance_ms": null}, "keywords": ["철수:3"]}
+    {"endpointing": {"silence_after_speech_ms": 500, "max_utterance_ms": null}, "keywords": ["철수:3"],
+     "written": {"punctuation": true}}
 
-``"endpointing": null`` gives one utterance with the text of the whole stream. Keywords make the search a beam
-search. Runs inside the server.
+``"endpointing": null`` gives one utterance with the text of the whole stream; a file has no end-points.
+Keywords make the search a beam search. ``"written": true`` is the written form by its defaults. Runs inside
+the server.
 """
 
 import json
@@ -15,14 +17,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
 from ko_asr.errors import UserError
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.decoder import make_decoder
 from ko_asr.runtime.endpoint import EndpointRules
-from ko_asr.runtime.keywords import Keyword, parse_keywords
+from ko_asr.runtime.keywords import parse_keywords
 from ko_asr.runtime.results import Decoder
 from ko_asr.runtime.stream_contract import StreamingContract
 
-_KEYS = ("endpointing", "keywords")
+_FILE_KEYS = ("keywords", "written")
+_KEYS = ("endpointing", *_FILE_KEYS)
 _RULES = tuple(rule.name for rule in fields(EndpointRules))
 _MOST_BYTES = 1 << 16  # more than the most keywords take, with each character escaped
 
@@ -37,6 +41,7 @@ class StreamOptions:
 
     endpointing: EndpointRules | None = field(default_factory=EndpointRules)
     keywords: tuple[str, ...] = ()
+    written: FinishOptions | None = None  # the written form beside the spoken one
 
     def updated(self, given: str | bytes) -> "StreamOptions":
         """These options with those of a JSON object in their place. UserError names what is wrong."""
@@ -48,6 +53,8 @@ class StreamOptions:
             changes["endpointing"] = self._rules(data["endpointing"])
         if "keywords" in data:
             changes["keywords"] = _keywords(data["keywords"])
+        if "written" in data:
+            changes["written"] = _written(data["written"])
         return replace(self, **changes)
 
     def _rules(self, data: Any) -> EndpointRules | None:
@@ -63,31 +70,49 @@ class StreamOptions:
             raise UserError(f"options.endpointing: {error}") from error
 
     def to_json(self) -> str:
-        """The JSON object that gives these options. UserError for keywords that are no Unicode text."""
+        """The JSON object that gives these options. UserError for text that is no Unicode.
+
+        An older server knows no written form, so only what asks for one names it.
+        """
         rules = vars(self.endpointing) if self.endpointing else None
-        return _to_json({"endpointing": rules, "keywords": list(self.keywords)})
+        return _to_json({"endpointing": rules, **_named(self.keywords, self.written)})
 
     def decoder(self, contract: StreamingContract) -> Decoder:
-        """A decoder for one stream. UserError for keywords that are invalid or that no token spells."""
+        """A decoder for one stream. UserError for options that cannot be: a keyword that no token spells."""
         frame_ms = 1000.0 * contract.frame_seconds
         settings = DecoderSettings(contract.text_vocabulary(), contract.blank_id, frame_ms, self.endpointing)
-        return make_decoder(settings, parse_keywords(self.keywords))
+        return make_decoder(settings, parse_keywords(self.keywords), written=self.written)
 
 
-def keywords_json(keywords: Sequence[str]) -> str:
-    """The JSON object that asks for ``keywords`` in a file. UserError for what is no Unicode text."""
-    return _to_json({"keywords": list(keywords)})
+@dataclass(frozen=True)
+class FileOptions:
+    """The decoding of one file. It has no end-points: with "endpointing" options are refused.
 
-
-def read_keywords(given: str | bytes) -> list[Keyword]:
-    """The keywords that a file's JSON object asks for. UserError names what is wrong.
-
-    A file has no end-points: with "endpointing" it is refused, rather than read as if that had been heeded.
+    >>> FileOptions.read('{"keywords": ["철수:3"]}')
+    FileOptions(keywords=('철수:3',), written=None)
     """
-    data = _read(given)
-    if not isinstance(data, dict) or not set(data) <= {"keywords"}:
-        raise UserError(f"options of a file is an object with the key keywords, not {_shown(data)}")
-    return parse_keywords(_keywords(data.get("keywords", [])))
+
+    keywords: tuple[str, ...] = ()
+    written: FinishOptions | None = None
+
+    @classmethod
+    def read(cls, given: str | bytes) -> "FileOptions":
+        """The options that a file's JSON object gives. UserError names what is wrong."""
+        data = _read(given)
+        if not isinstance(data, dict) or not set(data) <= set(_FILE_KEYS):
+            raise UserError(
+                f"options of a file is an object with the keys {', '.join(_FILE_KEYS)}, not {_shown(data)}"
+            )
+        return cls(_keywords(data.get("keywords", [])), _written(data.get("written")))
+
+    def to_json(self) -> str:
+        """The JSON object that gives these options. UserError for text that is no Unicode."""
+        return _to_json(_named(self.keywords, self.written))
+
+
+def _named(keywords: Sequence[str], written: FinishOptions | None) -> dict[str, Any]:
+    data: dict[str, Any] = {"keywords": list(keywords)}
+    return data if written is None else data | {"written": written.to_json()}
 
 
 def _to_json(data: dict[str, Any]) -> str:
@@ -141,3 +166,7 @@ def _keywords(data: Any) -> tuple[str, ...]:
     if not isinstance(data, list) or not all(isinstance(word, str) for word in data):
         raise UserError('options.keywords is a list of words, such as ["철수:3", "서울 시청"]')
     return tuple(data)
+
+
+def _written(data: Any) -> FinishOptions | None:
+    return None if data is None or data is False else FinishOptions.from_json(data, "options.written")

@@ -1,6 +1,6 @@
 """Results of CTC frames: partials and finals, words with times and confidence.
 
-Runs inside the server, so it needs numpy, ``ko_asr.runtime.ctc`` and ``ko_asr.runtime.hangul`` only.
+Runs inside the server, so it needs numpy and modules without dependencies only.
 
 Time. Encoder frame k lies at ``k * frame_ms + offset_ms``; a syllable lasts from the first frame of its first
 token to the end of the last frame of its last one, and a word (어절) from its first syllable to its last.
@@ -20,15 +20,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from ko_asr.finishing.words import Written
 from ko_asr.runtime import hangul
 from ko_asr.runtime.ctc import Character, Token, Vocabulary
-
-if TYPE_CHECKING:
-    from ko_asr.finishing.words import Written
 
 REPLACEMENT = "\ufffd"
 
@@ -86,7 +84,7 @@ class Result:
     stable: int = 0
     endpoint: str | None = None
     utterance: int = 0
-    written: "Written | None" = None
+    written: Written | None = None
 
     @property
     def confidence(self) -> float:
@@ -111,6 +109,16 @@ class Result:
 
 class Decoder(Protocol):
     """Frames to results; greedy here, beam search elsewhere."""
+
+    @property
+    def partials(self) -> int:
+        """The partials given."""
+        ...
+
+    @property
+    def revised(self) -> int:
+        """Those of them that were no beginning of what followed."""
+        ...
 
     def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
         """Take the next frames' best tokens, int32 [T, K] and float32 [T, K], best first."""

@@ -15,7 +15,7 @@ STREAM_LOG_MEL = "asr_streaming_log_mel"  # only with front_end "graph"
 
 # Tensors of the offline ensemble (what a client sees) and between its steps.
 AUDIO, RATE, TEXT, CONFIDENCE, WORDS = "audio", "sample_rate", "text", "confidence", "words"
-OPTIONS = "options"
+OPTIONS, WRITTEN = "options", "written"
 FEATURES, LENGTH = "features", "length"
 PADDED_AUDIO, SAMPLES = "padded_audio", "samples"  # to the log-mel graph: audio, and how much of it is valid
 TOKEN_IDS, TOKEN_LOG_PROBS, ENCODED_LENGTH, LOG_PROBS = (

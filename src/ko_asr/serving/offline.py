@@ -126,11 +126,12 @@ def _answers() -> list[dict]:
         tensor(tensors.TEXT, "STRING", [1]),
         tensor(tensors.CONFIDENCE, "FP32", [1]),
         tensor(tensors.WORDS, "STRING", [1]),
+        tensor(tensors.WRITTEN, "STRING", [1]),
     ]
 
 
 def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """token_ids, token_log_probs [frames, k], encoded_length [1] (+ options) -> text, confidence, words."""
+    """token_ids, token_log_probs [frames, k], encoded_length [1] (+ options) -> what `_answers` lists."""
     frames = [-1, contract.top_k]
     shapes = {
         tensors.TOKEN_IDS: ("INT32", [16, contract.top_k]),
@@ -155,7 +156,7 @@ def decoder_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
 
 
 def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
-    """The client's side: audio (+ sample_rate, options) -> text, confidence, words."""
+    """The client's side: audio (+ sample_rate, options) -> text, confidence, words, written."""
     frame_tensors = [tensors.TOKEN_IDS, tensors.TOKEN_LOG_PROBS, tensors.ENCODED_LENGTH]
     features = [tensors.FEATURES, tensors.LENGTH]
     steps = [
@@ -164,7 +165,7 @@ def ensemble_config(contract: Contract, serving: Serving) -> pb.ModelConfig:
         ensemble_step(
             tensors.DECODER,
             [*frame_tensors, tensors.OPTIONS],
-            [tensors.TEXT, tensors.CONFIDENCE, tensors.WORDS],
+            [output["name"] for output in _answers()],
         ),
     ]
     return pb.ModelConfig(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ko_asr
 from ko_asr.errors import UserError
+from ko_asr.finishing import data
 
 VERSION = "1"
 
@@ -54,7 +55,9 @@ def copy_python_model(version: Path, template: Path) -> None:
     for name in ("__init__.py", "errors.py"):
         shutil.copyfile(library / name, version / "ko_asr" / name)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(library / "runtime", version / "ko_asr" / "runtime", ignore=ignored)
+    for package in ("runtime", "finishing"):
+        shutil.copytree(library / package, version / "ko_asr" / package, ignore=ignored)
+    data.compile_into(version / "ko_asr" / "finishing")  # the server's Python has no YAML
 
 
 def publish(stage: Path, repository: Path, models: Iterable[str]) -> None:

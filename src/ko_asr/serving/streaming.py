@@ -116,6 +116,7 @@ def _results() -> list[dict]:
         tensor(tensors.WORDS, "STRING", [-1]),
         tensor(tensors.UTTERANCE, "INT32", [-1]),
         tensor(tensors.STABLE, "INT32", [-1]),
+        tensor(tensors.WRITTEN, "STRING", [-1]),
     ]
 
 
@@ -253,7 +254,7 @@ def decoder_config(
 def ensemble_config(
     contract: StreamingContract, serving: StreamServing, name: str, steps: dict[str, str]
 ) -> pb.ModelConfig:
-    """The client's side: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable.
+    """The client's side: audio (+ sample_rate, options) -> text, is_final, words, utterance, stable, written.
 
     Its parameters tell a client, which has no contract, how much audio a request brings.
     """
