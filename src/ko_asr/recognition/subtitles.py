@@ -1,6 +1,6 @@
 """Transcripts as files: plain text, JSON, JSON lines, SubRip and WebVTT subtitles.
 
-A transcript that has a written form (`Transcript.finished`) is shown in it; JSON holds both.
+A transcript that has a written form is shown in it; JSON holds both.
 """
 
 import html
