@@ -3,6 +3,7 @@
     echo '이천이십사년 삼월 오일에 만 오천 원' | python recipes/finish_text.py   # 2024년 3월 5일에 15,000원
     python recipes/finish_text.py --style commas=none --style time=colon < spoken.txt > written.txt
     python recipes/finish_text.py --json < spoken.txt                     # one object a line
+    echo '3시 30분에 15,000원' | python recipes/finish_text.py --reverse  # 세 시 삼십 분에 만 오천 원
 
 Each line comes out as soon as it has come in. With --json it is an object: `spoken`, `text`, its `words`
 with the numbers of the spoken words that each came from (`sources`), the numbers of those that were
@@ -17,12 +18,14 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from ko_asr.errors import UserError, run_main
 from ko_asr.finishing import command
 from ko_asr.finishing.finisher import Finisher
+from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.spoken import spoken
 
 LONGEST = 1 << 20  # bytes of a line
 
@@ -32,8 +35,17 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="an object a line, with words and their sources")
+    parser.add_argument(
+        "--reverse", action="store_true", help="from written to spoken; takes no other option"
+    )
     command.add_arguments(parser, always=True)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.finish = command.read_options(args)
+    if args.reverse and (args.json or args.finish != FinishOptions()):
+        raise UserError("--reverse takes no other option: it reads one written form")
+    if args.paragraphs and not args.json:
+        raise UserError("--paragraphs needs --json here: each line stays a line")
+    return args
 
 
 def lines(stream: BinaryIO) -> Iterator[bytes]:
@@ -53,28 +65,35 @@ def decoded(line: bytes, number: int) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"line {number} is not UTF-8 (byte {error.start + 1} of it): convert the text first, as in "
-            "iconv -f CP949 -t UTF-8"
+            "iconv -f CP949 -t UTF-8, or -f UTF-16"
         ) from error
     if "\0" in text:
         raise UserError(f"line {number} holds a NUL: if it is UTF-16, convert it first, with iconv -t UTF-8")
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text.rstrip("\r\n"))
 
 
-def written(finisher: Finisher, text: str, as_json: bool) -> str:
-    done = finisher(text)
-    if not as_json:
-        return done.text
-    return json.dumps({"spoken": " ".join(text.split())} | done.to_json(), ensure_ascii=False)
+def conversion(args: argparse.Namespace) -> Callable[[str], str]:
+    """What is done to each line."""
+    if args.reverse:
+        return spoken
+    finisher = Finisher(args.finish)
+
+    def in_json(text: str) -> str:
+        return json.dumps({"spoken": " ".join(text.split())} | finisher(text).to_json(), ensure_ascii=False)
+
+    return in_json if args.json else lambda text: finisher(text).text
 
 
 def run(args: argparse.Namespace) -> int:
-    finisher = Finisher(command.read_options(args))
+    convert = conversion(args)
+    if sys.stdin is None or sys.stdout is None:
+        raise UserError("standard input or output is closed: finish_text.py < spoken.txt > written.txt")
     if sys.stdin.isatty():
         print("reading lines; end with Ctrl-D", file=sys.stderr)
     failed = 0
     for number, line in enumerate(lines(sys.stdin.buffer), 1):
         try:
-            text = written(finisher, decoded(line, number), args.json)
+            text = convert(decoded(line, number))
         except UserError as error:
             failed += 1
             text = json.dumps({"error": str(error)}, ensure_ascii=False) if args.json else ""

@@ -5,7 +5,7 @@
     python recipes/stream.py speech.wav                        # as fast as it can
 
 On a terminal the partial is written over itself; elsewhere there is one line a final, with its seconds and
-its confidence. With --written finals are shown as they are written (3월 5일에 15,000원). At the end: latency
+its confidence. With --written both are shown as they are written (3월 5일에 15,000원). At the end: latency
 figures (defined in `ko_asr.recognition.latency`) and how often partials were revised.
 
 A cache-aware model streams exactly, with the --look-ahead (encoder frames) that it was trained with; any
@@ -17,8 +17,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,12 @@ import numpy as np
 from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, run_main
 from ko_asr.finishing import command
-from ko_asr.finishing.finisher import Finisher
 from ko_asr.models.nemo_file import newest_model, read_config
 from ko_asr.recognition import search
 from ko_asr.recognition.latency import CountingDecoder, LatencyMeter
 from ko_asr.recognition.terminal import Terminal, file_packets, microphone_packets, sound_library
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import LONGEST_MS, EndpointRules
-from ko_asr.runtime.results import Result
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 RATE = 16_000  # Hz
@@ -91,20 +88,13 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
         model = FrameModel.load(path, "cpu", top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
         vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
-    decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules))
+    decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules), args.finish)
     counting = CountingDecoder(decoder)
     return recognizer.open(counting), decoder, counting
 
 
-def finished(results: Sequence[Result], finisher: Finisher | None) -> Sequence[Result]:
-    """The results with the written form of the finals among them."""
-    if finisher is None:
-        return results
-    return [replace(one, written=finisher(one.words)) if one.is_final else one for one in results]
-
-
 def listen(
-    session: Any, counting: CountingDecoder, packets: Iterator[np.ndarray], finisher: Finisher | None
+    session: Any, counting: CountingDecoder, packets: Iterator[np.ndarray]
 ) -> tuple[LatencyMeter, float]:
     """Feed the session and show its results; return the latencies and the seconds of audio."""
     meter, terminal, samples = LatencyMeter(), Terminal(), 0
@@ -118,11 +108,11 @@ def listen(
             if chunks := counting.chunks - before:
                 meter.computed(now - started, chunks)
             meter.see(results, now - begun)
-            terminal.show(finished(results, finisher))
+            terminal.show(results)
             samples += len(packet)
     results = session.flush()
     meter.see(results, time.perf_counter() - begun)
-    terminal.show(finished(results, finisher))
+    terminal.show(results)
     return meter, samples / RATE
 
 
@@ -138,8 +128,7 @@ def report(meter: LatencyMeter, decoder: Any, seconds: float, wall: float, paced
 
 def main() -> None:
     args = arguments()
-    options = command.read_options(args)
-    finisher = Finisher(options) if options else None
+    args.finish = command.read_options(args)
     path = args.model or newest_model(EXPERIMENTS)
     with contextlib.ExitStack() as stack:
         library = sound_library() if args.mic else None
@@ -153,7 +142,7 @@ def main() -> None:
         else:
             packets = file_packets(audio, size, args.realtime)
         started = time.perf_counter()
-        meter, seconds = listen(session, counting, packets, finisher)
+        meter, seconds = listen(session, counting, packets)
     report(meter, decoder, seconds, time.perf_counter() - started, args.mic or args.realtime)
     print("next: python recipes/transcribe.py FILE for files and subtitles", file=sys.stderr)
 

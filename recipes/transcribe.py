@@ -27,7 +27,6 @@ from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, printable, run_main
 from ko_asr.files import atomic_write
 from ko_asr.finishing import command
-from ko_asr.finishing.finisher import Finisher
 from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, newest_model
 from ko_asr.recognition import search
@@ -142,8 +141,7 @@ def write(text: str, target: Path | None) -> None:
 
 def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     """Transcribe the files; return the number that failed."""
-    options = command.read_options(args)
-    finisher = Finisher(options) if options else None
+    finish = command.read_options(args)
     seconds, failed = durations(list(todo))
     for reason in failed.values():
         print(f"error: {printable(reason)}", file=sys.stderr)
@@ -154,7 +152,8 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     print(f"loading {path}", file=sys.stderr, flush=True)
     model, batch_seconds = load(args, path)
     how = search.Search.of(args)
-    how.decoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))  # or say now what is wrong
+    settings = DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms)
+    how.decoder(settings, finish)  # or say now what is wrong
     from tqdm import tqdm
 
     from ko_asr.recognition.files import transcribe_file
@@ -165,10 +164,8 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
             try:
                 transcript = transcribe_file(
                     model, file, longest=args.longest, batch_seconds=batch_seconds,
-                    offset_ms=args.offset_ms, on_progress=bar.update, search=how,
+                    offset_ms=args.offset_ms, on_progress=bar.update, search=how, written=finish,
                 )  # fmt: skip
-                if finisher:
-                    transcript = transcript.finished(finisher)
                 write(rendered(transcript, args), todo[file])
                 done += transcript.duration
             except (UserError, OSError) as error:

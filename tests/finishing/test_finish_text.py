@@ -56,13 +56,33 @@ def test_styles() -> None:
         (("--style", "comma=none"), "'comma'"),
         (("--style", "commas=some"), "'some'"),
         (("--style", "commas"), "NAME=VALUE"),
-        (("--paragraphs", "0"), "--paragraphs is 0"),
+        (("--json", "--paragraphs", "0"), "paragraph_max is 0"),
+        (("--paragraphs",), "--paragraphs needs --json"),
+        (("--reverse", "--json"), "--reverse takes no other option"),
+        (("--terms", "no.txt"), "no.txt"),
+        (("--masks", __file__), "is no entry"),
     ],
 )
 def test_bad_options_end_in_one_sentence(options: tuple[str, ...], words: str) -> None:
     done = finish(DATE, *options)
     (sentence,) = done.stderr.decode().splitlines()
     assert done.returncode == 2 and done.stdout == b"" and words in sentence
+
+
+def test_lists_of_a_user(tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("챗지피티 -> ChatGPT\n", encoding="utf-8")
+    (tmp_path / "masks.txt").write_text("# mild\n바보\n", encoding="utf-8")
+    options = ("--terms", tmp_path / "terms.txt", "--masks", tmp_path / "masks.txt", "--profanity-keep-first")
+    assert lines(finish("음 챗지피티는 바보", *options, "--disfluency-filter")) == ["ChatGPT는 바*"]
+    (tmp_path / "terms.txt").write_text("챗지피티 ->\n", encoding="utf-8")
+    assert b"terms.txt, line 1" in finish("네", *options).stderr
+    (tmp_path / "terms.txt").write_text("챗지피티 -> ChatGPT\n", encoding="cp949")
+    assert b"terms.txt, line 1" in finish("네", *options).stderr
+
+
+def test_the_other_way() -> None:
+    done = finish(f"{DATE_WRITTEN}\n\n오후 3시 30분\n", "--reverse")
+    assert lines(done) == [DATE, "", "오후 세 시 삼십 분"] and not done.stderr
 
 
 def test_a_bad_line_is_named_and_the_others_go_on() -> None:
@@ -131,6 +151,14 @@ def test_memory_does_not_grow_with_a_line_that_does_not_end() -> None:
     limited = f"ulimit -v 500000; head -c 1000000000 /dev/zero | {sys.executable} {SCRIPT} | wc -l"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, timeout=300, check=False)
     assert done.stdout.split() == [b"1"] and b"1 MiB" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_streams_end_in_one_sentence(closed: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {SCRIPT} {closed}"], capture_output=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and b"is closed" in done.stderr
 
 
 def test_a_full_disk_ends_in_one_sentence() -> None:

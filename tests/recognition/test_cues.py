@@ -1,6 +1,7 @@
 """Subtitles: every word once and in order, in lines and times that can be read."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -37,6 +38,11 @@ def transcript(*texts: str, syllable_ms: int = 150) -> Transcript:
     for text in texts:
         found.append(utterance(text, found[-1].end_ms + PAUSE if found else 0, syllable_ms))
     return Transcript("x.wav", found[-1].end_ms / 1000 + 2, tuple(found))
+
+
+def written(text: str) -> Transcript:
+    (result,) = transcript(text).utterances
+    return Transcript("x.wav", 60.0, (replace(result, written=Finisher()(result.words)),))
 
 
 def lines(found: Sequence[Cue]) -> list[list[str]]:
@@ -87,7 +93,7 @@ def test_times_go_on_and_have_the_lengths_of_the_rules(utterances) -> None:
         if following and following.start_ms - cue.start_ms > RULES.gap_ms:
             assert cue.end_ms <= following.start_ms - RULES.gap_ms
         if following is None or following.start_ms - cue.start_ms >= RULES.shortest_ms + RULES.gap_ms:
-            shortest = whole.duration * 1000 - cue.start_ms if following is None else RULES.shortest_ms
+            shortest = round(1000 * whole.duration) - cue.start_ms if following is None else RULES.shortest_ms
             assert cue.end_ms - cue.start_ms >= min(RULES.shortest_ms, shortest)
 
 
@@ -111,7 +117,7 @@ def test_lines_break_where_a_reader_would() -> None:
         ["만 오천 원짜리 물건을 산", "사람이 스물세 명이나 됐고"],
         ["그중 네 명은 환불을 받았습니다"],
     ]
-    assert lines(cues(transcript(NEWS).finished(Finisher()))) == [
+    assert lines(cues(written(NEWS))) == [
         ["2024년 3월 5일 오후 3시 30분에", "서울 강남구에서 15,000원짜리"],
         ["물건을 산 사람이 23명이나 됐고", "그중 네 명은 환불을 받았습니다"],
     ]

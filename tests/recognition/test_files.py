@@ -1,7 +1,6 @@
 """recipes/transcribe.py by its front door on the demo model; the windows under it by their definitions."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
@@ -102,12 +101,14 @@ def test_files_of_any_kind_and_bad_ones_beside_them(demo, conversation, tmp_path
 def test_the_written_form_stands_beside_the_spoken_one(demo, conversation, tmp_path: Path) -> None:
     _, samples, _ = conversation
     soundfile.write(tmp_path / "a.flac", samples, 16_000)
-    options = (tmp_path / "a.flac", "--model", demo.model, "--style", "percent=word")
+    (tmp_path / "terms.txt").write_text("고양이 -> 야옹이\n", encoding="utf-8")
+    options = (tmp_path / "a.flac", "--model", demo.model, "--terms", tmp_path / "terms.txt")
     done = {kind: transcribe(*options, "--out", kind) for kind in ("json", "txt", "vtt")}
     assert all(one.returncode == 0 for one in done.values()), done
     data = json.loads(done["json"].stdout)
-    assert re.search(r"\d", data["written"]) and not re.search(r"\d", data["text"])
-    finisher = Finisher(FinishOptions(style={"percent": "word"}))
+    assert data["written"] == " ".join(one["written"]["text"] for one in data["utterances"])
+    assert "야옹이" in data["written"] and "고양이" in data["text"]
+    finisher = Finisher(FinishOptions(terms={"고양이": "야옹이"}))
     assert [one["written"]["text"] for one in data["utterances"]] == [
         finisher(one["text"]).text for one in data["utterances"]
     ]
@@ -120,6 +121,17 @@ def test_the_written_form_stands_beside_the_spoken_one(demo, conversation, tmp_p
     shown = [line for cue in done["vtt"].stdout.split("\n\n")[1:] for line in cue.splitlines()[1:]]
     assert " ".join(shown) == data["written"]
     assert max(map(width, shown)) <= 16
+
+
+def test_paragraphs_hold_every_word(demo, conversation, tmp_path: Path) -> None:
+    _, samples, _ = conversation
+    soundfile.write(tmp_path / "a.flac", samples, 16_000)
+    options = ("--model", demo.model, "--paragraphs", 20, "--punctuation", "--analyzer", "rules")
+    done = [transcribe(tmp_path / "a.flac", *options, "--out", kind) for kind in ("json", "txt")]
+    data = json.loads(done[0].stdout)
+    assert len(data["paragraphs"]) > 2 and " ".join(data["paragraphs"]) == data["written"]
+    assert all(len(one.split()) <= 20 for one in data["paragraphs"])
+    assert done[1].stdout == "\n\n".join(data["paragraphs"]) + "\n"
 
 
 def test_lines_of_subtitles_have_the_length_that_is_asked_for(demo, conversation, tmp_path: Path) -> None:

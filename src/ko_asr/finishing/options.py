@@ -7,7 +7,7 @@ from typing import Any
 from ko_asr.errors import UserError
 
 _KINDS = {bool: "true or false", int: "a whole number", str: "a string"}
-_VALUES = {"disfluency_level": ("sure", "aggressive"), "analyzer": ("auto", "kiwi", "rules")}
+VALUES = {"disfluency_level": ("sure", "aggressive"), "analyzer": ("auto", "kiwi", "rules")}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FinishOptions:
 
 
 def _check_values(options: FinishOptions, where: str = "") -> None:
-    for name, values in _VALUES.items():
+    for name, values in VALUES.items():
         value = getattr(options, name)
         if value not in values:
             raise UserError(f"{where}{name} is {value!r:.60}: it takes {', '.join(values)}")

@@ -1,11 +1,12 @@
 """Transcripts as files: plain text, JSON, JSON lines, SubRip and WebVTT subtitles.
 
-A transcript that has a written form (`Transcript.finished`) is shown in it; JSON holds both.
+A transcript that has a written form is shown in it; JSON holds both.
 """
 
 import html
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ko_asr.recognition.cues import RULES, CueRules, cues
 from ko_asr.recognition.transcript import Transcript
@@ -38,14 +39,18 @@ def vtt(transcript: Transcript, labels: Sequence[str] = (), rules: CueRules = RU
 
 
 def txt(transcript: Transcript) -> str:
-    """One utterance a line."""
+    """One utterance a line; with paragraphs one of these a line, and an empty line between them."""
+    if transcript.paragraphs:
+        return "\n\n".join(transcript.paragraphs) + "\n"
     texts = [(result.written or result).text for result in transcript.utterances]
     return "".join(" ".join(text.split()) + "\n" for text in texts if text)
 
 
 def as_json(transcript: Transcript) -> str:
     """One object: file, duration, text, and the utterances with their words and syllables."""
-    written = {} if transcript.written is None else {"written": transcript.written}
+    written: dict[str, Any] = {} if transcript.written is None else {"written": transcript.written}
+    if transcript.paragraphs:
+        written["paragraphs"] = transcript.paragraphs
     data = {
         "file": transcript.file,
         "duration": round(transcript.duration, 3),
