@@ -3,8 +3,8 @@
 A word is committed when nothing that may still be said can change how it is written: some words stand behind
 it, it is not within a run of words that could be one longer number, and no written word spans its end. What
 is committed is finished once, so a partial costs what its last few words cost. Behind it, words are shown as
-they would be written if the utterance ended there, but for the run at the very end, which is shown as spoken until
-it has ended: an unfinished number is another one with almost every word.
+they would be written if the utterance ended there, but for the run at the very end, which is shown as spoken
+until it has ended: an unfinished number is another one with almost every word.
 """
 
 import re
