@@ -31,43 +31,10 @@ Clips = list[np.ndarray]
 
 
 # The demo's model spells what it was taught, digits. So its tokens are given these words, each of its own.
-SPOKEN = [
-    "삼월",
-    "오일에",
-    "만오천원",
-    "십이층으로",
-    "세시",
-    "삼십분에",
-    "사람이",
-    "칠십퍼센트",
-    "이천이십사년",
-    "다섯",
-    "명",
-    "이십",
-    "만",
-    "공일공",
-    "일이삼사",
-    "오육칠팔로",
-    "케이비에스",
-    "오늘은",
-    "그래서",
-    "사과",
-    "스무",
-    "개",
-    "육",
-    "대",
-    "사",
-    "제삼조",
-    "영",
-    "점",
-    "오",
-    "백칠십",
-    "센티",
-    "네이버",
-    "점",
-    "컴",
-    "할머니가",
-]
+SPOKEN = """
+삼월 오일에 만오천원 십이층으로 세시 삼십분에 사람이 칠십퍼센트 이천이십사년 다섯 명 이십 만 공일공 일이삼사
+오육칠팔로 케이비에스 오늘은 그래서 사과 스무 개 육 대 사 제삼조 영 점 오 백칠십 센티 네이버 점 컴 할머니가
+"""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +49,9 @@ def server(
     for path in folder.glob("*decoder*/1/*contract.json"):
         contract = json.loads(path.read_text(encoding="utf-8"))
         pieces = contract["vocabulary"]["pieces"]
-        pieces[1:] = [f"▁{word}" for word in itertools.islice(itertools.cycle(SPOKEN), len(pieces) - 1)]
+        pieces[1:] = [
+            f"▁{word}" for word in itertools.islice(itertools.cycle(SPOKEN.split()), len(pieces) - 1)
+        ]
         contract["vocabulary"]["rule"] = "identity"
         path.write_text(json.dumps(contract), encoding="utf-8")
     with TritonServer(folder, ROOT / ".server") as running:
