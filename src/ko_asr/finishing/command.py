@@ -61,7 +61,7 @@ def read_options(args: argparse.Namespace) -> FinishOptions | None:
         raise UserError(f"--paragraphs is {args.paragraphs}: a paragraph has at least one word")
     return FinishOptions(
         itn=not args.no_itn,
-        style=_style(args.style),
+        style=chosen_style(args.style),
         terms=_terms(args.terms),
         paragraph_splitter=args.paragraphs is not None,
         paragraph_max=args.paragraphs or FinishOptions.paragraph_max,
@@ -73,8 +73,8 @@ def _others(args: argparse.Namespace) -> bool:
     return bool(args.no_itn or args.style or args.terms or args.paragraphs is not None)
 
 
-def _style(given: list[str]) -> dict[str, str]:
-    """The styles of ``NAME=VALUE``, checked here so that the sentence comes before any work."""
+def chosen_style(given: list[str]) -> dict[str, str]:
+    """Return the styles of ``NAME=VALUE``. UserError, before any work, for what is not that or unknown."""
     style = {}
     for one in given:
         name, equals, value = one.partition("=")
