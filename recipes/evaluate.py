@@ -29,8 +29,8 @@ from unicodedata import normalize
 from ko_asr.data.manifest import read_manifest, write_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.evaluation.metrics import PROFILES
-from ko_asr.evaluation.normalisers import chosen_style
 from ko_asr.files import atomic_write
+from ko_asr.finishing.command import chosen_style
 from ko_asr.finishing.finisher import Finisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.models.device import device_of

@@ -18,8 +18,9 @@ import json
 from pathlib import Path
 
 from ko_asr.errors import run_main
-from ko_asr.evaluation.normalisers import NEMO, RULES, chosen_style, normaliser
+from ko_asr.evaluation.normalisers import NEMO, RULES, normaliser
 from ko_asr.evaluation.written_cases import by_class, comparison, failures, read_cases, read_nvidia, results
+from ko_asr.finishing.command import chosen_style
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -90,7 +90,7 @@ def test_a_bad_line_is_one_sentence_with_file_and_line(cases, text, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--style", "commas"), "--style is NAME=VALUE"),
+        (("--style", "commas"), "--style commas is not NAME=VALUE"),
         (("--style", "comma=none"), "style has no option 'comma'"),
         (("--normaliser", "no-such-command"), "the normaliser no-such-command does not start"),
         (("--normaliser", "head -n 1"), "wrote 1 lines for 4"),

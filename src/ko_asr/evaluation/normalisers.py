@@ -61,14 +61,3 @@ def _answers(command: list[str], lines: list[str]) -> list[str]:
             f"the normaliser {name} wrote {len(written)} lines for {len(lines)}: it must write one for each"
         )
     return written
-
-
-def chosen_style(given: list[str]) -> dict[str, str]:
-    """Read ``NAME=VALUE`` arguments. UserError for another form; `Finisher` checks names and values."""
-    style = {}
-    for one in given:
-        name, mark, value = one.partition("=")
-        if not (name and mark and value):
-            raise UserError(f"--style is NAME=VALUE, such as large=digits, not {one!r:.60}")
-        style[name] = value
-    return style

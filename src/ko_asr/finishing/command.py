@@ -79,7 +79,7 @@ def _with_values(args: argparse.Namespace) -> dict[str, Any]:
     """The options that are given and are more than a switch."""
     chosen: dict[str, Any] = {"itn": False} if args.no_itn else {}
     if args.style:
-        chosen["style"] = _style(args.style)
+        chosen["style"] = chosen_style(args.style)
     if args.terms:
         chosen["terms"] = read_terms(args.terms)
     if args.disfluency_level:
@@ -93,8 +93,8 @@ def _with_values(args: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
-def _style(given: list[str]) -> dict[str, str]:
-    """The styles of ``NAME=VALUE``, checked here so that the sentence comes before any work."""
+def chosen_style(given: list[str]) -> dict[str, str]:
+    """Return the styles of ``NAME=VALUE``. UserError, before any work, for what is not that or unknown."""
     style = {}
     for one in given:
         name, equals, value = one.partition("=")
