@@ -69,9 +69,9 @@ class WrittenWord:
 class Written:
     """The written form: its words joined by spaces are its text.
 
-    ``dropped`` are the numbers of spoken words, fillers for example, of which nothing is written. ``sentences``
-    and ``paragraphs`` are the numbers of the written words that begin one. Of a partial, the first ``stable``
-    characters stay in all later results of its utterance; None where nothing is to come.
+    ``dropped`` are the numbers of spoken words, fillers for example, of which nothing is written.
+    ``sentences`` and ``paragraphs`` are the numbers of the written words that begin one. Of a partial, the
+    first ``stable`` characters stay in all later results of its utterance; None where nothing is to come.
     """
 
     text: str
