@@ -1,6 +1,7 @@
 """Measure the streams a core follows in real time, and compute per chunk.
 
     python bench/streaming.py
+    python bench/streaming.py --written
 
 32 streams in step, random weights of --size (8x subsampling, vocabulary 1,024), one core, one thread.
 Streams a core = chunk seconds x streams / median compute of a chunk of all of them. Compared with the bare
@@ -10,12 +11,17 @@ turn. Of the ensemble, tritonserver, its models' processes, gRPC and the client 
 What look-ahead costs in CER is bench/look_ahead.py's to measure. sherpa-onnx is installed into
 .build/sherpa-onnx at first; a peer that cannot run is left out with its reason. Machines differ, and so do
 minutes: trust the ratios.
+
+--written compares the ensemble with itself: streams without and with the written form. Random weights say
+hardly anything, so the tokens that the decoder gets are those of sentences full of numbers, a syllable in
+160 ms, with pauses that end the utterances.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,6 +41,7 @@ from ko_asr.provenance import provenance
 ROOT = Path(__file__).resolve().parent
 SHERPA, SHERPA_VERSION = ROOT.parent / ".build" / "sherpa-onnx", "2.0.1"
 PEERS = ("engine", "ensemble", "bare graph", "NeMo export", "NeMo pipeline", "sherpa-onnx")
+WRITTEN_PEERS = ("spoken", "written")  # the ensemble, whose streams talk
 LOOK_AHEADS = (6, 1)
 RATE, WARM_UP = 16_000, 3
 Round = Callable[[np.ndarray], object]  # takes [streams, chunk samples], computes them
@@ -103,7 +110,9 @@ def engine(folder: Path, look_ahead: int, streams: int) -> Round:
     return compute
 
 
-def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
+def ensemble(
+    folder: Path, look_ahead: int, streams: int, talking: bool = False, options: str | None = None
+) -> Round:
     """Run ours through clients: every stream sends its chunk over gRPC, all are answered before the next."""
     import tritonclient.grpc.aio as triton
 
@@ -115,7 +124,10 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
     repository = folder / f"triton_{look_ahead}"
     templates = ROOT.parent / "export" / "models"
     serving = StreamServing(max_streams=streams)
+    shutil.rmtree(repository, ignore_errors=True)
     write_stream_models(repository, folder / str(look_ahead), look_ahead, serving, templates)
+    if talking:
+        let_talk(repository / "asr_streaming_decoder" / "1")
     server = TritonServer(repository, ROOT.parent / ".server").__enter__()  # it dies with this process
     with StreamingClient(server.url) as asking:
         sizes = asking.sizes()
@@ -131,13 +143,64 @@ def ensemble(folder: Path, look_ahead: int, streams: int) -> Round:
     async def send(protocol: Any, samples: np.ndarray) -> None:
         protocol.feed(samples)
         while (request := protocol.request()) is not None:
-            answer = await client.infer(**request_arguments(connection.model, request, None, RATE, 60.0))
+            answer = await client.infer(**request_arguments(connection.model, request, options, RATE, 60.0))
             protocol.answered(request, answer_outputs(answer))
 
     async def send_all(audio: np.ndarray) -> None:
         await asyncio.gather(*map(send, protocols, audio))
 
     return lambda audio: loop.run_until_complete(send_all(audio))
+
+
+TALK = """
+LINE = {line}
+heard = TritonPythonModel._frames
+
+
+def said(self, request, frames):
+    ids, log_probs = heard(self, request, frames)
+    number, taken, _ = pb_utils.get_input_tensor_by_name(request, tensors.STREAM).as_numpy()[0]
+    first = (int(taken) - 1) * self.contract.chunk + 37 * int(number)
+    ids = ids.copy()
+    ids[:, 0] = [LINE[(first + frame) % len(LINE)] for frame in range(frames)]
+    return ids, log_probs
+
+
+TritonPythonModel._frames = said
+"""
+
+
+def let_talk(decoder: Path) -> None:
+    """Give the decoder's model folder a vocabulary of the syllables of spoken numbers, and sentences."""
+    from ko_asr.finishing.data import load
+    from ko_asr.runtime.file_names import STREAM_CONTRACT
+
+    contract = json.loads((decoder / STREAM_CONTRACT).read_text(encoding="utf-8"))
+    pieces, blank, line = ["<unk>"], contract["blank_id"], []
+    for sentence in (rule["cases"][0][0] for rule in load("itn")["rules"]):
+        for word in sentence.split():
+            for piece in (f"▁{word[0]}", *word[1:]):
+                if piece not in pieces:
+                    pieces.append(piece)
+                line += [pieces.index(piece), blank]
+        line += [blank] * 8
+    size = len(contract["vocabulary"]["pieces"])
+    contract["vocabulary"]["pieces"] = pieces + [f"x{k}" for k in range(len(pieces), size)]
+    (decoder / STREAM_CONTRACT).write_text(json.dumps(contract), encoding="utf-8")
+    with (decoder / "model.py").open("a", encoding="utf-8") as model:
+        model.write(TALK.format(line=line))
+
+
+def spoken(folder: Path, look_ahead: int, streams: int) -> Round:
+    return ensemble(folder, look_ahead, streams, talking=True)
+
+
+def written(folder: Path, look_ahead: int, streams: int) -> Round:
+    from ko_asr.finishing.options import FinishOptions
+    from ko_asr.runtime.options import StreamOptions
+
+    options = StreamOptions(written=FinishOptions()).to_json()
+    return ensemble(folder, look_ahead, streams, talking=True, options=options)
 
 
 def bare_graph(folder: Path, look_ahead: int, streams: int) -> Round:
@@ -246,7 +309,7 @@ def sherpa_onnx(folder: Path, look_ahead: int, streams: int) -> Round:
 
 MAKERS = dict(
     zip(PEERS, (engine, ensemble, bare_graph, nemo_export, nemo_pipeline, sherpa_onnx), strict=True)
-)
+) | {"spoken": spoken, "written": written}
 
 
 def work(peer: str, folder: Path, look_ahead: int, streams: int, rounds: int) -> None:
@@ -314,18 +377,21 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     figures: dict[str, Any] = {}
     for look_ahead in LOOK_AHEADS:
-        found = {peer: measure(peer, folder, look_ahead, options) for peer in PEERS}
-        ours = found["engine"].get("streams_per_core")
+        peers = WRITTEN_PEERS if options.written else PEERS
+        found = {peer: measure(peer, folder, look_ahead, options) for peer in peers}
+        ours = found[peers[0]].get("streams_per_core")
         print(f"[70,{look_ahead}], chunks of {80 * (look_ahead + 1)} ms")
         for peer, values in found.items():
             if "skipped" in values:
                 print(f"  {peer:<14} skipped: {values['skipped']}")
                 continue
-            values["engine_ratio"] = round(ours / values["streams_per_core"], 2) if ours else None
+            ratio = values[f"{peers[0]}_ratio"] = (
+                round(ours / values["streams_per_core"], 2) if ours else None
+            )
             print(
                 f"  {peer:<14} {values['streams_per_core']:7.1f} streams a core, chunk p50 "
                 f"{values['chunk_ms_p50']:7.1f} ms, p99 {values['chunk_ms_p99']:7.1f} ms, "
-                f"engine / it {values['engine_ratio']}"
+                f"{peers[0]} / it {ratio}"
             )
         figures[f"70,{look_ahead}"] = found
     return figures
@@ -339,7 +405,8 @@ def main() -> int:
     add("--size", default="s", help="xs, s, m or l (default s)")
     add("--streams", type=int, default=32)
     add("--rounds", type=int, default=30)
-    add("--out", type=Path, default=ROOT / "results" / "streaming.json")
+    add("--written", action="store_true", help="the ensemble without and with the written form, and no peers")
+    add("--out", type=Path, help="JSON (default bench/results/streaming.json, or streaming_written.json)")
     for name, kind in (("--work", str), ("--folder", Path), ("--look-ahead", int)):
         add(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -354,10 +421,12 @@ def main() -> int:
         result["speed"] = speed(options, Path(folder))
     result |= provenance(["onnxruntime", "torch", "nemo-toolkit", "numpy", "scipy"])
     result["versions"]["sherpa-onnx"] = SHERPA_VERSION
-    with atomic_write(options.out) as stream:
+    name = "streaming_written.json" if options.written else "streaming.json"
+    out = options.out or ROOT / "results" / name
+    with atomic_write(out) as stream:
         json.dump(result, stream, ensure_ascii=False, indent=1)
         stream.write("\n")
-    print(f"wrote {options.out}")
+    print(f"wrote {out}")
     return 0
 
 

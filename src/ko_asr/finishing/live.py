@@ -43,7 +43,7 @@ class LiveFinisher:
         self._text = ""
         self._dropped: list[int] = []
         self._seen: Sequence[SpokenWord] = ()
-        self._made: list[WrittenWord] = []
+        self._made: Sequence[WrittenWord] = ()
 
     def final(self, spoken: Sequence[SpokenWord]) -> Written:
         """The written form of an utterance that has ended; the next words are those of another one."""
@@ -109,17 +109,20 @@ class LiveFinisher:
         return " ".join([self._text, *texts] if self._text else texts)
 
 
-def _numbered(finisher: Finisher, spoken: Sequence[SpokenWord], first: int) -> list[WrittenWord]:
+def _numbered(finisher: Finisher, spoken: Sequence[SpokenWord], first: int) -> Sequence[WrittenWord]:
     """The written words of ``spoken``, whose first one is word ``first`` of its utterance."""
+    words = finisher(spoken).words
+    if not first:
+        return words
     return [
         WrittenWord(
             word.text,
-            tuple(first + number for number in word.sources),
+            tuple([first + number for number in word.sources]),
             word.start_ms,
             word.end_ms,
             word.confidence,
         )
-        for word in finisher(spoken).words
+        for word in words
     ]
 
 

@@ -57,11 +57,10 @@ class WrittenWord(NamedTuple):
     @classmethod
     def from_json(cls, data: Mapping[str, Any], later_ms: int = 0) -> "WrittenWord":
         """Read what `to_json` gives, with times that begin ``later_ms`` later."""
-        word = dict(data)
-        for name in ("start_ms", "end_ms"):
-            if name in word:
-                word[name] += later_ms
-        return cls(**{**word, "sources": tuple(word["sources"])})
+        text, sources = data["text"], tuple(data["sources"])
+        if "start_ms" not in data:
+            return cls(text, sources)
+        return cls(text, sources, data["start_ms"] + later_ms, data["end_ms"] + later_ms, data["confidence"])
 
 
 class Written(NamedTuple):
@@ -93,7 +92,7 @@ class Written(NamedTuple):
     @classmethod
     def from_json(cls, data: Mapping[str, Any], later_ms: int = 0) -> "Written":
         """Read what `to_json` gives, with times that begin ``later_ms`` later."""
-        words = tuple(WrittenWord.from_json(word, later_ms) for word in data["words"])
+        words = tuple([WrittenWord.from_json(word, later_ms) for word in data["words"]])
         numbers = {name: tuple(data[name]) for name in ("dropped", "sentences", "paragraphs")}
         return cls(data["text"], words, stable=data.get("stable"), **numbers)
 
