@@ -138,7 +138,8 @@ def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     end, names = _run(text, match.end(), _NAME.findall(match[0]))
     for known in _known(word):
         rest = word[len(known) :]
-        behind = _REST.match(text, at + len(known)) or len(rest) > 1 or rest in _SUFFIXES
+        goes_on = len(rest) > 1 and not _NAME.match(rest)
+        behind = _REST.match(text, at + len(known)) or goes_on or rest in _SUFFIXES
         if len(known) >= end - at and behind:
             return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
     while names:
