@@ -2,7 +2,8 @@
 
 cases/itn.tsv: spoken sentences of all classes, with which the rules were made. Others were written apart, and
 measured before they had been seen: 258 of 300 of cases/itn_heldout.tsv, then 162 of 172 of cases/calls.tsv.
-cases/plain.txt: lines without numbers, rich in words that look like numbers.
+cases/plain.txt: lines without numbers, rich in words that look like numbers; 17 of 2,030 were changed when they
+had not been seen. cases/plain_unseen.txt: as people speak; 2 of 1,000, after that.
 """
 
 import random
@@ -39,7 +40,11 @@ def demo_text() -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("lines", [[*text_lines(CASES / "plain.txt")], demo_text()], ids=["own", "demo"])
+@pytest.mark.parametrize(
+    "lines",
+    [*(list(text_lines(CASES / name)) for name in ("plain.txt", "plain_unseen.txt")), demo_text()],
+    ids=["traps", "own", "demo"],
+)
 def test_text_without_numbers_stays_as_it_is(lines):
     changed = [(line, written) for line in lines if (written := finish(line).text) != " ".join(line.split())]
     for line, written in changed:
