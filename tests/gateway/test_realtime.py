@@ -298,6 +298,13 @@ def test_complaint_9_a_browser_comes_with_a_client_secret(gateway) -> None:
         gateway.sdk.realtime.client_secrets.create(session={**session, "include": ["item.x"]})
 
 
+def test_a_client_secret_for_more_than_fits(gateway) -> None:
+    address, large = "/v1/realtime/client_secrets", b'{"session": "' + b"x" * 70_000
+    for body in (large, iter([large, b'"}'])):  # a length that is declared, and chunks
+        assert "65536 bytes" in gateway.error(413, path=address, content=body)["message"]
+    assert gateway.error(400, path=address, content=b"no JSON")["param"] == "body"
+
+
 def test_complaint_6_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
     append(connection, bytes(2 * RATE * 60), 1 << 20)
     assert configure(connection).type == "session.updated"  # all of it was heard
