@@ -149,6 +149,7 @@ def test_a_recogniser_that_is_gone(files: list[Path], tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert httpx.get(f"{gateway.url}/health/ready", timeout=30).status_code == 503
         assert httpx.get(f"{gateway.url}/health/live").status_code == 200
+        assert "GET /health/ready 503" in gateway.log.read_text(encoding="utf-8")
         gateway.wait_until_empty()
 
 
@@ -160,9 +161,9 @@ def test_health_figures_and_a_log_without_words(gateway, files: list[Path]) -> N
     assert gateway.figure("audio_seconds_total") - seconds == pytest.approx(duration, abs=1e-3)
     assert gateway.figure("requests_total") > count
     page = httpx.get(f"{gateway.url}/metrics").text
-    assert 'requests_total{route="/v1/audio/transcriptions",status="200"}' in page
+    assert 'requests_total{route="/v1/audio/transcriptions",status="200"}' in page and "_created" not in page
     log = gateway.log.read_text(encoding="utf-8")
-    assert "POST /v1/audio/transcriptions 200" in log
+    assert "POST /v1/audio/transcriptions 200" in log and "/health/ready 200" not in log
     assert not any(word in log for word in (*text.split(), files[0].name))
 
 

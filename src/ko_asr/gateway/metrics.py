@@ -5,7 +5,14 @@ import secrets
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +28,7 @@ class Metrics:
     """The figures of one gateway."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # they would double the series, and tell the start of the process only
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
@@ -97,6 +105,13 @@ class Observed:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        LOG.info(
-            "%s %s %s %d %.0f ms", request_id, scope.get("method", "WebSocket"), route, status, 1000 * seconds
+        routine = route.startswith("/health/") and status < 400  # a probe every few seconds
+        LOG.log(
+            logging.DEBUG if routine else logging.INFO,
+            "%s %s %s %d %.0f ms",
+            request_id,
+            scope.get("method", "WebSocket"),
+            route,
+            status,
+            1000 * seconds,
         )
