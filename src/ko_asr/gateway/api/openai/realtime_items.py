@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+from ko_asr.gateway.api.openai.answers import word_json
 from ko_asr.gateway.api.openai.realtime_config import PARTIAL, WORDS
 from ko_asr.runtime.results import Result, Word
 
@@ -75,7 +76,7 @@ class Items:
         usage = {"type": "duration", "seconds": round(max(0, at_ms - self.begin_ms) / 1000, 3)}
         done = self._event(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=self._text, usage=usage)
         if WORDS in self.include:
-            done["words"] = [_word(word) for word in self._words]
+            done["words"] = [word_json(word) for word in self._words]
         self._close(at_ms)
         return [*events, done]
 
@@ -119,12 +120,6 @@ class Items:
 
     def _event(self, kind: str, **fields: Any) -> Event:
         return {"type": kind, "item_id": self._item, **fields}
-
-
-def _word(word: Word) -> Event:
-    """As in verbose_json, since the first sample of the socket."""
-    seconds = {"start": word.start_ms / 1000, "end": word.end_ms / 1000}
-    return {"word": word.text, **seconds, "confidence": round(word.confidence, 4)}
 
 
 def _id(kind: str) -> str:
