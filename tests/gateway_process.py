@@ -61,7 +61,7 @@ class GatewayProcess:
                 command, stdout=stream, stderr=subprocess.STDOUT, cwd="/", env=self._environment
             )
         deadline = time.monotonic() + 60
-        while not self._is_live():
+        while not self.is_live():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
         return self
@@ -74,7 +74,8 @@ class GatewayProcess:
             self.process.kill()
             self.process.wait()
 
-    def _is_live(self) -> bool:
+    def is_live(self) -> bool:
+        """True where it takes requests."""
         try:
             return httpx.get(f"{self.url}/health/live", timeout=5).status_code == 200
         except httpx.HTTPError:

@@ -1,5 +1,6 @@
 """What every request leaves: an id, a line in the log without a word of it, and figures for Prometheus."""
 
+import asyncio
 import logging
 import secrets
 import time
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
+from ko_asr.gateway.uploads import stopping
 
 LOG = logging.getLogger("ko_asr.gateway")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -85,6 +87,9 @@ class Observed:
         with self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, observed_send)
+            except asyncio.CancelledError:  # the server stops, and has waited long enough
+                if status == CLIENT_GONE:
+                    await stopping().response(scope["path"])(scope, receive, observed_send)
             except Exception:
                 LOG.exception("%s failed", request_id)
         self._note(scope, request_id, status, time.perf_counter() - started)
