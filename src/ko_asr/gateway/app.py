@@ -62,6 +62,7 @@ def create_app(
     @app.get("/health/ready", responses={429: {}, 503: {}})
     async def ready() -> dict[str, str]:
         """Answer 200 where an inference was answered just now, else what is wrong."""
+        gateway.check_database()
         await gateway.recogniser.check()
         return {"status": "ready"}
 
