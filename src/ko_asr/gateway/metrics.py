@@ -30,7 +30,8 @@ class Metrics:
     """The figures of one gateway."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # they would double the series, and tell the start of the process only
+        # They would double the series, and tell the start of the process only.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types for it
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
