@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ipaddress
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,11 @@ def test_a_message_tells_of_the_end_of_a_job(jobs, files: list[Path], receiver) 
     wait_until(lambda: receiver.at("/failed"))
     message = receiver.at("/failed")[0].verified(jobs.webhook_secret)
     assert message["type"] == "job.failed" and message["data"]["error"]["code"] == "unknown_format"
+    log = jobs.log.read_text(encoding="utf-8")
+    assert re.search(rf"job {job} completed: \d+\.\d s of audio in \d+\.\d s\n", log)
+    assert re.search(rf"webhook msg_\w+ of {job}: try 1: 20[04] in \d+\.\d s\n", log)
+    assert re.search(rf"job {message['data']['id']} failed: unknown_format after \d+\.\d s\n", log)
+    assert receiver.url not in log and httpx.get(f"{jobs.url}{data['result']}").json()["text"] not in log
     with pytest.raises(WebhookVerificationError):
         receiver.at("/end")[0].verified("whsec_" + base64.b64encode(bytes(32)).decode())
 
