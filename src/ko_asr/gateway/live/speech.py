@@ -38,6 +38,7 @@ class Speech:
         self._recogniser, self._metrics, self._ffmpeg = recogniser, metrics, ffmpeg
         self._caller, self._take = caller, take
         self.options = StreamOptions()  # of the next stream
+        self.version = ""  # of the model that hears this one, where versions are named
         self._decoder = make_decoder(LINEAR16, SAMPLE_RATE, self._hear, ffmpeg)
         self._stream: LiveStream | None = None
         self._delivery: asyncio.Task[None] | None = None
@@ -109,9 +110,12 @@ class Speech:
             raise await self._failure(error) from error
 
     async def _open(self) -> None:
-        self._stream = await self._recogniser.open_stream(self.options, self._caller)
+        self._stream = await self._recogniser.open_stream(self.options, self._caller, self._served)
         self._metrics.streams.inc()
         self._delivery = asyncio.create_task(self._deliver(self._stream, self.milliseconds))
+
+    def _served(self, version: str) -> None:
+        self.version = version
 
     async def _deliver(self, stream: LiveStream, later: int) -> None:
         async for result in stream:

@@ -31,12 +31,15 @@ class Items:
             events.append(self._begun("input_audio_buffer.speech_started", audio_start_ms=self.begin_ms))
         return events + self._deltas(result) if result.text else events
 
-    def ended(self, result: Result, at_ms: int) -> list[Event]:
-        """Server VAD: the utterance of a final ``result`` that ended, by the rules, at ``at_ms``."""
+    def ended(self, result: Result, at_ms: int, version: str) -> list[Event]:
+        """Server VAD: the utterance of a final ``result`` that ended, by the rules, at ``at_ms``.
+
+        ``version`` is that of the model, or empty.
+        """
         if self._item is None:
             return []
         stopped = self._event("input_audio_buffer.speech_stopped", audio_end_ms=at_ms)
-        return [stopped, *self.committed(), *self.completed(at_ms)]
+        return [stopped, *self.committed(), *self.completed(at_ms, version)]
 
     def filled(self, result: Result) -> list[Event]:
         """No VAD: a partial or a final of the turn that the client will commit."""
@@ -70,13 +73,15 @@ class Items:
             {"type": "conversation.item.done", "item": item, **before},
         ]
 
-    def completed(self, at_ms: int) -> list[Event]:
-        """The text of the item, whose audio ends at ``at_ms``, is complete."""
+    def completed(self, at_ms: int, version: str) -> list[Event]:
+        """The text of the item, whose audio ends at ``at_ms``, is complete. ``version`` as in `ended`."""
         events = self._tell(self._text)
         usage = {"type": "duration", "seconds": round(max(0, at_ms - self.begin_ms) / 1000, 3)}
         done = self._event(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=self._text, usage=usage)
         if WORDS in self.include:
             done["words"] = [word_json(word) for word in self._words]
+        if version:
+            done["model_version"] = version
         self._close(at_ms)
         return [*events, done]
 
