@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -366,6 +367,23 @@ def test_a_client_that_is_ahead_has_to_wait(gateway) -> None:
         assert speaking.result() < 600
     wait_for_figure(gateway.url, "streams_open", 0.0)
     assert gateway.memory_mib() - before < 40
+
+
+def test_complaint_7_a_gateway_that_stops_tells_the_last_words(
+    asr_server: str, files: list[Path], tmp_path: Path
+) -> None:
+    clip = linear16(read_audio(files[0]), RATE)
+    with GatewayProcess(asr_server, tmp_path / "g") as gateway:
+        with gateway.sdk.realtime.connect(extra_query=INTENT) as connection:
+            append(connection, clip)
+            events = events_until(connection, DELTA)
+            gateway.process.send_signal(signal.SIGTERM)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                while True:
+                    events.append(connection.recv())
+        assert gateway.process.wait(20) in (0, -signal.SIGTERM)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    assert transcripts(events) == grpc_finals(asr_server, heard(clip, RATE), EndpointRules())
 
 
 def test_a_recogniser_that_is_away(tmp_path: Path) -> None:
