@@ -81,8 +81,11 @@ class Speech:
         await self._finish()
 
     async def drop(self) -> None:
-        """Give up what is not final."""
+        """Give up what is not final. Its place is freed also where the client leaves meanwhile."""
         stream, delivery, self._stream, self._delivery = self._stream, self._delivery, None, None
+        await asyncio.shield(asyncio.ensure_future(self._free(stream, delivery)))
+
+    async def _free(self, stream: LiveStream | None, delivery: asyncio.Task[None] | None) -> None:
         if delivery is not None:
             delivery.cancel()
             await asyncio.gather(delivery, return_exceptions=True)
