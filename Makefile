@@ -143,27 +143,34 @@ demo: .server/.ready .gateway/.ready
 demo-streaming: .server/.ready .gateway/.ready
 	@$(PY) recipes/demo.py --started $(STARTED) --streaming --no-bench
 
+REPOSITORY ?= triton/
 serve: .server/.ready
-	@$(PY) export/serve.py --model-repository triton/
+	@$(PY) export/serve.py --model-repository $(REPOSITORY)
 
-# Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway.
-# ENGINE=embedded needs none. OPTIONS are the gateway's own, as OPTIONS="--alias whisper-1".
+# Starts the server as well where TRITON is on this machine and nothing listens there; it ends with the gateway, and
+# writes SERVER_LOG. ENGINE=embedded needs none. OPTIONS are the gateway's own, as OPTIONS="--alias whisper-1".
 TRITON ?= 127.0.0.1:8001
 PORT ?= 9000
 ENGINE ?= triton
 OPTIONS ?=
 $(if $(filter $(ENGINE),triton embedded),,$(error ENGINE is triton or embedded, not $(ENGINE)))
 GRPC = $(lastword $(subst :, ,$(TRITON)))
+SERVER_LOG = .build/tritonserver-$(GRPC).log
 LISTENS = (: < /dev/tcp/$(subst :,/,$(TRITON))) 2> /dev/null
+PORT_TAKEN = (: < /dev/tcp/127.0.0.1/$(PORT)) 2> /dev/null
 ifeq ($(ENGINE),embedded)
 gateway: .gateway/.ready-embedded
-	@exec .gateway/bin/python -m ko_asr.gateway --engine embedded --repository triton/ --port $(PORT) $(OPTIONS)
+	@exec .gateway/bin/python -m ko_asr.gateway --engine embedded --repository $(REPOSITORY) --port $(PORT) $(OPTIONS)
 else
 gateway: .gateway/.ready .server/.ready
 	@trap 'exit 143' TERM; trap 'exit 130' INT; trap 'kill $$(jobs -p) 2> /dev/null || true; wait' EXIT; \
 	if [[ "$(TRITON)" == 127.0.0.1:* ]] && ! $(LISTENS); then \
-		$(PY) export/serve.py --model-repository triton/ --grpc-port=$(GRPC) --metrics-port=$$(($(GRPC) + 1)) & server=$$!; \
-		until $(LISTENS); do kill -0 $$server 2> /dev/null || exit 2; sleep 0.2; done; fi; \
+		if $(PORT_TAKEN); then echo "error: port $(PORT) is taken: give another one, as make gateway PORT=9001" >&2; exit 2; fi; \
+		mkdir -p .build; echo "tritonserver of $(REPOSITORY) starts; its log is $(SERVER_LOG)"; \
+		$(PY) export/serve.py --model-repository $(REPOSITORY) --grpc-port=$(GRPC) --metrics-port=$$(($(GRPC) + 1)) \
+			> $(SERVER_LOG) 2>&1 & server=$$!; \
+		until $(LISTENS); do kill -0 $$server 2> /dev/null || { tail -n 15 $(SERVER_LOG) >&2; \
+			echo "error: tritonserver did not start: the whole log is $(SERVER_LOG)" >&2; exit 2; }; sleep 0.2; done; fi; \
 	.gateway/bin/python -m ko_asr.gateway --triton $(TRITON) --port $(PORT) $(OPTIONS) & wait $$!
 endif
 

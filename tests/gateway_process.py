@@ -15,13 +15,18 @@ from ko_asr.serving.server import DYING_WITH_PARENT, free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".gateway/bin/python"
+QUICK_JOBS = (
+    *("--job-poll", "0.1", "--job-lease", "3", "--job-sweep-every", "0.3", "--job-save-every", "20"),
+    *("--webhook-timeout", "1", "--webhook-scale", "0.01", "--job-max-hours", "0.35"),
+    *("--allow-callback", "127.0.0.1", "--allow-url", "127.0.0.1", "--allow-url", "audio.example"),
+)
 
 
 class GatewayProcess:
     """A gateway on a free port in front of ``triton``; ``folder`` gets its temporary files and its log.
 
-    ``file_kib`` bounds every file that it writes, as a full disk would; ``script`` runs for the module; the
-    command ``prefix`` runs it.
+    ``file_kib`` bounds every file that it writes, as a full disk would; the command ``prefix`` runs
+    it.
     """
 
     def __init__(
@@ -31,7 +36,6 @@ class GatewayProcess:
         *arguments: str,
         file_kib: int | None = None,
         environment: dict[str, str] | None = None,
-        script: Path | None = None,
         prefix: tuple[str, ...] = (),
     ) -> None:
         assert PYTHON.exists(), "no .gateway: make it with make setup-gateway"
@@ -39,17 +43,9 @@ class GatewayProcess:
         self.folder.mkdir(parents=True)
         self._port, self._environment = free_ports(1)[0], {**os.environ, **(environment or {})}
         self.url = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{self._port}"
-        run = [str(script)] if script else ["-m", "ko_asr.gateway"]
-        command = [str(PYTHON), *run, *(["--triton", triton] if triton else []), "--port", str(self._port)]
-        self._command = [
-            *prefix,
-            *command,
-            "--folder",
-            str(self.folder),
-            "--data",
-            str(self.data),
-            *arguments,
-        ]
+        command = [*prefix, str(PYTHON), "-m", "ko_asr.gateway", *(["--triton", triton] if triton else [])]
+        own = ("--port", self._port, "--folder", self.folder, "--data", self.data)
+        self._command = [*command, *map(str, own), *arguments]
         if file_kib:
             limited = f'ulimit -f {file_kib}; exec "$@"'
             self._command = [str(shutil.which("bash")), "-c", limited, "bash", *self._command]
@@ -61,7 +57,7 @@ class GatewayProcess:
                 command, stdout=stream, stderr=subprocess.STDOUT, cwd="/", env=self._environment
             )
         deadline = time.monotonic() + 60
-        while not self._is_live():
+        while not self.is_live():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
         return self
@@ -74,7 +70,8 @@ class GatewayProcess:
             self.process.kill()
             self.process.wait()
 
-    def _is_live(self) -> bool:
+    def is_live(self) -> bool:
+        """True where it takes requests."""
         try:
             return httpx.get(f"{self.url}/health/live", timeout=5).status_code == 200
         except httpx.HTTPError:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_process import GatewayProcess
+from gateway_process import QUICK_JOBS, GatewayProcess
+from webhook_receiver import Receiver
 
 from ko_asr.data.manifest import read_manifest
 
@@ -33,6 +34,20 @@ def gateway(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A gateway with the name whisper-1 besides its own."""
     folder = tmp_path_factory.mktemp("gateway") / "g"
     with GatewayProcess(asr_server, folder, "--alias", "whisper-1") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def jobs(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway with a worker that looks often, and takes 21 minutes of audio."""
+    with GatewayProcess(asr_server, tmp_path_factory.mktemp("jobs") / "g", *QUICK_JOBS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """Where webhooks may go."""
+    with Receiver() as running:
         yield running
 
 

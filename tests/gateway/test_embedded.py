@@ -1,6 +1,7 @@
 """The engine without Triton: its texts are those of the ensembles, files and streams."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 from gateway_process import PYTHON, GatewayProcess
+from onnx import TensorProto, helper
 
 from ko_asr.client.connection import RequestRefused, ServerError, StreamsFull
 from ko_asr.client.offline import AsrClient, Transcription
@@ -22,6 +25,7 @@ from ko_asr.client.streaming import AsyncStreamingClient
 from ko_asr.errors import UserError
 from ko_asr.gateway.engine.embedded.engine import EmbeddedEngine, load
 from ko_asr.gateway.settings.engine import EMBEDDED, EngineSettings
+from ko_asr.provenance import sha256
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
 
@@ -191,6 +195,22 @@ def test_an_unfit_repository_is_one_sentence(
         changed = re.sub(f'{field}: "[^"]*"', content, text, count=1) if ":" in content else content
         file.write_text(changed, encoding="utf-8")
     with pytest.raises(UserError, match=sentence):
+        load(EngineSettings(EMBEDDED, repository=tmp_path / "triton"), 60.0)
+
+
+def test_an_export_that_gives_one_token_a_frame(both_models: Path, tmp_path: Path) -> None:
+    """As exports did before there were keywords for files."""
+    folder = tmp_path / "triton/asr_encoder/1"
+    model, contract = folder / "model.onnx", folder / "contract.json"
+    shutil.copytree(both_models, tmp_path / "triton", copy_function=os.link)
+    ends = [helper.make_tensor_value_info(name, TensorProto.INT32, ["B", "T"]) for name in ("in", "best")]
+    graph = helper.make_graph([helper.make_node("Identity", ["in"], ["best"])], "old", ends[:1], ends[1:])
+    described = json.loads(contract.read_text(encoding="utf-8"))
+    model.unlink()
+    contract.unlink()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    contract.write_text(json.dumps({**described, "onnx_sha256": sha256(model)}), encoding="utf-8")
+    with pytest.raises(UserError, match="one token a frame, as older exports do: export the model again"):
         load(EngineSettings(EMBEDDED, repository=tmp_path / "triton"), 60.0)
 
 

@@ -29,7 +29,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 def exposed(
     asr_server: str, keys: Keys, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GatewayProcess]:
-    """A gateway with keys, TLS and an allowed page, to which SSL_CERT_FILE leads every client."""
+    """A gateway with keys, TLS and an allowed page at every address of this machine, to which SSL_CERT_FILE
+    leads every client.
+    """
     folder = tmp_path_factory.mktemp("exposed")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -39,6 +41,7 @@ def exposed(
         blob.write_to_path(folder / "chain.pem", append=True)
     tls = ["--tls-cert", str(folder / "chain.pem"), "--tls-key", str(folder / "key.pem")]
     rest = ["--keys", "--database", keys.database, "--allow-origin", f"{APP}/", "--trust-proxy", "127.0.0.1"]
+    rest += ["--host", "0.0.0.0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
         with GatewayProcess(asr_server, folder / "g", *tls, *rest) as running:
@@ -153,6 +156,12 @@ def test_tls_for_the_sdk_and_for_sockets(exposed, keys: Keys, files: list[Path])
         pass
     with pytest.raises(httpx.HTTPError):
         httpx.get(exposed.url.replace("https", "http"))
+
+
+def test_its_address_is_one_that_can_be_opened(exposed) -> None:
+    said = exposed.log.read_text(encoding="utf-8")
+    assert f"gateway: {exposed.url}/v1;" in said and f"page: {exposed.url}/\n" in said
+    assert "other machines too, at every address of this one (0.0.0.0)" in said
 
 
 def test_a_page_that_is_allowed(exposed, keys: Keys) -> None:

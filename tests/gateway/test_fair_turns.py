@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from gateway_keys import Keys
 from gateway_process import GatewayProcess
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,19 +97,20 @@ def test_twenty_files_of_one_caller_do_not_delay_that_of_another(
     soundfile.write(long, np.concatenate(clips), 16_000)
 
     def ask(caller: str, path: Path) -> str:
-        answer = gateway.post(
-            "/v1/transcribe", headers={"x-caller": caller}, files={"audio": path.read_bytes()}
-        )
+        headers, audio = {"authorization": f"Bearer {caller}"}, {"audio": path.read_bytes()}
+        answer = gateway.post("/v1/transcribe", headers=headers, files=audio)
         return answer.raise_for_status().json()["text"]
 
-    script = Path(__file__).with_name("named_callers.py")
+    keys = Keys(f"sqlite:///{tmp_path / 'gateway.db'}")
+    many_key, few_key = keys.create(), keys.create()
+    options = ("--in-flight", "1", "--keys", "--database", keys.database)
     with (
-        GatewayProcess(asr_server, tmp_path / "g", "--in-flight", "1", script=script) as gateway,
+        GatewayProcess(asr_server, tmp_path / "g", *options) as gateway,
         ThreadPoolExecutor(20) as pool,
     ):
-        many = [pool.submit(ask, "many", long) for _ in range(20)]
+        many = [pool.submit(ask, many_key, long) for _ in range(20)]
         while gateway.figure("audio_seconds_total") < 20 * soundfile.info(long).duration - 1:
             assert not any(one.done() for one in many)
-        text = ask("few", long)  # begun last; in turns by request alone it would end last
+        text = ask(few_key, long)  # begun last; in turns by request alone it would end last
         assert not any(one.done() for one in many)
         assert {one.result() for one in many} == {text}

@@ -3,7 +3,6 @@
 import io
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,29 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from backing_services import wait_until
-from gateway_process import GatewayProcess
-from webhook_receiver import Receiver
+from gateway_process import QUICK_JOBS, GatewayProcess
 
 from ko_asr.audio.read import read_audio
-
-OPTIONS = (
-    *("--job-poll", "0.1", "--job-lease", "3", "--job-sweep-every", "0.3", "--job-save-every", "20"),
-    *("--webhook-timeout", "2", "--webhook-scale", "0.01", "--job-max-hours", "0.35"),
-    *("--allow-callback", "127.0.0.1", "--allow-url", "127.0.0.1", "--allow-url", "audio.example"),
-)
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def jobs(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """A gateway with a worker that looks often, and takes 21 minutes of audio."""
-    with GatewayProcess(asr_server, tmp_path_factory.mktemp("jobs") / "g", *OPTIONS) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +164,7 @@ def test_audio_of_an_address(jobs, files: list[Path], receiver) -> None:
 
 
 def test_a_file_of_any_size_is_counted(asr_server, files, tmp_path: Path, receiver) -> None:
-    limit = ("--job-max-upload", str(100_000 / (1 << 30)), *OPTIONS)
+    limit = ("--job-max-upload", str(100_000 / (1 << 30)), *QUICK_JOBS)
     with GatewayProcess(asr_server, tmp_path / "g", *limit) as jobs:
         error = refused(jobs, 413, files={"file": io.BytesIO(bytes(200_000))})
         assert error["code"] == "file_too_large"
@@ -216,7 +195,7 @@ def test_results_are_kept_for_their_time(asr_server, files: list[Path], tmp_path
 
 
 def test_a_stopped_gateway_gives_its_job_back(asr_server, long: Path, tmp_path: Path) -> None:
-    shared = ("--database", f"sqlite:///{tmp_path}/jobs.db", "--files", str(tmp_path / "files"), *OPTIONS)
+    shared = ("--database", f"sqlite:///{tmp_path}/jobs.db", "--files", str(tmp_path / "files"), *QUICK_JOBS)
     with GatewayProcess(asr_server, tmp_path / "g", "--in-flight", "1", *shared) as jobs:
         job = jobs.job(long)
         wait_until(lambda: jobs.job_state(job)["progress"] >= 20)

@@ -39,6 +39,8 @@ def test_verbose_json_has_word_and_segment_times(demo, gateway, files: list[Path
     assert found.usage.seconds == float(found.duration)
     times = [(word.word, round(1000 * word.start), round(1000 * word.end)) for word in found.words]
     assert times == [(word["text"], word["start_ms"], word["end_ms"]) for word in wanted.words]
+    sure = [word.confidence for word in found.words]  # a field of ours, which the SDK keeps
+    assert sure == pytest.approx([word["confidence"] for word in wanted.words], abs=1e-3)
     assert " ".join(segment.text for segment in found.segments) == found.text
     first = found.segments[0]
     assert (first.start, first.id, first.tokens) == (found.words[0].start, 0, [])

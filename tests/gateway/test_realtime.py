@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -298,6 +299,13 @@ def test_complaint_9_a_browser_comes_with_a_client_secret(gateway) -> None:
         gateway.sdk.realtime.client_secrets.create(session={**session, "include": ["item.x"]})
 
 
+def test_a_client_secret_for_more_than_fits(gateway) -> None:
+    address, large = "/v1/realtime/client_secrets", b'{"session": "' + b"x" * 70_000
+    for body in (large, iter([large, b'"}'])):  # a length that is declared, and chunks
+        assert "65536 bytes" in gateway.error(413, path=address, content=body)["message"]
+    assert gateway.error(400, path=address, content=b"no JSON")["param"] == "body"
+
+
 def test_complaint_6_a_minute_of_silence_cuts_nothing(connection, talk, wanted) -> None:
     append(connection, bytes(2 * RATE * 60), 1 << 20)
     assert configure(connection).type == "session.updated"  # all of it was heard
@@ -359,6 +367,23 @@ def test_a_client_that_is_ahead_has_to_wait(gateway) -> None:
         assert speaking.result() < 600
     wait_for_figure(gateway.url, "streams_open", 0.0)
     assert gateway.memory_mib() - before < 40
+
+
+def test_complaint_7_a_gateway_that_stops_tells_the_last_words(
+    asr_server: str, files: list[Path], tmp_path: Path
+) -> None:
+    clip = linear16(read_audio(files[0]), RATE)
+    with GatewayProcess(asr_server, tmp_path / "g") as gateway:
+        with gateway.sdk.realtime.connect(extra_query=INTENT) as connection:
+            append(connection, clip)
+            events = events_until(connection, DELTA)
+            gateway.process.send_signal(signal.SIGTERM)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                while True:
+                    events.append(connection.recv())
+        assert gateway.process.wait(20) in (0, -signal.SIGTERM)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    assert transcripts(events) == grpc_finals(asr_server, heard(clip, RATE), EndpointRules())
 
 
 def test_a_recogniser_that_is_away(tmp_path: Path) -> None:

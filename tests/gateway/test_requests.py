@@ -149,6 +149,7 @@ def test_a_recogniser_that_is_gone(files: list[Path], tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert httpx.get(f"{gateway.url}/health/ready", timeout=30).status_code == 503
         assert httpx.get(f"{gateway.url}/health/live").status_code == 200
+        assert "GET /health/ready 503" in gateway.log.read_text(encoding="utf-8")
         gateway.wait_until_empty()
 
 
@@ -160,10 +161,35 @@ def test_health_figures_and_a_log_without_words(gateway, files: list[Path]) -> N
     assert gateway.figure("audio_seconds_total") - seconds == pytest.approx(duration, abs=1e-3)
     assert gateway.figure("requests_total") > count
     page = httpx.get(f"{gateway.url}/metrics").text
-    assert 'requests_total{route="/v1/audio/transcriptions",status="200"}' in page
+    assert 'requests_total{route="/v1/audio/transcriptions",status="200"}' in page and "_created" not in page
     log = gateway.log.read_text(encoding="utf-8")
-    assert "POST /v1/audio/transcriptions 200" in log
+    assert "POST /v1/audio/transcriptions 200" in log and "/health/ready 200" not in log
     assert not any(word in log for word in (*text.split(), files[0].name))
+
+
+def test_a_gateway_that_stops_waits_for_uploads_a_moment_only(
+    demo, files: list[Path], tmp_path: Path
+) -> None:
+    form = httpx.Request("POST", "http://x/v1/transcribe", files={"audio": files[0].read_bytes()})
+    head = "".join(f"{name}: {value}\r\n" for name, value in form.headers.items())
+    message = b"POST /v1/transcribe HTTP/1.1\r\n" + head.encode() + b"\r\n" + form.read()
+    with GatewayProcess(demo.url, tmp_path / "g") as gateway:
+        wanted = gateway.text(files[0])
+        with (
+            open_upload(gateway) as stalled,
+            socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port)) as alive,
+        ):
+            alive.sendall(message[:5000])
+            wait(lambda: gateway.figure("requests_in_flight") == 3)  # with that for the figures
+            gateway.process.send_signal(signal.SIGTERM)
+            wait(lambda: not gateway.is_live())
+            alive.sendall(message[5000:])
+            answers = [client.makefile("rb").read() for client in (alive, stalled)]
+        gateway.process.wait(20)
+    assert answers[0].startswith(b"HTTP/1.1 200") and wanted in answers[0].decode()
+    assert answers[1].startswith(b"HTTP/1.1 503") and b"is being stopped" in answers[1]
+    log = gateway.log.read_text(encoding="utf-8")
+    assert "ERROR" not in log and "Traceback" not in log
 
 
 def test_complaint_4_a_killed_gateway_leaves_its_files_to_the_next(demo, tmp_path: Path) -> None:

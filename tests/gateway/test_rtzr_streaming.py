@@ -233,6 +233,15 @@ def test_no_ffmpeg_is_left_behind(gateway, talk) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.slow
+def test_a_minute_without_a_frame_ends_it(gateway) -> None:
+    address = rtzr_address(gateway.url, sample_rate=16_000, encoding="LINEAR16")
+    with connect(address) as socket, pytest.raises(websockets.ConnectionClosed) as closed:
+        socket.recv(timeout=90)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+    assert closed.value.rcvd.reason == "no frame came for 60 s"
+
+
 def test_complaint_7_a_gateway_that_stops_tells_the_last_words(bare, asr_server: str, files) -> None:
     data = linear16(read_audio(files[0]), 16_000)
     with connect(rtzr_address(bare.url, sample_rate=16_000, encoding="LINEAR16")) as socket:

@@ -10,10 +10,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from gateway_keys import Keys, client, id_of
+from gateway_live import TRANSCRIPTION, append, events_until, linear16, rtzr, rtzr_address
 from gateway_process import GatewayProcess
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ko_asr.audio.read import read_audio
 from ko_asr.client.connection import ServerUnavailable
 from ko_asr.client.offline import Transcription
 from ko_asr.errors import UserError
@@ -47,32 +50,52 @@ def test_a_greater_share_moves_nobody_away_from_it() -> None:
 
 
 def test_a_canary_through_the_front_door(asr_server: str, files: list[Path], tmp_path: Path) -> None:
-    """Two versions of one server, and a third whose servers are gone."""
+    """Two versions of one server, and a third whose servers are gone; with keys, and without."""
     gone = f"127.0.0.1:{free_ports(1)[0]}"
     arguments = ["--triton", f"v2={asr_server}", "--triton", f"v3={gone}"]
     weights = ["--weight", "v1=50", "--weight", "v2=25", "--weight", "v3=25"]
-    script = Path(__file__).with_name("named_callers.py")
-    audio = files[2].read_bytes()
+    audio, keys = files[2].read_bytes(), Keys(f"sqlite:///{tmp_path / 'gateway.db'}")
 
-    def version(caller: str) -> str:
-        headers = {"x-caller": caller} if caller else {}
+    def version(key: str) -> str:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         answer = gateway.post("/v1/transcribe", headers=headers, files={"audio": audio})
         assert answer.raise_for_status().json()["text"]
         return answer.headers["x-model-version"]
 
     with (
-        GatewayProcess(f"v1={asr_server}", tmp_path / "g", *arguments, *weights, script=script) as gateway,
+        GatewayProcess(
+            f"v1={asr_server}", tmp_path / "g", *arguments, *weights, "--keys", "--database", keys.database
+        ) as gateway,
         ThreadPoolExecutor(4) as pool,
     ):
-        callers = [f"key {number}" for number in range(24)]
+        callers = [keys.create() for _ in range(24)]
         first = list(pool.map(version, callers))
         assert first == list(pool.map(version, callers))  # the same caller, the same version
-        wanted = [order(caller, {"v1": 50, "v2": 25, "v3": 25}) for caller in callers]
+        wanted = [order(id_of(caller), {"v1": 50, "v2": 25, "v3": 25}) for caller in callers]
         assert first == [next(v for v in one if v != "v3") for one in wanted]
-        assert set(pool.map(version, [""] * 24)) == {"v1", "v2"}
+        for caller, wanted_version in zip(callers[:3], first, strict=False):
+            assert live_versions(gateway, caller, read_audio(files[0])) == {wanted_version}
         page = httpx.get(f"{gateway.url}/metrics").text
     assert re.search(r'server_files_total{server="[\d.:]+",version="v2"} \d', page)
     assert re.search(rf'server_healthy{{server="{gone}",version="v3"}} 0.0', page)
+    with (
+        GatewayProcess(f"v1={asr_server}", tmp_path / "open", *arguments, *weights) as gateway,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        assert set(pool.map(version, [""] * 24)) == {"v1", "v2"}
+
+
+def live_versions(gateway: GatewayProcess, key: str, audio: np.ndarray) -> set[str]:
+    """What the finals of both live APIs tell."""
+    address = rtzr_address(gateway.url, sample_rate=16_000, encoding="LINEAR16")
+    headers = {"authorization": f"Bearer {key}"}
+    answers, _, _ = asyncio.run(rtzr(address, [linear16(audio, 16_000), "EOS"], headers))
+    found = {answer["model_version"] for answer in answers if answer["final"]}
+    with client(gateway, key).realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        append(connection, linear16(audio, 24_000))
+        connection.input_audio_buffer.commit()
+        completed = events_until(connection, f"{TRANSCRIPTION}.completed")[-1]
+    return {*found, completed.model_version}
 
 
 class Parrot:

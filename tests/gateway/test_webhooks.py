@@ -4,41 +4,22 @@ import asyncio
 import base64
 import ipaddress
 import json
+import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from backing_services import wait_until
-from gateway_process import GatewayProcess
 from hypothesis import given
 from hypothesis import strategies as st
 from ssrfguard import SSRFGuardError
 from standardwebhooks import Webhook, WebhookVerificationError
-from webhook_receiver import Receiver
 
 from ko_asr.errors import UserError
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs.safe_http import SafeHttp
 from ko_asr.gateway.jobs.webhooks import read_secret, signature, wait_after
-
-OPTIONS = (
-    *("--job-poll", "0.1", "--webhook-timeout", "1", "--webhook-scale", "0.01"),
-    *("--allow-callback", "127.0.0.1"),
-)
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def jobs(asr_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    with GatewayProcess(asr_server, tmp_path_factory.mktemp("webhooks") / "g", *OPTIONS) as running:
-        yield running
 
 
 def test_a_message_tells_of_the_end_of_a_job(jobs, files: list[Path], receiver) -> None:
@@ -56,6 +37,11 @@ def test_a_message_tells_of_the_end_of_a_job(jobs, files: list[Path], receiver) 
     wait_until(lambda: receiver.at("/failed"))
     message = receiver.at("/failed")[0].verified(jobs.webhook_secret)
     assert message["type"] == "job.failed" and message["data"]["error"]["code"] == "unknown_format"
+    log = jobs.log.read_text(encoding="utf-8")
+    assert re.search(rf"job {job} completed: \d+\.\d s of audio in \d+\.\d s\n", log)
+    assert re.search(rf"webhook msg_\w+ of {job}: try 1: 20[04] in \d+\.\d s\n", log)
+    assert re.search(rf"job {message['data']['id']} failed: unknown_format after \d+\.\d s\n", log)
+    assert receiver.url not in log and httpx.get(f"{jobs.url}{data['result']}").json()["text"] not in log
     with pytest.raises(WebhookVerificationError):
         receiver.at("/end")[0].verified("whsec_" + base64.b64encode(bytes(32)).decode())
 

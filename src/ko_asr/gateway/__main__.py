@@ -17,6 +17,7 @@ from ko_asr.gateway.app import create_app
 from ko_asr.gateway.command_line import parse
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.server import LiveServer
+from ko_asr.gateway.uploads import Uploads
 
 
 def main() -> None:
@@ -26,8 +27,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it would log a line for every ffmpeg
     os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "32768")  # 1,000 letters of keywords fit
     options = server_options(settings.access)
-    sockets = Sockets()
-    app, listening = create_app(settings, sockets), listen(settings.access, settings.port)
+    sockets, uploads = Sockets(), Uploads()
+    app, listening = create_app(settings, sockets, uploads), listen(settings.access, settings.port)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ko_asr.gateway").setLevel(logging.INFO)
     address = url(settings.access, listening)
@@ -49,7 +50,7 @@ def main() -> None:
         ws_ping_timeout=120.0,  # a client's answer waits behind the audio that it has sent
         **options,
     )
-    LiveServer(config, sockets).run(sockets=[listening])
+    LiveServer(config, sockets, uploads).run(sockets=[listening])
 
 
 if __name__ == "__main__":

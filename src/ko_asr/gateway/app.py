@@ -25,10 +25,13 @@ from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.metrics import Metrics, Observed
 from ko_asr.gateway.settings.gateway import Settings
 from ko_asr.gateway.unread import ClosesUnread
+from ko_asr.gateway.uploads import Uploads
 
 
-def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
-    """An ASGI application, for one event loop; ``sockets`` gets its live WebSockets."""
+def create_app(
+    settings: Settings, sockets: Sockets | None = None, uploads: Uploads | None = None
+) -> Observed:
+    """An ASGI application, for one event loop; ``sockets`` and ``uploads`` get what it has to end."""
     metrics = Metrics()
     gateway = Gateway(settings, metrics, sockets)
     jobs = Jobs(gateway)
@@ -59,6 +62,7 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
     @app.get("/health/ready", responses={429: {}, 503: {}})
     async def ready() -> dict[str, str]:
         """Answer 200 where an inference was answered just now, else what is wrong."""
+        gateway.check_database()
         await gateway.recogniser.check()
         return {"status": "ready"}
 
@@ -68,4 +72,6 @@ def create_app(settings: Settings, sockets: Sockets | None = None) -> Observed:
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     describe(app, settings.access.keys)
-    return Observed(guarded(ClosesUnread(app), settings.access, gateway.accounts), metrics)
+    return Observed(
+        guarded(ClosesUnread(app, uploads or Uploads()), settings.access, gateway.accounts), metrics
+    )

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspe
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ko_asr.errors import UserError
+from ko_asr.gateway.sqlite_file import Moved, SqliteFile
 
 METADATA = MetaData()
 _BUSY_SECONDS = 30.0  # that a writer of SQLite waits for another one
@@ -46,9 +47,7 @@ class Database:
         """Connect and make the tables that are missing. UserError when that fails."""
         try:
             address = make_url(url)
-            lite = address.get_backend_name() == "sqlite"
-            if lite and address.database:
-                _make_private(Path(address.database))
+            lite, self.file = address.get_backend_name() == "sqlite", SqliteFile.of(address)
             arguments: dict[str, Any] = {}
             if lite and "timeout" not in address.query:
                 arguments["timeout"] = _BUSY_SECONDS
@@ -56,6 +55,8 @@ class Database:
             if lite:
                 event.listen(self._engine, "connect", _set_up_sqlite)
                 event.listen(self._engine, "begin", _begin_immediate)
+            if self.file:
+                self.file.watch(self._engine)
             METADATA.create_all(self._engine)
             strange = _strange_table(self._engine)
         except (ArgumentError, SQLAlchemyError, ImportError, OSError) as error:
@@ -71,7 +72,16 @@ class Database:
 
     def run_now(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in one transaction, in this thread. SQLAlchemyError when it fails."""
+        try:
+            return self._run_once(work)
+        except Moved:
+            self._engine.dispose()  # what is in use meanwhile finds out by itself
+            return self._run_once(work)
+
+    def _run_once(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
+            if self.file:
+                self.file.check(connection)
             return work(connection)
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -90,13 +100,6 @@ def _strange_table(engine: Engine) -> str:
         if set(table.columns.keys()) - {column["name"] for column in there.get_columns(table.name)}:
             return table.name
     return ""
-
-
-def _make_private(path: Path) -> None:
-    """Make the file of a new database, which nobody else may read."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        path.touch(0o600)
 
 
 def _shown(url: str) -> str:

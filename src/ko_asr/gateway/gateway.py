@@ -52,6 +52,12 @@ class Gateway:
             await self.accounts.__aexit__()
         self.database.close()
 
+    def check_database(self) -> None:
+        """Raise ApiError where the database's file was deleted and cannot be written again."""
+        if self.database.file and self.database.file.lost:
+            sentence = "the gateway's database file is gone and cannot be written again: see its log"
+            raise ApiError(503, sentence, code="database", retry_after=5)
+
     def caller(self, name: str) -> Caller:
         """Who made a request by his name, for work that goes on when it is over."""
         return self.accounts.caller(name) if self.accounts else Caller(name)

@@ -1,17 +1,26 @@
 """What every request leaves: an id, a line in the log without a word of it, and figures for Prometheus."""
 
+import asyncio
 import logging
 import secrets
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ko_asr.gateway import answered_by
 from ko_asr.gateway.errors import CLIENT_GONE
+from ko_asr.gateway.uploads import stopping
 
 LOG = logging.getLogger("ko_asr.gateway")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -21,6 +30,8 @@ class Metrics:
     """The figures of one gateway."""
 
     def __init__(self) -> None:
+        # They would double the series, and tell the start of the process only.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client has no types for it
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self._registry, "namespace": "ko_asr_gateway"}
         self.requests = Counter("requests", "Requests answered", ["route", "status"], **options)
@@ -77,6 +88,9 @@ class Observed:
         with self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, observed_send)
+            except asyncio.CancelledError:  # the server stops, and has waited long enough
+                if status == CLIENT_GONE:
+                    await stopping().response(scope["path"])(scope, receive, observed_send)
             except Exception:
                 LOG.exception("%s failed", request_id)
         self._note(scope, request_id, status, time.perf_counter() - started)
@@ -97,6 +111,13 @@ class Observed:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        LOG.info(
-            "%s %s %s %d %.0f ms", request_id, scope.get("method", "WebSocket"), route, status, 1000 * seconds
+        routine = route.startswith("/health/") and status < 400  # a probe every few seconds
+        LOG.log(
+            logging.DEBUG if routine else logging.INFO,
+            "%s %s %s %d %.0f ms",
+            request_id,
+            scope.get("method", "WebSocket"),
+            route,
+            status,
+            1000 * seconds,
         )

@@ -3,6 +3,8 @@
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ko_asr.gateway.uploads import Uploads
+
 
 class ClosesUnread:
     """ASGI application that closes the connection of a request that is answered in the middle of its body.
@@ -10,20 +12,21 @@ class ClosesUnread:
     Where nothing of the body was read it stays open: its client would see a reset instead of the answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
+        self._app, self._uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request as ``app`` does."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        inside = False
+        inside, whole = False, False
 
         async def watched_receive() -> Message:
-            nonlocal inside
-            message = await receive()
+            nonlocal inside, whole
+            message = await (receive() if whole else self._uploads.receive(receive))
             inside = message.get("more_body", False)
+            whole = not inside
             return message
 
         async def closing_send(message: Message) -> None:

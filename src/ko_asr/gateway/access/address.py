@@ -43,17 +43,20 @@ def _resolve(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
 
 
 def url(access: AccessSettings, listening: socket.socket) -> str:
-    """The address for people, with the scheme."""
+    """The address for people on this machine, with the scheme: nobody can open 0.0.0.0 in a browser."""
     host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
     scheme = "https" if access.tls_cert else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def summary(access: AccessSettings, listening: socket.socket) -> str:
     """Who may come in, in words, for the start."""
-    near = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+    host = ipaddress.ip_address(listening.getsockname()[0])
+    near, everywhere = host.is_loopback, f", at every address of this one ({host})"
     who = "whoever has a key" if access.keys else "everybody: there are no keys"
-    where = "this machine only" if near else "other machines too"
+    where = "this machine only" if near else "other machines too" + everywhere * host.is_unspecified
     clear = access.keys and not (near or access.tls_cert or access.proxies)
     return f"{who}; {where}{', which send keys and audio in the clear: see --tls-cert' if clear else ''}"
 

@@ -1,6 +1,6 @@
 """What recognises: Triton servers, or the exported graphs in this process. Both keep this contract."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,12 @@ import numpy as np
 from ko_asr.client.offline import Transcription
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
+
+Served = Callable[[str], None]
+
+
+def nobody(version: str) -> None:
+    """Nobody wants to know the version."""
 
 
 class LiveStream(Protocol):
@@ -41,8 +47,12 @@ class Engine(Protocol):
         KeywordsNotTaken where the served model takes none.
         """
 
-    async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
-        """Begin a stream. Raises ServerError, StreamsFull when there is no room for it."""
+    async def open_stream(self, options: StreamOptions, key: str = "", served: Served = nobody) -> LiveStream:
+        """Begin a stream; ``served`` is told its version of the model, where versions are named, and again
+        where it goes on at another one.
+
+        Raises ServerError, StreamsFull when there is no room for it.
+        """
 
     async def close(self) -> None:
         """Close the connections."""

@@ -11,7 +11,7 @@ import numpy as np
 from ko_asr.client.connection import AnswerTimeout, RequestRefused, ServerError
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.caller import EVERYBODY, Caller
-from ko_asr.gateway.engine.engine import Engine, LiveStream
+from ko_asr.gateway.engine.engine import Engine, LiveStream, Served, nobody
 from ko_asr.gateway.engine.fair_turns import FairTurns
 from ko_asr.gateway.engine.server import is_full
 from ko_asr.gateway.errors import ApiError
@@ -62,10 +62,15 @@ class Recogniser:
             except ServerError as error:
                 raise api_error(error) from error
 
-    async def open_stream(self, options: StreamOptions, caller: Caller = EVERYBODY) -> LiveStream:
-        """Begin a live stream. ApiError when that fails; the stream itself raises ServerError later."""
+    async def open_stream(
+        self, options: StreamOptions, caller: Caller = EVERYBODY, served: Served = nobody
+    ) -> LiveStream:
+        """Begin a live stream, whose version ``served`` is told.
+
+        ApiError when that fails; the stream itself raises ServerError later.
+        """
         try:
-            return await self._engine.open_stream(options, _key(caller, secrets.token_hex(8)))
+            return await self._engine.open_stream(options, _key(caller, secrets.token_hex(8)), served)
         except ServerError as error:
             raise api_error(error) from error
 

@@ -12,7 +12,7 @@ import numpy as np
 from ko_asr.client.connection import ServerError
 from ko_asr.client.offline import Transcription
 from ko_asr.evaluation.metrics import score
-from ko_asr.gateway.engine.engine import Engine, LiveStream
+from ko_asr.gateway.engine.engine import Engine, LiveStream, Served, nobody
 from ko_asr.runtime.options import StreamOptions
 
 LOG = logging.getLogger("ko_asr.gateway")
@@ -85,9 +85,9 @@ class ShadowedEngine:
         self._shadow.offer(samples, answer.text, keywords)
         return answer
 
-    async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
+    async def open_stream(self, options: StreamOptions, key: str = "", served: Served = nobody) -> LiveStream:
         """Begin a stream like `Engine.open_stream`; the shadow hears none."""
-        return await self._engine.open_stream(options, key)
+        return await self._engine.open_stream(options, key, served)
 
     async def close(self) -> None:
         """Close both."""

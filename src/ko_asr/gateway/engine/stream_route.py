@@ -6,18 +6,19 @@ from typing import Any
 from ko_asr.client.connection import ServerError
 from ko_asr.client.protocol import ChunkSizes
 from ko_asr.client.streaming import Connection, open_stream
-from ko_asr.gateway.engine.engine import LiveStream
+from ko_asr.gateway.engine.engine import LiveStream, Served
 from ko_asr.gateway.engine.server import Server, may_go_elsewhere, none_left
+from ko_asr.gateway.settings.addresses import DEFAULT_VERSION
 from ko_asr.runtime.options import StreamOptions
 
 Choose = Callable[[Collection[Server]], Awaitable[Server | None]]  # but those; None where none is left
 
 
 class StreamRoute:
-    """A `ko_asr.client.streaming.Route` over the servers that ``choose`` gives."""
+    """A `ko_asr.client.streaming.Route` over the servers of ``choose``; ``served`` is told versions."""
 
-    def __init__(self, choose: Choose) -> None:
-        self._choose = choose
+    def __init__(self, choose: Choose, served: Served) -> None:
+        self._choose, self._served = choose, served
         self._server: Server | None = None  # of this sequence
         self._sizes: ChunkSizes | None = None
         self._counted = False  # at the server, as under way
@@ -38,7 +39,7 @@ class StreamRoute:
             except ServerError as error:
                 failure = error
                 continue
-            self._server = server
+            self._use(server)
             return self._sizes
         raise failure
 
@@ -66,10 +67,15 @@ class StreamRoute:
                 if other is None or await other.sizes() != self._sizes:
                     raise
                 self._end()
-                self._server = other
+                self._use(other)
             finally:
                 if arguments["sequence_end"]:
                     self._end()
+
+    def _use(self, server: Server) -> None:
+        self._server = server
+        if server.version != DEFAULT_VERSION:
+            self._served(server.version)
 
     def _count(self, server: Server) -> None:
         self._counted = True

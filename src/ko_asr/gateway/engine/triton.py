@@ -9,7 +9,7 @@ import numpy as np
 from ko_asr.client.connection import AnswerTimeout, ServerError, ServerUnavailable
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway import answered_by
-from ko_asr.gateway.engine.engine import LiveStream
+from ko_asr.gateway.engine.engine import LiveStream, Served, nobody
 from ko_asr.gateway.engine.pool import Pool
 from ko_asr.gateway.engine.server import Server, may_go_elsewhere, none_left
 from ko_asr.gateway.engine.stream_route import StreamRoute
@@ -55,9 +55,9 @@ class TritonEngine:
             answered_by.note(server.version)
         return answer
 
-    async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
+    async def open_stream(self, options: StreamOptions, key: str = "", served: Served = nobody) -> LiveStream:
         """Begin a stream like `Engine.open_stream`, resumed on another server when its own dies."""
-        return await StreamRoute(lambda tried: self._for_stream(key, tried)).open(options)
+        return await StreamRoute(lambda tried: self._for_stream(key, tried), served).open(options)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -5,6 +5,7 @@ dead and comes back finds that it is `Lost`.
 """
 
 import json
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ko_asr.gateway.jobs.tables import (
     now,
 )
 
+LOG = logging.getLogger("ko_asr.gateway")
 _DEFERRAL = (1.0, 60.0)  # seconds, the first and the longest
 _PATIENCE = 1440  # deferrals: a day at least
 
@@ -66,6 +68,7 @@ def take(worker: str, seconds: float, attempts: int) -> Callable[[Connection], L
             job = Job.of(row)
             if job.attempts >= attempts:
                 error = ApiError(500, f"{attempts} workers died or failed at it", code="worker_lost")
+                LOG.warning("job %s failed: worker_lost after %d attempts", job.id, attempts)
                 _end(connection, job, FAILED, moment, error)
                 continue
             token = f"{worker}/{secrets.token_hex(8)}"

@@ -96,6 +96,7 @@ class Sender:
         delivery = await self._database.run(deliveries.take(WEBHOOK, held))
         if delivery is None:
             return False
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.webhook_timeout):
                 status, retry_after = await self._post(delivery)
@@ -103,6 +104,9 @@ class Sender:
             status, retry_after, reason = 0, None, type(error).__name__
         else:
             reason = str(status)
+        message = "webhook %s of %s: try %d: %s in %.1f s"
+        took = time.monotonic() - began
+        LOG.info(message, delivery.id, delivery.job_id, delivery.attempt, reason, took)
         await self._note(delivery, status, retry_after, reason)
         return True
 
@@ -130,8 +134,6 @@ class Sender:
             work = deliveries.give_up(delivery, reason)
         else:
             work = deliveries.again(delivery, wait, reason)
-        if not 200 <= status < 300:
-            LOG.info("webhook %s of %s: try %d: %s", delivery.id, delivery.job_id, delivery.attempt, reason)
         await self._database.run(work)
 
 

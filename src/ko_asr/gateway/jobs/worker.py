@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -65,7 +66,7 @@ class _Held:
     def __init__(self, worker: Worker, lease: Lease) -> None:
         self._worker, self._lease, self._percent = worker, lease, lease.job.progress
         self._settings, self._database = worker.settings, worker.gateway.database
-        self._seconds = 0.0
+        self._seconds, self._began = 0.0, time.monotonic()
 
     async def run(self) -> None:
         """Work while the lease is renewed; CancelledError gives the job back."""
@@ -116,6 +117,7 @@ class _Held:
             finally:
                 await folder.remove()
             worker.gateway.metrics.jobs.labels("completed").inc()
+            LOG.info("job %s completed: %.1f s of audio in %.1f s", job.id, self._seconds, self._took)
         except ApiError as error:
             if await self._settle(error):
                 return
@@ -127,13 +129,19 @@ class _Held:
         """End the job with ``error``; True where it waits instead."""
         job = self._lease.job
         downloads = error.status == _BAD_GATEWAY and job.deferrals < _DOWNLOADS
-        LOG.info("job %s: %s", job.id, error.code or error.status)
         if error.status in _AWAY or downloads:
+            LOG.info("job %s waits: %s", job.id, error.code or error.status)
             await self._database.run(leases.defer(self._lease, error))
             return True
         await self._database.run(leases.fail(self._lease, error))
         self._worker.gateway.metrics.jobs.labels("failed").inc()
+        LOG.info("job %s failed: %s after %.1f s", job.id, error.code or error.status, self._took)
         return False
+
+    @property
+    def _took(self) -> float:
+        """Seconds in this worker's hands."""
+        return time.monotonic() - self._began
 
     async def _audio(self, folder: RequestFolder) -> list[Decoded]:
         worker, job = self._worker, self._lease.job

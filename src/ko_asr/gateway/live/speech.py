@@ -38,6 +38,7 @@ class Speech:
         self._recogniser, self._metrics, self._ffmpeg = recogniser, metrics, ffmpeg
         self._caller, self._take = caller, take
         self.options = StreamOptions()  # of the next stream
+        self.version = ""  # of the model that hears this one, where versions are named
         self._decoder = make_decoder(LINEAR16, SAMPLE_RATE, self._hear, ffmpeg)
         self._stream: LiveStream | None = None
         self._delivery: asyncio.Task[None] | None = None
@@ -80,8 +81,11 @@ class Speech:
         await self._finish()
 
     async def drop(self) -> None:
-        """Give up what is not final."""
+        """Give up what is not final. Its place is freed also where the client leaves meanwhile."""
         stream, delivery, self._stream, self._delivery = self._stream, self._delivery, None, None
+        await asyncio.shield(asyncio.ensure_future(self._free(stream, delivery)))
+
+    async def _free(self, stream: LiveStream | None, delivery: asyncio.Task[None] | None) -> None:
         if delivery is not None:
             delivery.cancel()
             await asyncio.gather(delivery, return_exceptions=True)
@@ -109,9 +113,12 @@ class Speech:
             raise await self._failure(error) from error
 
     async def _open(self) -> None:
-        self._stream = await self._recogniser.open_stream(self.options, self._caller)
+        self._stream = await self._recogniser.open_stream(self.options, self._caller, self._served)
         self._metrics.streams.inc()
         self._delivery = asyncio.create_task(self._deliver(self._stream, self.milliseconds))
+
+    def _served(self, version: str) -> None:
+        self.version = version
 
     async def _deliver(self, stream: LiveStream, later: int) -> None:
         async for result in stream:

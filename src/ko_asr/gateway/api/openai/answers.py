@@ -61,6 +61,16 @@ def done(text: str, seconds: float) -> str:
     return event({"type": "transcript.text.done", "text": text, "usage": usage(seconds)})
 
 
+def word_json(word: Word) -> dict[str, Any]:
+    """A word. OpenAI's has no confidence; its SDK keeps what is more."""
+    return {
+        "word": word.text,
+        "start": word.start_ms / 1000,
+        "end": word.end_ms / 1000,
+        "confidence": round(word.confidence, 4),
+    }
+
+
 def _verbose(
     body: dict[str, Any], spoken: Sequence[Utterance], seconds: float, options: TranscriptionOptions
 ) -> dict[str, Any]:
@@ -69,16 +79,12 @@ def _verbose(
 
     body = {"task": "transcribe", "language": "korean", "duration": round(seconds, 3), **body}
     if "word" in options.granularities:
-        body["words"] = [_word(one.word) | of(one.channel) for one in words(spoken)]
+        body["words"] = [word_json(one.word) | of(one.channel) for one in words(spoken)]
     if "segment" in options.granularities:
         body["segments"] = [
             _segment(number, one.result) | of(one.channel) for number, one in enumerate(spoken)
         ]
     return body
-
-
-def _word(word: Word) -> dict[str, Any]:
-    return {"word": word.text, "start": word.start_ms / 1000, "end": word.end_ms / 1000}
 
 
 def _segment(number: int, result: Result) -> dict[str, Any]:

@@ -39,11 +39,12 @@ class Transcription(BaseModel):
 
 
 class TranscribedWord(BaseModel):
-    """A word; times in seconds."""
+    """A word; times in seconds, confidence in 0..1."""
 
     word: str
     start: float
     end: float
+    confidence: float
 
 
 class Segment(BaseModel):

@@ -5,14 +5,15 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.websockets import WebSocket
 
 from ko_asr.gateway.access.credentials import credential
 from ko_asr.gateway.access.tokens import REALTIME
-from ko_asr.gateway.api.description import answers
+from ko_asr.gateway.api.description import answers, form
 from ko_asr.gateway.api.openai.realtime_config import SessionConfig
 from ko_asr.gateway.api.openai.realtime_session import RealtimeSession, session_object, stream_options
+from ko_asr.gateway.api.small_body import read_body
 from ko_asr.gateway.caller import caller_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
@@ -44,9 +45,14 @@ def routes(gateway: Gateway) -> APIRouter:
     """The routes of ``gateway``."""
     router = APIRouter()
 
-    @router.post("/v1/realtime/client_secrets", max_body_size=_BODY_BYTES, responses=answers(_Secret))
-    async def client_secrets(request: Request, asked: _SecretRequest) -> dict[str, Any]:
+    @router.post(
+        "/v1/realtime/client_secrets",
+        openapi_extra=form(_SecretRequest, "application/json"),
+        responses=answers(_Secret),
+    )
+    async def client_secrets(request: Request) -> dict[str, Any]:
         """A short-lived secret for a browser, with the configuration that its session begins with."""
+        asked = _asked(await read_body(request, _BODY_BYTES))
         session, seconds = asked.session or {}, (asked.expires_after or _ExpiresAfter()).seconds
         config = SessionConfig().updated(session, gateway.settings)
         value = gateway.tokens.issue(REALTIME, caller_of(request).name, seconds, session=session)
@@ -72,6 +78,15 @@ def routes(gateway: Gateway) -> APIRouter:
         await gateway.sockets.serve(websocket, session.run)
 
     return router
+
+
+def _asked(body: bytes) -> _SecretRequest:
+    try:
+        return _SecretRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise ApiError(400, f"{where}: {first['msg']}", param=where) from None
 
 
 def _check(websocket: WebSocket, gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+from ko_asr.gateway.api.openai.answers import word_json
 from ko_asr.gateway.api.openai.realtime_config import PARTIAL, WORDS
 from ko_asr.runtime.results import Result, Word
 
@@ -30,12 +31,15 @@ class Items:
             events.append(self._begun("input_audio_buffer.speech_started", audio_start_ms=self.begin_ms))
         return events + self._deltas(result) if result.text else events
 
-    def ended(self, result: Result, at_ms: int) -> list[Event]:
-        """Server VAD: the utterance of a final ``result`` that ended, by the rules, at ``at_ms``."""
+    def ended(self, result: Result, at_ms: int, version: str) -> list[Event]:
+        """Server VAD: the utterance of a final ``result`` that ended, by the rules, at ``at_ms``.
+
+        ``version`` is that of the model, or empty.
+        """
         if self._item is None:
             return []
         stopped = self._event("input_audio_buffer.speech_stopped", audio_end_ms=at_ms)
-        return [stopped, *self.committed(), *self.completed(at_ms)]
+        return [stopped, *self.committed(), *self.completed(at_ms, version)]
 
     def filled(self, result: Result) -> list[Event]:
         """No VAD: a partial or a final of the turn that the client will commit."""
@@ -69,13 +73,15 @@ class Items:
             {"type": "conversation.item.done", "item": item, **before},
         ]
 
-    def completed(self, at_ms: int) -> list[Event]:
-        """The text of the item, whose audio ends at ``at_ms``, is complete."""
+    def completed(self, at_ms: int, version: str) -> list[Event]:
+        """The text of the item, whose audio ends at ``at_ms``, is complete. ``version`` as in `ended`."""
         events = self._tell(self._text)
         usage = {"type": "duration", "seconds": round(max(0, at_ms - self.begin_ms) / 1000, 3)}
         done = self._event(f"{_TRANSCRIPTION}.completed", content_index=0, transcript=self._text, usage=usage)
         if WORDS in self.include:
-            done["words"] = [_word(word) for word in self._words]
+            done["words"] = [word_json(word) for word in self._words]
+        if version:
+            done["model_version"] = version
         self._close(at_ms)
         return [*events, done]
 
@@ -119,12 +125,6 @@ class Items:
 
     def _event(self, kind: str, **fields: Any) -> Event:
         return {"type": kind, "item_id": self._item, **fields}
-
-
-def _word(word: Word) -> Event:
-    """As in verbose_json, since the first sample of the socket."""
-    seconds = {"start": word.start_ms / 1000, "end": word.end_ms / 1000}
-    return {"word": word.text, **seconds, "confidence": round(word.confidence, 4)}
 
 
 def _id(kind: str) -> str:

@@ -113,7 +113,7 @@ class RealtimeSession:
                 return
         await self._send(*self._items.committed())
         if await self._end_utterance():
-            await self._send(*self._items.completed(self._speech.milliseconds))
+            await self._send(*self._items.completed(self._speech.milliseconds, self._speech.version))
 
     async def _end_utterance(self) -> bool:
         """The last final is told when this returns; False when the recogniser failed, which is told too."""
@@ -145,7 +145,7 @@ class RealtimeSession:
         await self._send(*self._items.heard(result, detection.prefix_padding_ms))
         if result.is_final:
             end = min(result.end_ms + detection.silence_duration_ms, self._speech.milliseconds)
-            await self._send(*self._items.ended(result, end))
+            await self._send(*self._items.ended(result, end, self._speech.version))
 
     async def _send(self, *events: Event) -> None:
         for event in events:

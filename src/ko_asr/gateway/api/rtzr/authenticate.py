@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from ko_asr.gateway.access.tokens import RTZR
 from ko_asr.gateway.api.description import answers, form
+from ko_asr.gateway.api.small_body import read_body
 from ko_asr.gateway.caller import EVERYBODY
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
@@ -37,7 +38,7 @@ def routes(gateway: Gateway) -> APIRouter:
     )
     async def authenticate(request: Request) -> dict[str, str | int]:
         """A token for a key, which goes into the header as `Authorization: bearer TOKEN`."""
-        form = parse_qs((await _body(request)).decode(errors="replace"))
+        form = parse_qs((await read_body(request, _MOST_BYTES)).decode(errors="replace"))
         pair = [form.get(name, [""])[0] for name in ("client_id", "client_secret")]
         if not all(pair):
             raise ApiError(400, "send client_id and client_secret as a form", param="client_id")
@@ -48,12 +49,3 @@ def routes(gateway: Gateway) -> APIRouter:
         return {"access_token": token, "expire_at": int(time.time()) + _SECONDS}
 
     return router
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise ApiError(413, f"the form is larger than {_MOST_BYTES} bytes")
-    return body

@@ -103,13 +103,15 @@ class _Session:
                 }
                 for word in result.words
             ]
-        answer = {
+        answer: dict[str, Any] = {
             "seq": self._sentence,
             "start_at": result.start_ms,
             "duration": result.end_ms - result.start_ms,
             "final": result.is_final,
             "alternatives": [best],
         }
+        if result.is_final and self._speech.version:
+            answer["model_version"] = self._speech.version
         self._sentence += result.is_final
         await tell(self._websocket, answer)
 

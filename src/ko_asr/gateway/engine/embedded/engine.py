@@ -16,7 +16,7 @@ from ko_asr.gateway.engine.embedded.models import (
     load_streams,
 )
 from ko_asr.gateway.engine.embedded.streams import Streams
-from ko_asr.gateway.engine.engine import LiveStream
+from ko_asr.gateway.engine.engine import LiveStream, Served, nobody
 from ko_asr.gateway.settings.engine import EngineSettings
 from ko_asr.recognition.streaming import StreamingRecognizer
 from ko_asr.runtime.options import StreamOptions
@@ -54,7 +54,7 @@ class EmbeddedEngine:
             late = f"no answer within {self._timeout:g} s"
             raise AnswerTimeout("DEADLINE_EXCEEDED", late) from None
 
-    async def open_stream(self, options: StreamOptions, key: str = "") -> LiveStream:
+    async def open_stream(self, options: StreamOptions, key: str = "", served: Served = nobody) -> LiveStream:
         """Begin a stream like `Engine.open_stream`."""
         if self._streams is None:
             sentence = "the repository of this gateway holds no streaming model"
