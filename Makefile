@@ -19,7 +19,7 @@ MERMAID_SHA256 := 74d7c46dabca328c2294733910a8aa1ed0c37451776e8d5295da38a2b758fb
 # Environments are made side by side.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded setup-broker gateway lmplz setup-ray test-ray
+.PHONY: help demo demo-streaming serve test test-fast lint docs clean setup setup-dev setup-server setup-rtx setup-gateway setup-embedded setup-broker setup-kiwi gateway lmplz setup-ray test-ray setup-nemo-itn
 
 help:
 	@echo "make demo    corpus -> manifests -> tokenizer -> training -> scores -> export -> served transcript"
@@ -93,6 +93,13 @@ setup-broker: .gateway/.ready-broker
 	@.gateway/bin/pip install -q -r requirements-broker.txt 2> >($(QUIETLY))
 	@touch $@
 
+# Kiwi into each environment that is there, for finished text; Triton's models import it from .server/venv.
+setup-kiwi: .venv/.ready requirements-kiwi.txt
+	@for python in .venv/bin/python .gateway/bin/python .server/venv/bin/python; do \
+		if [ -x $$python ]; then \
+			echo "== adding Kiwi to $${python%/bin/python}"; \
+			$(BIN)/pip --python $$python install -q -r requirements-kiwi.txt 2> >($(QUIETLY)); fi; done
+
 setup-ray: .ray/.ready
 
 .ray/.ready: requirements-ray.txt pyproject.toml
@@ -100,6 +107,15 @@ setup-ray: .ray/.ready
 	@$(PYTHON) -m venv .ray
 	@.ray/bin/pip install -q -r requirements-ray.txt 2> >($(QUIETLY))
 	@.ray/bin/pip install -q --no-deps -e . 2> >($(QUIETLY))
+	@touch $@
+
+# NVIDIA's inverse text normaliser, to compare with (recipes/evaluate_text.py --normaliser nemo); 1.1 GB.
+setup-nemo-itn: .nemo-itn/.ready
+
+.nemo-itn/.ready: requirements-nemo-itn.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: Python 3.11 or 3.12 with venv is needed: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .nemo-itn
+	@.nemo-itn/bin/pip install -q -r requirements-nemo-itn.txt 2> >($(QUIETLY))
 	@touch $@
 
 # TensorRT-RTX compiles graphs without a GPU (tests/export/test_tensorrt.py); it never serves.
@@ -182,5 +198,5 @@ test: .venv/.ready-dev .server/.ready .rtx/.ready .gateway/.ready-embedded .gate
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
-	@rm -rf .venv .server .rtx .ray .gateway .docs .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
+	@rm -rf .venv .server .rtx .ray .nemo-itn .gateway .docs .build data/demo data/demo_corpus tokenizers/demo experiments/fastconformer_ko_demo experiments/fastconformer_ko_streaming_demo results/demo
 	@git clean -qfdX triton

@@ -11,6 +11,8 @@ command, versions, machine) and report.html (one page, plots, the worst utteranc
 .nemo that transcribes speech, and with --predictions on transcripts of any other system: JSON lines with
 audio_filepath, duration, text and pred_text. With --lm (recipes/train_lm.py) or --boost-words the transcripts
 are NeMo's beam_batch's; greedy ones of the same run stand beside them, with the significance of the change.
+Where the manifest has dual transcriptions (written or spoken beside text), the transcripts are finished
+(ko_asr.finishing) and the written form is scored as well.
 """
 
 import argparse
@@ -28,6 +30,9 @@ from ko_asr.data.manifest import read_manifest, write_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.evaluation.metrics import PROFILES
 from ko_asr.files import atomic_write
+from ko_asr.finishing.command import chosen_style
+from ko_asr.finishing.finisher import Finisher
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
@@ -62,6 +67,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--att-context", metavar="L,R", help="attention context of a cache-aware model, such as 70,6"
+    )
+    parser.add_argument(
+        "--style",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a choice of style of the written form, scored where the manifest has dual transcriptions",
     )
     parser.add_argument("--worst", type=int, default=20, help="utterances to show in the report")
     parser.add_argument("--limit", type=int, help="only the first N utterances")
@@ -266,6 +278,7 @@ def main() -> int:
     args = arguments()
     unreadable: dict[str, str] = {}
     from ko_asr.evaluation import scorecard as evaluation
+    from ko_asr.evaluation import written_score
 
     if args.model:
         check_nemo_file(args.model)
@@ -276,6 +289,8 @@ def main() -> int:
         run = {"predictions": str(args.predictions)}
     else:
         entries = read_references(args.manifest, args.limit)
+    style = chosen_style(args.style)
+    finish = Finisher(FinishOptions(style=style))
     check_writable(args.out)
     # a misspelt field is told now and not after the transcription
     evaluation.slice_labels(entries, args.by)
@@ -287,6 +302,10 @@ def main() -> int:
 
     card, scores = evaluation.scorecard(entries, args.profile, args.by, args.bootstrap_by)
     card |= run
+    if written_score.is_dual(entries):
+        card["written"] = written_score.written_card(
+            entries, lambda text: finish(text).text, args.profile, style
+        )
     if "decoding" in run:
         greedy = [entry | {"pred_text": entry["greedy_text"]} for entry in entries]
         card["greedy"] = {"metrics": evaluation.compare(entries, greedy, args.profile, args.bootstrap_by)}
@@ -309,6 +328,8 @@ def main() -> int:
         json.dump(card, stream, ensure_ascii=False, indent=2)
     write_unreadable(args.out, unreadable, len(entries) + len(unreadable))
     print(evaluation.table(card))
+    if "written" in card:
+        print(written_score.table(card["written"]))
     print(f"wrote {args.out}/scores.json, predictions.jsonl and report.html (open it in a browser)")
     if args.model and not unreadable:
         print(f"next: python export/to_triton.py --model {args.model}")

@@ -5,8 +5,8 @@
     python recipes/stream.py speech.wav                        # as fast as it can
 
 On a terminal the partial is written over itself; elsewhere there is one line a final, with its seconds and
-its confidence. At the end: latency figures (defined in `ko_asr.recognition.latency`) and how often
-partials were revised.
+its confidence. With --written both are shown as they are written (3월 5일에 15,000원). At the end: latency
+figures (defined in `ko_asr.recognition.latency`) and how often partials were revised.
 
 A cache-aware model streams exactly, with the --look-ahead (encoder frames) that it was trained with; any
 other EncDecCTCModelBPE is given windows of --left, --chunk and --right seconds, which costs accuracy and
@@ -25,6 +25,7 @@ import numpy as np
 
 from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, run_main
+from ko_asr.finishing import command
 from ko_asr.models.nemo_file import newest_model, read_config
 from ko_asr.recognition import search
 from ko_asr.recognition.latency import CountingDecoder, LatencyMeter
@@ -55,6 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--max-utterance-ms", type=float, default=12_000.0, help="longest utterance (default 12000)")
     add("--input-device", help="number or name of the microphone (default: the system's)")
     search.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args()
     times = (args.packet_ms, args.silence_ms, args.max_utterance_ms, 1000 * args.chunk)
     if not all(0 < time_ms <= LONGEST_MS for time_ms in times):
@@ -86,7 +88,7 @@ def open_session(args: argparse.Namespace, path: Path) -> tuple[Any, Any, Counti
         model = FrameModel.load(path, "cpu", top=how.top)
         recognizer = BufferedRecognizer(model, args.left, args.chunk, args.right)
         vocabulary, blank_id, frame_ms = model.vocabulary, model.blank_id, model.frame_ms
-    decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules))
+    decoder = how.decoder(DecoderSettings(vocabulary, blank_id, frame_ms, rules), args.finish)
     counting = CountingDecoder(decoder)
     return recognizer.open(counting), decoder, counting
 
@@ -126,6 +128,7 @@ def report(meter: LatencyMeter, decoder: Any, seconds: float, wall: float, paced
 
 def main() -> None:
     args = arguments()
+    args.finish = command.read_options(args)
     path = args.model or newest_model(EXPERIMENTS)
     with contextlib.ExitStack() as stack:
         library = sound_library() if args.mic else None

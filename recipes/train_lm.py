@@ -5,8 +5,8 @@
         --out lm/big --dev data/ksponspeech/dev.jsonl --held-out data/ksponspeech/eval_clean.jsonl
 
 Manifests are taken as they are, text files go through the text rules of --style line by line, and what these
-reject is counted. lmplz (make lmplz) counts on disk, whatever the size; without it the same model is made in
-memory.
+reject is counted; --spoken first writes them as they are said (3시: 세 시). lmplz (make lmplz) counts on
+disk, whatever the size; without it the same model is made in memory.
 Training text only: sentences of --dev and --held-out that stand in it are counted, and too many are refused.
 """
 
@@ -24,11 +24,13 @@ import sentencepiece
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError, run_main
 from ko_asr.files import atomic_write
+from ko_asr.finishing.spoken import spoken
 from ko_asr.models.nemo_file import check_nemo_file, tokenizer_bytes
 from ko_asr.provenance import provenance, sha256
 from ko_asr.text import language_model, tokenizer
-from ko_asr.text.normalizer import Normalizer, add_style_argument
+from ko_asr.text.normalizer import PLAIN, Normalizer, add_style_argument
 from ko_asr.text.plain_files import text_lines
+from ko_asr.text.unicode_forms import fold_forms
 
 LONG_SENTENCE = 12  # characters; shorter ones (네, 맞아요) occur everywhere
 BATCH = 2_000  # sentences given to SentencePiece at once
@@ -50,6 +52,9 @@ def arguments() -> argparse.Namespace:
         "--text", type=Path, nargs="+", default=[], help="further text, UTF-8, a sentence a line"
     )
     add_style_argument(parser)
+    parser.add_argument(
+        "--spoken", action="store_true", help="numbers, units and abbreviations of --text as they are said"
+    )
     parser.add_argument("--order", type=int, default=5, help="longest n-gram (default 5)")
     parser.add_argument("--dev", type=Path, help="manifest whose perplexity to print")
     parser.add_argument(
@@ -64,6 +69,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.manifest and not args.text:
         parser.error("give --manifest or --text")
+    if args.spoken and (args.style != PLAIN or not args.text):
+        parser.error(f"--spoken is for --text of --style {PLAIN}: other transcriptions hold what was said")
     if not 2 <= args.order <= language_model.MAX_ORDER:
         parser.error(f"--order must be 2 to {language_model.MAX_ORDER}")
     return args
@@ -100,7 +107,7 @@ class TrainingText:
     def _cleaned(self, path: Path) -> Iterator[str]:
         """Yield the lines of a text file by the text rules, and count those that they reject."""
         for line in text_lines(path):
-            cleaned = self._normalizer.clean(line)
+            cleaned = self._normalizer.clean(spoken(fold_forms(line)) if self._args.spoken else line)
             if cleaned.reason:
                 self.rejected[cleaned.reason] += 1
             else:
@@ -198,6 +205,7 @@ def main() -> None:
         "sentences": text.sentences,
         "tokens": text.tokens,
         "sources": {str(path): sha256(path) for path in (*args.manifest, *args.text)},
+        "spoken": args.spoken,
         "held_out_overlap": [len(text.overlap), len(text.held_out)],
         "arpa_sha256": sha256(args.out / language_model.ARPA),
     } | provenance(("sentencepiece", "kenlm", "numpy"))

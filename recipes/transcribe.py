@@ -3,11 +3,13 @@
     python recipes/transcribe.py meeting.mp3                                    # text on standard output
     python recipes/transcribe.py lecture.flac --out srt --output lecture.srt
     python recipes/transcribe.py calls/*.wav --out jsonl --output-dir transcripts
+    python recipes/transcribe.py lecture.flac --out vtt --written --punctuation # 2024년 3월 5일에 15,000원
 
 Any format, rate and channel count that libsndfile reads; channels are averaged, other rates resampled. Audio
 is cut at silences, so any EncDecCTCModelBPE does: full-context or cache-aware, the latter with the attention
 of --att-context. Formats: txt (an utterance a line), jsonl (an utterance a line, with words and syllables in
-ms and their confidence), json (one object a file), srt and vtt (subtitles).
+ms and their confidence), json (one object a file), srt and vtt (subtitles, by the rules at the top of
+`src/ko_asr/recognition/cues.py`). With --written txt, srt and vtt hold the written form, jsonl and json both.
 
 With --output-dir a file whose output is there, and newer than the audio, is skipped: run the same command
 again to go on. A file that fails is named, the others go on, and the exit status is 1.
@@ -24,10 +26,13 @@ from typing import Any
 from ko_asr.audio.stream import AudioStream
 from ko_asr.errors import UserError, printable, run_main
 from ko_asr.files import atomic_write
+from ko_asr.finishing import command
 from ko_asr.models.device import device_of
 from ko_asr.models.nemo_file import check_nemo_file, newest_model
 from ko_asr.recognition import search
-from ko_asr.recognition.subtitles import FORMATS
+from ko_asr.recognition.cues import RULES, CueRules
+from ko_asr.recognition.subtitles import FORMATS, SUBTITLES
+from ko_asr.recognition.transcript import Transcript
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -51,8 +56,13 @@ def arguments() -> argparse.Namespace:
     add("--batch-seconds", type=float, help="padded seconds at once (default 30, on a GPU 600)")
     add("--offset-ms", type=float, default=0.0, help="add this to every time, as bench/long_audio.py says")
     add("--overwrite", action="store_true", help="do not skip files whose output is there")
+    add("--line-length", type=float, default=RULES.line, help="Hangul in a line of subtitles (default 16)")
+    add("--lines", type=int, choices=(1, 2), default=RULES.lines, help="lines of a subtitle (default 2)")
     search.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args()
+    if not 1 <= args.line_length <= 1000:
+        parser.error("--line-length is 1 to 1000")
     if args.longest < 2 or (args.batch_seconds is not None and args.batch_seconds <= 0):
         parser.error("--longest must be at least 2 and --batch-seconds positive")
     if len(args.files) > 1 and not args.output_dir:
@@ -115,6 +125,12 @@ def load(args: argparse.Namespace, path: Path) -> tuple[Any, float]:
     return model, args.batch_seconds or (600.0 if device.startswith("cuda") else 30.0)
 
 
+def rendered(transcript: Transcript, args: argparse.Namespace) -> str:
+    if args.out in SUBTITLES:
+        return SUBTITLES[args.out](transcript, rules=CueRules(args.line_length, args.lines))
+    return FORMATS[args.out](transcript)
+
+
 def write(text: str, target: Path | None) -> None:
     if target is None:
         sys.stdout.write(text)
@@ -125,6 +141,7 @@ def write(text: str, target: Path | None) -> None:
 
 def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     """Transcribe the files; return the number that failed."""
+    finish = command.read_options(args)
     seconds, failed = durations(list(todo))
     for reason in failed.values():
         print(f"error: {printable(reason)}", file=sys.stderr)
@@ -135,7 +152,8 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
     print(f"loading {path}", file=sys.stderr, flush=True)
     model, batch_seconds = load(args, path)
     how = search.Search.of(args)
-    how.decoder(DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms))  # or say now what is wrong
+    settings = DecoderSettings(model.vocabulary, model.blank_id, model.frame_ms)
+    how.decoder(settings, finish)  # or say now what is wrong
     from tqdm import tqdm
 
     from ko_asr.recognition.files import transcribe_file
@@ -146,9 +164,9 @@ def run(args: argparse.Namespace, todo: dict[Path, Path | None]) -> int:
             try:
                 transcript = transcribe_file(
                     model, file, longest=args.longest, batch_seconds=batch_seconds,
-                    offset_ms=args.offset_ms, on_progress=bar.update, search=how,
+                    offset_ms=args.offset_ms, on_progress=bar.update, search=how, written=finish,
                 )  # fmt: skip
-                write(FORMATS[args.out](transcript), todo[file])
+                write(rendered(transcript, args), todo[file])
                 done += transcript.duration
             except (UserError, OSError) as error:
                 failed[file] = str(error)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ko_asr.corpora.base import Corpus, Utterance
     from ko_asr.errors import UserError
     from ko_asr.evaluation.metrics import score
+    from ko_asr.finishing.finisher import Finisher, finish
+    from ko_asr.finishing.options import FinishOptions
+    from ko_asr.finishing.spoken import spoken
+    from ko_asr.finishing.words import Written
     from ko_asr.models.frame_model import FrameModel
     from ko_asr.recognition.files import transcribe_file
     from ko_asr.recognition.streaming import StreamingRecognizer
@@ -32,6 +36,8 @@ _HOMES = {
     "AudioSource": "audio.source",
     "Corpus": "corpora.base",
     "EndpointRules": "runtime.endpoint",
+    "FinishOptions": "finishing.options",
+    "Finisher": "finishing.finisher",
     "FrameModel": "models.frame_model",
     "Normalizer": "text.normalizer",
     "ServerError": "client.connection",
@@ -41,9 +47,12 @@ _HOMES = {
     "Tls": "client.connection",
     "UserError": "errors",
     "Utterance": "corpora.base",
+    "Written": "finishing.words",
+    "finish": "finishing.finisher",
     "normalize": "text.normalizer",
     "read_audio": "audio.read",
     "score": "evaluation.metrics",
+    "spoken": "finishing.spoken",
     "transcribe_file": "recognition.files",
 }
 __all__ = [
@@ -53,6 +62,8 @@ __all__ = [
     "AudioSource",
     "Corpus",
     "EndpointRules",
+    "FinishOptions",
+    "Finisher",
     "FrameModel",
     "Normalizer",
     "ServerError",
@@ -62,9 +73,12 @@ __all__ = [
     "Tls",
     "UserError",
     "Utterance",
+    "Written",
+    "finish",
     "normalize",
     "read_audio",
     "score",
+    "spoken",
     "transcribe_file",
 ]
 

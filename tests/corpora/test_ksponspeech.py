@@ -85,6 +85,7 @@ def check_prepared(out: Path, samples: dict[str, np.ndarray]) -> None:
             assert np.array_equal(heard, wanted)
             assert round(entry["duration"] * RATE) == len(wanted)
             assert re.fullmatch(r"\d+번째 문장 20년 전에", entry["text"])
+            assert entry["spoken"] == entry["text"].replace("20년", "이십 년") and "written" not in entry
 
 
 def pack(archive: Path, root: Path, folders: list[Path], prefix: str = "") -> None:

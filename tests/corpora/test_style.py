@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from ko_asr.data.schema import validate_manifest
+
 MARKED = "n/ 아 (20개)/(스무 개) 샀어 b/"
 
 
@@ -30,6 +32,24 @@ def prepare(tmp_path, *arguments):
 def test_a_style_takes_a_side(tmp_path, side, text):
     done, texts, _ = prepare(tmp_path, "--style", "ksponspeech", "--side", side)
     assert done.returncode == 0 and texts == [text, "오늘은 날씨가 좋다"]
+
+
+@pytest.mark.parametrize(
+    ("option", "texts"),
+    [
+        (("--side", "orthographic"), {"text": "아 20개 샀어", "spoken": "아 스무 개 샀어"}),
+        (("--side", "phonetic"), {"text": "아 스무 개 샀어", "written": "아 20개 샀어"}),
+        (("--digits", "phonetic"), {"text": "아 스무 개 샀어", "written": "아 20개 샀어"}),
+        (("--profile", "espnet"), {"text": "아 20개 샀어", "spoken": "아 스무 개 샀어"}),
+    ],
+)
+def test_the_manifest_keeps_both_sides(tmp_path, option, texts):
+    done, _, out = prepare(tmp_path, "--style", "ksponspeech", *option)
+    assert done.returncode == 0, done.stderr
+    first, second = map(json.loads, (out / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {name: first[name] for name in ("text", "written", "spoken") if name in first} == texts
+    assert "written" not in second and "spoken" not in second
+    assert validate_manifest(out / "train.jsonl").utterances == 2
 
 
 def test_plain_text_with_marks_is_rejected_and_the_reason_names_the_style(tmp_path):

@@ -184,6 +184,19 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated):
 
 
 @pytest.mark.slow
+def test_a_model_is_scored_on_the_written_side_of_its_manifest(model, manifest, tmp_path):
+    entries = list(read_manifest(manifest))[:4]
+    entries[1] |= {"text": "세 시에 와", "written": "3시에 와"}
+    write_manifest(tmp_path / "m.jsonl", entries)
+    done = evaluate("--model", model, "--manifest", tmp_path / "m.jsonl", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert card["written"]["dual"] == 1 and card["written"]["references"]["sentences_exact"] == 1.0
+    assert card["written"]["transcripts"]["spoken_cer"]["rate"] == card["metrics"]["cer"]["rate"]
+    assert set(card["slices"]) == {"duration", "speaking rate", "speaker"}
+
+
+@pytest.mark.slow
 def test_scoring_other_peoples_transcripts_and_comparing(evaluated, tmp_path):
     better = lines(evaluated[0] / "predictions.jsonl")
     for entry in better[:12]:

@@ -16,18 +16,19 @@ from ko_asr.audio.stream import AudioStream
 from ko_asr.data.manifest import read_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import score
+from ko_asr.finishing.finisher import Finisher
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.models.frame_model import FrameModel, Frames
 from ko_asr.recognition.buffered import BufferedRecognizer, ContextWindows, FrameLine
+from ko_asr.recognition.cues import width
 from ko_asr.recognition.files import transcribe_file
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
-from ko_asr.recognition.subtitles import LINE, LINES, cues, srt, vtt
-from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.greedy import GreedyDecoder
 from ko_asr.runtime.keywords import parse_keywords
-from ko_asr.runtime.results import Result, Word
+from ko_asr.runtime.results import Result
 
 FRAME = 640  # samples of an encoder frame at 4x
 
@@ -97,6 +98,51 @@ def test_files_of_any_kind_and_bad_ones_beside_them(demo, conversation, tmp_path
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
+def test_the_written_form_stands_beside_the_spoken_one(demo, conversation, tmp_path: Path) -> None:
+    _, samples, _ = conversation
+    soundfile.write(tmp_path / "a.flac", samples, 16_000)
+    (tmp_path / "terms.txt").write_text("고양이 -> 야옹이\n", encoding="utf-8")
+    options = (tmp_path / "a.flac", "--model", demo.model, "--terms", tmp_path / "terms.txt")
+    done = {kind: transcribe(*options, "--out", kind) for kind in ("json", "txt", "vtt")}
+    assert all(one.returncode == 0 for one in done.values()), done
+    data = json.loads(done["json"].stdout)
+    assert data["written"] == " ".join(one["written"]["text"] for one in data["utterances"])
+    assert "야옹이" in data["written"] and "고양이" in data["text"]
+    finisher = Finisher(FinishOptions(terms={"고양이": "야옹이"}))
+    assert [one["written"]["text"] for one in data["utterances"]] == [
+        finisher(one["text"]).text for one in data["utterances"]
+    ]
+    for one in data["utterances"]:
+        spoken, written = one["words"], one["written"]["words"]
+        assert sorted({k for word in written for k in word["sources"]}) == list(range(len(spoken)))
+        times = [time for word in written for time in (word["start_ms"], word["end_ms"])]
+        assert times == sorted(times) and (times[0], times[-1]) == (one["start_ms"], one["end_ms"])
+    assert done["txt"].stdout.splitlines() == [one["written"]["text"] for one in data["utterances"]]
+    shown = [line for cue in done["vtt"].stdout.split("\n\n")[1:] for line in cue.splitlines()[1:]]
+    assert " ".join(shown) == data["written"]
+    assert max(map(width, shown)) <= 16
+
+
+def test_paragraphs_hold_every_word(demo, conversation, tmp_path: Path) -> None:
+    _, samples, _ = conversation
+    soundfile.write(tmp_path / "a.flac", samples, 16_000)
+    options = ("--model", demo.model, "--paragraphs", 20, "--punctuation", "--analyzer", "rules")
+    done = [transcribe(tmp_path / "a.flac", *options, "--out", kind) for kind in ("json", "txt")]
+    data = json.loads(done[0].stdout)
+    assert len(data["paragraphs"]) > 2 and " ".join(data["paragraphs"]) == data["written"]
+    assert all(len(one.split()) <= 20 for one in data["paragraphs"])
+    assert done[1].stdout == "\n\n".join(data["paragraphs"]) + "\n"
+
+
+def test_lines_of_subtitles_have_the_length_that_is_asked_for(demo, conversation, tmp_path: Path) -> None:
+    _, samples, _ = conversation
+    soundfile.write(tmp_path / "a.flac", samples[: 60 * 16_000], 16_000)
+    options = (tmp_path / "a.flac", "--model", demo.model, "--out", "srt", "--lines", 1, "--line-length", 10)
+    cues = [cue.splitlines()[2:] for cue in transcribe(*options).stdout.strip().split("\n\n")]
+    assert cues and all(len(lines) == 1 for lines in cues)
+    assert all(width(line) <= 10 or " " not in line for (line,) in cues)
+
+
 def check_times(data: dict, starts: list[float]) -> None:
     """Utterances begin where they were put: the model may be late by its own delay, but not by a pause."""
     words = [word for utterance in data["utterances"] for word in utterance["words"]]
@@ -130,6 +176,8 @@ def test_bad_requests_end_in_one_sentence(demo, tmp_path: Path) -> None:
     assert several.returncode == 2 and "would both be written" in several.stderr
     nowhere = transcribe(tmp_path / "x.wav", tmp_path / "a" / "x.wav")
     assert nowhere.returncode == 2 and "--output-dir" in nowhere.stderr
+    style = transcribe(tmp_path / "x.wav", "--style", "comma=none")
+    assert style.returncode == 2 and "'comma'" in style.stderr and style.stderr.count("\n") == 1
     model = transcribe(tmp_path / "x.wav", "--model", tmp_path / "x.wav")
     assert model.returncode == 2 and model.stderr.count("\n") == 1
 
@@ -257,21 +305,3 @@ def test_times_do_not_depend_on_what_comes_first(model, utterances, tmp_path: Pa
     soundfile.write(tmp_path / "b.wav", np.r_[quiet[:16_000], quiet, utterances[0][1]], 16_000)
     a, b = (transcribe_file(model, tmp_path / name).utterances[0].words for name in ("a.wav", "b.wav"))
     assert [(w.text, w.start_ms + 30_000) for w in a] == [(w.text, w.start_ms) for w in b]
-
-
-def test_subtitles() -> None:
-    text = "어제 시장에서 <토끼> & 여우를 봤어요 그래서 아주 기분이 좋았습니다 정말로요"
-    texts = text.split(" ")
-    words = tuple(Word(text, 1000 * k, 1000 * k + 400, 1.0) for k, text in enumerate(texts))
-    late = Word("네", 3_661_001, 3_661_100, 1.0)
-    results = [Result("", True, w[0].start_ms, w[-1].end_ms, w) for w in (words, (late,))]
-    transcript = Transcript("x.wav", 3_662.0, tuple(results))
-    found = cues(transcript)
-    assert " ".join(line for cue in found for line in cue.lines).split() == [*texts, "네"]
-    assert all(len(cue.lines) <= LINES and all(len(line) <= LINE for line in cue.lines) for cue in found)
-    assert all(cue.end_ms - cue.start_ms <= 7000 for cue in found)
-    assert srt(transcript).endswith("01:01:01,001 --> 01:01:01,801\n네\n\n") and srt(transcript).startswith(
-        "1\n"
-    )
-    assert vtt(transcript).startswith("WEBVTT\n\n00:00:00.000 --> ")
-    assert "&lt;토끼&gt; &amp; 여우를" in vtt(transcript).replace("\n", " ")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from commands import run
 
 from ko_asr.data.manifest import read_manifest
 from ko_asr.models.frame_model import FrameModel
@@ -66,9 +67,21 @@ def test_live_view_of_a_file_in_real_time(demo, streaming_model: Path, tmp_path:
     assert re.search(r"partials revised +\d+ of \d+", errors)
 
 
+def test_finals_are_shown_as_they_are_written(demo, streaming_model: Path, tmp_path: Path) -> None:
+    audio = next(read_manifest(demo.manifests["eval_clean"]))["audio_filepath"]
+    terms = tmp_path / "terms.txt"
+    spoken = run("recipes/stream.py", audio, "--model", streaming_model)
+    first, *rest = FINAL.match(spoken.stdout.splitlines()[0])[3].split()
+    terms.write_text(f"{first} -> KBS\n", encoding="utf-8")
+    written = run("recipes/stream.py", audio, "--model", streaming_model, "--terms", terms)
+    assert FINAL.match(written.stdout.splitlines()[0])[3].split() == ["KBS", *rest]
+
+
 def test_bad_requests_end_in_one_sentence(tmp_path: Path) -> None:
     for arguments, words in (
         ((tmp_path / "no.wav", "--model", tmp_path / "no.nemo"), "no file"),
+        ((tmp_path / "no.wav", "--style", "commas=some"), "'some'"),
+        ((tmp_path / "no.wav", "--terms", tmp_path / "no.txt"), "no.txt"),
         (("--mic", "--model", tmp_path / "no.nemo"), "requirements-mic.txt"),
     ):
         if "--mic" in arguments and importlib.util.find_spec("sounddevice"):

@@ -52,6 +52,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lm"
 
 
+def test_written_text_is_learnt_as_it_is_said(tmp_path):
+    """--spoken gives the very model of the text that says it; styles that hold what was said refuse it."""
+    (tmp_path / "written.txt").write_text("오후 3시 30분에 15,000원, ＫＢＳ\n사과 2개\n", encoding="utf-8")
+    (tmp_path / "said.txt").write_text(
+        "오후 세 시 삼십 분에 만 오천 원 케이비에스\n사과 두 개\n", encoding="utf-8"
+    )
+    models = []
+    for name, more in (("written", ["--spoken"]), ("said", [])):
+        out = tmp_path / name
+        done = train_lm(
+            "--tokenizer", JAMO, "--text", tmp_path / f"{name}.txt", "--in-memory", "--out", out, *more
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        models.append((out / "lm.arpa").read_bytes())
+        assert json.loads((out / "lm.json").read_text("utf-8"))["spoken"] == bool(more)
+    assert models[0] == models[1]
+    text = tmp_path / "said.txt"
+    done = train_lm("--tokenizer", JAMO, "--text", text, "--style", "aihub", "--spoken", "--out", tmp_path)
+    assert done.returncode == 2 and "--spoken is for --text of --style plain" in done.stderr
+
+
 def estimated(sentences: list[list[int]], order: int, path: Path) -> "kenlm.Model":
     tokens = np.array([token for words in sentences for token in (WORDS, *words, WORDS + 1)])
     orders, unknown = kneser_ney.estimate(tokens, WORDS, order)

@@ -38,7 +38,18 @@ SEGMENT_SLACK = 0.5  # labels of dialogues round their times; the readers of con
 # What a manifest line says of its audio, and what NeMo's loaders would take for that. A corpus' own field of
 # such a name is kept under another: what was measured stands.
 MEASURED = frozenset(
-    ("audio_filepath", "duration", "text", "offset", "sampling_rate", "sample_rate", "shard_id", "_skipme")
+    (
+        "audio_filepath",
+        "duration",
+        "text",
+        "written",
+        "spoken",
+        "offset",
+        "sampling_rate",
+        "sample_rate",
+        "shard_id",
+        "_skipme",
+    )
 )
 
 
@@ -118,10 +129,11 @@ def _process_one(utterance: Utterance, task: Task, rules: Counter[str]) -> Outco
     except AudioProblem as problem:
         return Outcome(utterance, str(problem), cleaned.text)
     syllables, jamo = count_jamo(cleaned.text)
+    texts = {"text": cleaned.text} | _other_sides(task.normalizer, utterance.text, cleaned.text)
     return Outcome(
         utterance,
         text=cleaned.text,
-        line=format_entry(_entry(utterance, cleaned.text, record.facts, task.store)),
+        line=format_entry(_entry(utterance, texts, record.facts, task.store)),
         facts=record.facts,
         repairs=record.repairs,
         new=new,
@@ -187,11 +199,16 @@ def _check_segment(utterance: Utterance, facts: AudioFacts) -> None:
         raise AudioProblem(f"segment outside the audio ({missing:.1f} s beyond its end)")
 
 
-def _entry(utterance: Utterance, text: str, facts: AudioFacts, store: Store) -> dict:
+def _other_sides(normalizer: Normalizer, line: str, text: str) -> dict[str, str]:
+    """The sides of a dual transcription that ``text`` is not: ``written``, ``spoken`` or both."""
+    return {name: side for name, side in normalizer.sides(line).items() if side != text}
+
+
+def _entry(utterance: Utterance, texts: dict[str, str], facts: AudioFacts, store: Store) -> dict:
     return {
         "audio_filepath": store.name(utterance.id),
         "duration": round(facts.samples / SAMPLE_RATE, 6),
-        "text": text,
+        **texts,
         "sampling_rate": SAMPLE_RATE,
         **{f"table_{key}" if key in MEASURED else key: value for key, value in utterance.fields.items()},
     }

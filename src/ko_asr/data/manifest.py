@@ -42,7 +42,7 @@ def read_manifest(path: str | Path) -> Iterator[dict]:
         yield entry
 
 
-TEXTS = ("text", "pred_text", "greedy_text")
+TEXTS = ("text", "pred_text", "greedy_text", "written", "spoken", "pred_written")
 
 
 def _is_text(value: object) -> bool:

@@ -33,13 +33,18 @@ def _clean(text: str) -> str:
 
 
 class ManifestEntry(BaseModel):
-    """Manifest line of one utterance. Further fields (speaker, lang, ...) are allowed and kept."""
+    """Manifest line of one utterance. Further fields (speaker, lang, ...) are allowed and kept.
+
+    ``written`` and ``spoken`` are the sides of a dual transcription, (3시)/(세 시), that ``text`` is not.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     audio_filepath: Annotated[str, Field(min_length=1), AfterValidator(_readable)]
     duration: Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
     text: Annotated[str, AfterValidator(_clean)]
+    written: Annotated[str, AfterValidator(_clean)] | None = None
+    spoken: Annotated[str, AfterValidator(_clean)] | None = None
     offset: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     sampling_rate: Annotated[int, Field(gt=0)] | None = None
 

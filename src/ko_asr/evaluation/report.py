@@ -24,6 +24,7 @@ from ko_asr.audio.read import joined
 from ko_asr.audio.reader import AudioReader
 from ko_asr.evaluation.metrics import PROFILES
 from ko_asr.evaluation.scorecard import METRIC_NAMES
+from ko_asr.evaluation.written_score import rows as written_rows
 
 _SHOWN_METRICS = ("cer", "wer", "swer", "onset", "nucleus", "coda")
 _MOST_BARS = 12  # of one slice; the table has them all
@@ -171,4 +172,5 @@ def render(
         sources={name: rules.source for name, rules in PROFILES.items()},
         title=title,
         worst=_worst(entries, card["profile"], worst),
+        written=written_rows(card["written"]) if card.get("written") else [],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ko_asr.data.manifest import read_manifest
+from ko_asr.data.manifest import TEXTS, read_manifest
 from ko_asr.errors import UserError
 from ko_asr.evaluation.metrics import (
     METRICS,
@@ -26,8 +26,7 @@ from ko_asr.runtime.hangul import is_syllable
 
 DURATION_EDGES = (0, 1, 2, 3, 5, 8, 12, 20, math.inf)  # seconds
 SPEAKING_RATE_EDGES = (0, 3, 4, 5, 6, 7, 8, math.inf)  # syllables a second
-_TEXTS = {"text", "pred_text", "greedy_text"}
-_NO_SLICES = _TEXTS | {"audio_filepath", "duration", "offset", "sampling_rate", "cer", "wer", "id"}
+_NO_SLICES = {*TEXTS, "audio_filepath", "duration", "offset", "sampling_rate", "cer", "wer", "id"}
 _MOST_NUMBERS = 12  # a number with more values is a measure, not a category
 _MOST_VALUES = 60  # a field with more values is an identifier, not a group
 METRIC_NAMES = {
@@ -269,7 +268,8 @@ def compare(
     return table
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in per cent, as tables show it."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
@@ -287,9 +287,9 @@ def table(card: dict) -> str:
     ]
     for metric, row in card["metrics"].items():
         marker = "*" if metric == card["headline"]["metric"] else " "
-        interval = " to ".join(map(_percent, row["interval95"]))
+        interval = " to ".join(map(percent, row["interval95"]))
         counts = "".join(f"{row[kind]:>7}" for kind in ("substitutions", "deletions", "insertions"))
-        rate = f"{_percent(row['rate']):>8}"
+        rate = f"{percent(row['rate']):>8}"
         lines.append(f"{marker} {_label(metric)}{rate}  {interval:<17}{counts}{row['reference']:>9}")
     if "rtfx" in card:
         lines.append(f"RTFx {card['rtfx']} ({card['device']}, batches of {card['batch_size']})")
@@ -297,9 +297,9 @@ def table(card: dict) -> str:
         rows = card.get(other, {}).get("metrics", {})
         lines += [heading] if rows and heading else []
         for metric, row in rows.items():
-            interval = " to ".join(map(_percent, row["interval95"]))
+            interval = " to ".join(map(percent, row["interval95"]))
             lines.append(
-                f"{_label(metric)} {_percent(row['this'])} against {_percent(row['other'])}: "
-                f"difference {_percent(row['difference'])} ({interval}), p = {row['p_value']:.4f}"
+                f"{_label(metric)} {percent(row['this'])} against {percent(row['other'])}: "
+                f"difference {percent(row['difference'])} ({interval}), p = {row['p_value']:.4f}"
             )
     return "\n".join(lines)

@@ -2,21 +2,26 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ko_asr.errors import UserError
-from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.masks import read_masks
+from ko_asr.finishing.options import VALUES, FinishOptions
 from ko_asr.finishing.rule_book import resolved_style, rule_book
+from ko_asr.finishing.terms import read_terms
 
 _SWITCHES = {
     "disfluency_filter": "drop fillers (음, 어) and repetitions",
     "spacing": "repair words that look wrongly spaced",
     "punctuation": "end sentences in marks",
     "profanity_filter": "mask profanity",
+    "profanity_keep_first": "leave the first character of what is masked",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser, always: bool = False) -> None:
     """Add the options that `read_options` reads. ``always``: a command whose one purpose they are."""
+    plain = FinishOptions()
     if always:
         group = parser.add_argument_group("written form")
     else:
@@ -30,12 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser, always: bool = False) -> None
     for name, about in _SWITCHES.items():
         add(f"--{name.replace('_', '-')}", action="store_true", help=about)
     add(
+        "--disfluency-level",
+        choices=VALUES["disfluency_level"],
+        help="sure (default) or aggressive, which drops also what may be a word (이제, 막)",
+    )
+    add("--masks", type=Path, metavar="FILE", help="mask the words of this list, one a line, and no others")
+    add(
         "--paragraphs",
         type=int,
         nargs="?",
-        const=FinishOptions.paragraph_max,
+        const=plain.paragraph_max,
         metavar="N",
-        help=f"paragraphs of about N words (default {FinishOptions.paragraph_max})",
+        help=f"paragraphs of about N words (default {plain.paragraph_max})",
+    )
+    add(
+        "--analyzer",
+        choices=VALUES["analyzer"],
+        help="what tells sentences and spacing (default auto: kiwi where it is installed)",
     )
 
 
@@ -53,27 +69,32 @@ def read_options(args: argparse.Namespace) -> FinishOptions | None:
 
     UserError for a style that does not exist and a file that cannot be read.
     """
-    given = {name: True for name in _SWITCHES if getattr(args, name)}
-    if not (args.always_written or args.written or given or _others(args)):
+    chosen = {name: True for name in _SWITCHES if getattr(args, name)} | _with_values(args)
+    if not (args.always_written or args.written or chosen):
         return None
-    if args.paragraphs is not None and args.paragraphs < 1:
-        raise UserError(f"--paragraphs is {args.paragraphs}: a paragraph has at least one word")
-    return FinishOptions(
-        itn=not args.no_itn,
-        style=_style(args.style),
-        terms=_terms(args.terms),
-        paragraph_splitter=args.paragraphs is not None,
-        paragraph_max=args.paragraphs or FinishOptions.paragraph_max,
-        **given,
-    )
+    return FinishOptions(**chosen)
 
 
-def _others(args: argparse.Namespace) -> bool:
-    return bool(args.no_itn or args.style or args.terms or args.paragraphs is not None)
+def _with_values(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that are given and are more than a switch."""
+    chosen: dict[str, Any] = {"itn": False} if args.no_itn else {}
+    if args.style:
+        chosen["style"] = chosen_style(args.style)
+    if args.terms:
+        chosen["terms"] = read_terms(args.terms)
+    if args.disfluency_level:
+        chosen |= {"disfluency_filter": True, "disfluency_level": args.disfluency_level}
+    if args.masks:
+        chosen |= {"profanity_filter": True, "profanity": tuple(read_masks(args.masks))}
+    if args.paragraphs is not None:
+        chosen |= {"paragraph_splitter": True, "paragraph_max": args.paragraphs}
+    if args.analyzer:
+        chosen["analyzer"] = args.analyzer
+    return chosen
 
 
-def _style(given: list[str]) -> dict[str, str]:
-    """The styles of ``NAME=VALUE``, checked here so that the sentence comes before any work."""
+def chosen_style(given: list[str]) -> dict[str, str]:
+    """Return the styles of ``NAME=VALUE``. UserError, before any work, for what is not that or unknown."""
     style = {}
     for one in given:
         name, equals, value = one.partition("=")
@@ -82,11 +103,3 @@ def _style(given: list[str]) -> dict[str, str]:
         style[name.strip()] = value.strip()
     resolved_style(style)
     return style
-
-
-def _terms(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    from ko_asr.finishing.terms import read_terms
-
-    return read_terms(path)

@@ -9,11 +9,18 @@ written, so that a number (십팔) is none.
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from ko_asr.finishing import kiwi
 from ko_asr.finishing.draft import Draft
+from ko_asr.finishing.fillers import Fillers
 from ko_asr.finishing.itn import Itn
+from ko_asr.finishing.masks import Masks
 from ko_asr.finishing.options import FinishOptions
+from ko_asr.finishing.paragraphs import paragraphs
+from ko_asr.finishing.sentences import Sentences, first_words, last_words, marked
+from ko_asr.finishing.spacing import Spacing
+from ko_asr.finishing.terms import Terms
 from ko_asr.finishing.words import SpokenWord, Written, written_words
 
 Stage = Callable[[Draft], None]
@@ -23,20 +30,43 @@ class Finisher:
     """Compiled options: calling it with words returns their written form. Use one for many texts."""
 
     def __init__(self, options: FinishOptions | None = None) -> None:
-        """UserError for a style that does not exist."""
+        """UserError for a style that does not exist, a bad term or list, or Kiwi that is not installed."""
         self.options = options or FinishOptions()
-        self._stages: list[Stage] = []
-        if self.options.itn:
-            self._stages.append(Itn(self.options.style))
+        self._stages = list(_stages(self.options))
 
     def __call__(self, spoken: str | Sequence[str] | Sequence[SpokenWord]) -> Written:
         """Return the written form of words with times, of words, or of a text whose words spaces divide."""
         words, timed = _words(spoken)
-        draft = Draft(words)
+        draft = Draft(words, timed)
         for stage in self._stages:
             stage(draft)
         made, dropped = written_words(draft, timed)
-        return Written(" ".join(word.text for word in made), made, dropped)
+        lasts = last_words(draft) if made else []
+        sentences, most = first_words(lasts), self.options.paragraph_max
+        if self.options.punctuation and made:
+            made = marked(made, lasts, draft.ends)
+        begins = paragraphs(made, sentences, most) if self.options.paragraph_splitter else ()
+        return Written(" ".join([word.text for word in made]), made, dropped, sentences, begins)
+
+
+def _stages(options: FinishOptions) -> Iterator[Stage]:
+    """The stages that ``options`` ask for, in their order."""
+    if options.terms:
+        yield Terms(options.terms)
+    fillers = [Fillers(options.disfluency_level == "aggressive")] if options.disfluency_filter else []
+    yield from fillers
+    if options.analyzer == "kiwi":
+        kiwi.check_installed()
+    with_kiwi = options.analyzer != "rules" and kiwi.is_installed()
+    if options.spacing:
+        yield Spacing(with_kiwi)
+        yield from fillers  # 학교 학교 에서 is a repetition once it is 학교 학교에서
+    if options.punctuation or options.paragraph_splitter:
+        yield Sentences(with_kiwi)
+    if options.itn:
+        yield Itn(options.style)
+    if options.profanity_filter:
+        yield Masks(options.profanity, options.profanity_keep_first)
 
 
 def _words(

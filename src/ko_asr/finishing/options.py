@@ -1,10 +1,13 @@
 """What is done to spoken text, under the names that recognition APIs give it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ko_asr.errors import UserError
+
+_KINDS = {bool: "true or false", int: "a whole number", str: "a string"}
+VALUES = {"disfluency_level": ("sure", "aggressive"), "analyzer": ("auto", "kiwi", "rules")}
 
 
 @dataclass(frozen=True)
@@ -13,20 +16,31 @@ class FinishOptions:
 
     ``itn``: numbers, dates, money, units and spelt letters as they are written. ``style``: the choices that
     companies differ in (`ko_asr.finishing.rule_book` names them and their values). ``disfluency_filter``:
-    fillers and repetitions are dropped. ``spacing``: words that look wrongly spaced are repaired.
-    ``punctuation``: sentences end in marks. ``profanity_filter``: words of a list are masked.
+    fillers and repetitions are dropped, with ``disfluency_level`` aggressive those too that may be words.
+    ``spacing``: words that look wrongly spaced are repaired. ``punctuation``: sentences end in marks.
+    ``profanity_filter``: words of a list are masked, but for their first character where
+    ``profanity_keep_first``; ``profanity`` is a list of the user's own (`ko_asr.finishing.masks`).
     ``paragraph_splitter``: paragraphs of about ``paragraph_max`` words. ``terms``: spoken to written.
+    ``analyzer``: kiwi, rules, or auto, which is kiwi where it is installed; for spacing and sentences.
     """
 
     itn: bool = True
     disfluency_filter: bool = False
+    disfluency_level: str = "sure"
     spacing: bool = False
     punctuation: bool = False
     profanity_filter: bool = False
+    profanity_keep_first: bool = False
     paragraph_splitter: bool = False
     paragraph_max: int = 50
+    analyzer: str = "auto"
     style: Mapping[str, str] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=dict)
+    profanity: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """UserError for a value that does not exist."""
+        _check_values(self)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain JSON values, of what differs from the defaults."""
@@ -35,7 +49,10 @@ class FinishOptions:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "written") -> "FinishOptions":
-        """Read options a user gave as JSON: an object, or true for the defaults. UserError, which names ``where``."""
+        """Read options that a user gave as JSON: an object, or true for the defaults.
+
+        Raises UserError, which names ``where``.
+        """
         if data is True:
             return cls()
         if not isinstance(data, dict):
@@ -45,14 +62,24 @@ class FinishOptions:
             if name not in kinds:
                 raise UserError(f"{where} has no option {name!r:.60}: it has {', '.join(kinds)}")
             _check(f"{where}.{name}", value, kinds[name])
-        return cls(**data)
+        return cls(**(data | {"profanity": tuple(data.get("profanity", ()))}))
+
+
+def _check_values(options: FinishOptions, where: str = "") -> None:
+    for name, values in VALUES.items():
+        value = getattr(options, name)
+        if value not in values:
+            raise UserError(f"{where}{name} is {value!r:.60}: it takes {', '.join(values)}")
+    if options.paragraph_max < 1:
+        raise UserError(f"{where}paragraph_max is {options.paragraph_max}: give at least 1 word")
 
 
 def _check(name: str, value: Any, kind: type) -> None:
     if kind is dict:
         if not isinstance(value, dict) or not all(isinstance(one, str) for one in (*value, *value.values())):
             raise UserError(f"{name} is an object of strings, not {value!r:.60}")
+    elif kind is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            raise UserError(f"{name} is a list of strings, not {value!r:.60}")
     elif type(value) is not kind:
-        raise UserError(
-            f"{name} is {'true or false' if kind is bool else 'a whole number'}, not {value!r:.60}"
-        )
+        raise UserError(f"{name} is {_KINDS[kind]}, not {value!r:.60}")

@@ -1,39 +1,16 @@
 """The rules of ``itn.yaml``: options checked, names in patterns replaced by what they stand for."""
 
-import functools
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ko_asr.errors import UserError
-
-_FOLDER = Path(__file__).parent
-COMPILED = "itn.json"  # in a model folder, whose Python has no YAML
+from ko_asr.finishing.data import load
 
 
-@functools.cache
 def rule_book() -> dict[str, Any]:
     """Return the rules as they are written in the file."""
-    compiled = _FOLDER / COMPILED
-    if compiled.is_file():
-        book: dict[str, Any] = json.loads(compiled.read_text(encoding="utf-8"))
-        return book
-    return read_rules(_FOLDER / "itn.yaml")
-
-
-def read_rules(path: Path) -> dict[str, Any]:
-    """Read a rule file. UserError with file and line for one that is not YAML or has a bad pattern."""
-    import yaml
-
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        book: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML in UTF-8 ({getattr(error, 'problem', error)})") from error
+    book: dict[str, Any] = load("itn")
     return book
 
 

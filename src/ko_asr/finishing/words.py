@@ -1,10 +1,9 @@
 """Words in and words out of finishing: what a written word was made of, and its times and confidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ko_asr.finishing.draft import Draft, Span
+from ko_asr.finishing.draft import Draft
 
 
 class Timed(Protocol):
@@ -31,8 +30,7 @@ class SpokenWord(Protocol):
     def syllables(self) -> Sequence[Timed]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenWord:
+class WrittenWord(NamedTuple):
     """A word of the written form; ``sources`` are the numbers of the spoken words that it came from.
 
     It lasts from the start of its first character's sound to the end of its last one's, in ms, and is as sure
@@ -65,13 +63,12 @@ class WrittenWord:
         return cls(text, sources, data["start_ms"] + later_ms, data["end_ms"] + later_ms, data["confidence"])
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """The written form: its words joined by spaces are its text.
 
-    ``dropped`` are the numbers of spoken words, fillers for example, of which nothing is written.
-    ``sentences`` and ``paragraphs`` are the numbers of the written words that begin one. Of a partial, the
-    first ``stable`` characters stay in all later results of its utterance; None where nothing is to come.
+    ``dropped`` are the numbers of spoken words, such as fillers, that leave nothing; ``sentences`` and
+    ``paragraphs`` those of the written words that begin one. Of a partial, the first ``stable`` characters
+    stay in all later results of its utterance; None where nothing is to come.
     """
 
     text: str
@@ -106,12 +103,14 @@ def written_words(
     """The words of a finished ``draft``, and the numbers of the spoken words that none of them came from."""
     if draft.text == draft.spoken:
         return tuple(_untouched(number, word, spoken) for number, word in enumerate(draft.words)), ()
-    starts, made = draft.word_starts(), []
+    made = []
     left = set(range(len(draft.words)))
-    for text, span in draft.output_words():
-        sources = Draft.words_in(span, starts)
+    for text, start, end, sources in draft.output_words():
         left.difference_update(sources)
-        made.append(_written(text, span, sources, starts, spoken))
+        if spoken is None:
+            made.append(WrittenWord(text, sources))
+        else:
+            made.append(_written(text, start, end, sources, draft.word_starts, spoken))
     return tuple(made), tuple(sorted(left))
 
 
@@ -123,15 +122,18 @@ def _untouched(number: int, text: str, spoken: Sequence[SpokenWord] | None) -> W
 
 
 def _written(
-    text: str, span: Span, sources: range, starts: Sequence[int], spoken: Sequence[SpokenWord] | None
+    text: str,
+    start: int,
+    end: int,
+    sources: tuple[int, ...],
+    starts: Sequence[int],
+    spoken: Sequence[SpokenWord],
 ) -> WrittenWord:
-    if spoken is None:
-        return WrittenWord(text, tuple(sources))
     first, last = spoken[sources[0]], spoken[sources[-1]]
-    start = _time(first, span.start - starts[sources[0]])
-    end = _time(last, span.end - starts[sources[-1]])
+    began = _time(first, start - starts[sources[0]])
+    ended = _time(last, end - starts[sources[-1]])
     confidence = min(spoken[number].confidence for number in sources)
-    return WrittenWord(text, tuple(sources), start, max(start, end), confidence)
+    return WrittenWord(text, sources, began, max(began, ended), confidence)
 
 
 def _time(word: SpokenWord, characters: int) -> int:

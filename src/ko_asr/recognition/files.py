@@ -13,7 +13,7 @@ from ko_asr.models.frame_model import FrameModel, Frames
 from ko_asr.recognition.buffered import FrameLine
 from ko_asr.recognition.search import Search
 from ko_asr.recognition.segmentation import Segmenter
-from ko_asr.recognition.transcript import Transcript
+from ko_asr.recognition.transcript import Transcript, paragraphs_of
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.ctc_decoder import DecoderSettings
 from ko_asr.runtime.endpoint import EndpointRules
@@ -39,8 +39,8 @@ def transcribe_file(
 
     ``longest`` is that of a window and ``batch_seconds`` that of a padded batch, in seconds; ``offset_ms`` is
     added to every time. ``search`` with a beam needs a model that keeps ``search.top`` tokens a frame.
-    With ``written`` the utterances have their written form. ``on_progress`` is called with the seconds of
-    audio that each step has done.
+    With ``written`` the utterances have their written form, and the transcript paragraphs of it where that
+    asks for them. ``on_progress`` is called with the seconds of audio that each step has done.
 
         model = FrameModel.load("model.nemo")
         print(transcribe_file(model, "speech.wav").text)
@@ -60,7 +60,8 @@ def transcribe_file(
         results += decoder.finish()
         on_progress(audio.duration - done)
     finals = tuple(result for result in results if result.is_final and result.words)
-    return Transcript(printable(path), audio.duration, finals)
+    most = written.paragraph_max if written and written.paragraph_splitter else 0
+    return Transcript(printable(path), audio.duration, finals, paragraphs_of(finals, most) if most else ())
 
 
 def _windows(blocks: Iterable[np.ndarray], segmenter: Segmenter) -> Iterator[Window]:

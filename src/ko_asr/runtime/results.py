@@ -110,6 +110,16 @@ class Result:
 class Decoder(Protocol):
     """Frames to results; greedy here, beam search elsewhere."""
 
+    @property
+    def partials(self) -> int:
+        """The partials given."""
+        ...
+
+    @property
+    def revised(self) -> int:
+        """Those of them that were no beginning of what followed."""
+        ...
+
     def accept(self, ids: np.ndarray, log_probs: np.ndarray) -> list[Result]:
         """Take the next frames' best tokens, int32 [T, K] and float32 [T, K], best first."""
         ...

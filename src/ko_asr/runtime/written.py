@@ -8,15 +8,13 @@ import numpy as np
 from ko_asr.finishing.live import LiveFinisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.words import Written
-from ko_asr.runtime.beam import BeamDecoder
-from ko_asr.runtime.greedy import GreedyDecoder
-from ko_asr.runtime.results import Result
+from ko_asr.runtime.results import Decoder, Result
 
 
 class WrittenDecoder:
     """A decoder of one stream whose results have their written form."""
 
-    def __init__(self, decoder: GreedyDecoder | BeamDecoder, options: FinishOptions) -> None:
+    def __init__(self, decoder: Decoder, options: FinishOptions) -> None:
         """UserError for options that cannot be."""
         self.spoken = decoder
         self._finisher = LiveFinisher(options)

@@ -137,6 +137,26 @@ class Normalizer:
             return Cleaned("", EMPTY, tuple(fired))
         return Cleaned(line, "", tuple(fired))
 
+    def sides(self, line: str) -> dict[str, str]:
+        """Return a line with dual transcriptions as ``written`` and as ``spoken``; nothing where that is one.
+
+        The other options hold for both.
+
+        >>> Normalizer().sides("n/ (20개)/(스무 개) 샀어.")
+        {'written': '20개 샀어', 'spoken': '스무 개 샀어'}
+        """
+        if self.style != KSPONSPEECH or "(" not in line:
+            return {}
+        written, spoken = (side(line) for side in self._of_sides)
+        return {"written": written, "spoken": spoken} if written and spoken and written != spoken else {}
+
+    @functools.cached_property
+    def _of_sides(self) -> tuple["Normalizer", "Normalizer"]:
+        # These would write a part of one side into the other, or 1/3 as 13.
+        both = self.options | {"digits": "keep", "latin": "keep", "numeric_marks": "keep"}
+        written, spoken = (both | {"side": side} for side in ("orthographic", "phonetic"))
+        return Normalizer(self.style, self.profile, **written), Normalizer(self.style, self.profile, **spoken)
+
     def describe(self) -> dict[str, str]:
         """Return the chosen rules and options, for audits and manifests."""
         chosen = {"side": self.options["side"]} if self.profile else self.options

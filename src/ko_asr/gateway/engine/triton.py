@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ class TritonEngine:
         """Ask ``server``; give up when it is out meanwhile and another one could be asked."""
         asking = asyncio.ensure_future(server.transcribe(samples, keywords))
         try:
-            await asyncio.wait([asking, server.lost], return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [asking, server.lost]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done() and await self._for_file(key, [server]) is None:
                 await asyncio.wait([asking])
             if asking.done():

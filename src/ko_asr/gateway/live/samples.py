@@ -73,7 +73,8 @@ class SampleDecoder:
 
 def linear16(data: bytes) -> np.ndarray:
     """Signed 16 bits, little-endian, to float32."""
-    return np.multiply(np.frombuffer(data, "<i2"), np.float32(1 / _FULL), dtype=np.float32)
+    samples: np.ndarray = np.multiply(np.frombuffer(data, "<i2"), np.float32(1 / _FULL), dtype=np.float32)
+    return samples
 
 
 def mulaw(data: bytes) -> np.ndarray:
