@@ -1,13 +1,19 @@
 """Subtitles: every word once and in order, in lines and times that can be read."""
 
+import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ko_asr
 from ko_asr.finishing.finisher import Finisher
 from ko_asr.recognition.cues import RULES, Cue, CueRules, cues, width
 from ko_asr.recognition.subtitles import srt, vtt
@@ -175,3 +181,67 @@ def test_files() -> None:
     assert vtt(whole).startswith("WEBVTT\n\n00:00:00.000 --> ")
     assert "&lt;토끼&gt; &amp;\n" in vtt(whole)
     assert srt(Transcript("x.wav", 1.0, ())) == "" and vtt(Transcript("x.wav", 1.0, ())) == "WEBVTT\n\n"
+
+
+SUBTITLES_OF_THE_PAGE = Path(ko_asr.__file__).parent / "gateway/api/page/static/subtitles.js"
+IN_NODE = """
+import { readFileSync } from "node:fs";
+const { srt } = await import(process.argv[1]);
+const asked = JSON.parse(readFileSync(0, "utf-8"));
+process.stdout.write(JSON.stringify(asked.map(({ utterances, duration }) => srt(utterances, duration))));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node, which runs the page's code")
+def test_the_page_of_the_gateway_divides_alike(tmp_path: Path) -> None:
+    """Random speech and some of the above, in one process of Node."""
+    random = Random(0)
+    texts = [
+        *NEWS.split(),
+        "네.",
+        "가나다라마바사아자차카타파하가나다라",
+        "7만",
+        "1,200억",
+        "대",
+        "했고,",
+        "KBS",
+        "일",
+        "점",
+    ]
+    whole = [transcript(NEWS), transcript("네", "알겠습니다", NEWS)]
+    for _ in range(200):
+        utterances = [
+            [
+                (
+                    random.choice(texts),
+                    random.choice([0, 40, 60, 350, 2500]),
+                    random.choice([0, 90, 400, 900, 8000]),
+                )
+                for _ in range(random.randint(1, 15))
+            ]
+            for _ in range(random.randint(0, 4))
+        ]
+        whole.append(spoken_at(utterances))
+    asked = [
+        {
+            "duration": one.duration,
+            "utterances": [
+                {
+                    "words": [
+                        {"word": w.text, "start": w.start_ms / 1000, "end": w.end_ms / 1000}
+                        for w in result.words
+                    ]
+                }
+                for result in one.utterances
+            ],
+        }
+        for one in whole
+    ]
+    module = tmp_path / "subtitles.mjs"
+    shutil.copy(SUBTITLES_OF_THE_PAGE, module)
+    command = ["node", "--input-type=module", "-e", IN_NODE, str(module)]
+    done = subprocess.run(
+        command, input=json.dumps(asked), capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [srt(one) for one in whole]

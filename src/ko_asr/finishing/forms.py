@@ -156,7 +156,8 @@ def _bare(text: str, style: Style) -> New | None:
         "[일이삼사오육칠팔구][십백]|[십백천만억조][일이삼사오육칠팔구]|[일이삼사오육칠팔구십백천][억조]|십만",
         compact,
     )
-    return _amount(text, style) if tens and (len(compact) > 2 or "십" in compact) else None
+    word = len(compact) == 2 and compact[-1] == "조" and " " not in text  # 백조, 육조
+    return _amount(text, style) if tens and not word and (len(compact) > 2 or "십" in compact) else None
 
 
 _SINO = numbers.SINO

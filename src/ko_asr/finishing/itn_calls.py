@@ -174,7 +174,8 @@ def _may_end(text: str, end: int, names: list[str]) -> bool:
     if _REST.match(text, end) is not None:
         return True
     begins_word = text[end - len(names[-1]) - 1 : end - len(names[-1])] == " "
-    return not begins_word and len(text[end:].split(" ", 1)[0]) > 1
+    goes_on = len(text[end:].split(" ", 1)[0]) > 1
+    return goes_on and not begins_word and names[-1] not in _WEAK
 
 
 def _address(spoken: str) -> str | None:

@@ -8,18 +8,17 @@ may last half a second longer where its reader needs that; a gap of up to half a
 
 Words (어절) are never split. Among all ways to divide a speaker's words the best is taken, by what each break
 and each cue costs: sentences stay whole and begin lines, a number is not parted from what it counts, and
-nobody has to read faster than that where another division avoids it.
+nobody has to read faster than that where another division avoids it. The gateway's page divides alike
+(gateway/api/page/static/subtitles.js; tests/recognition/test_cues.py holds the two together).
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
 from typing import NamedTuple
 
-from ko_asr.finishing import numbers
 from ko_asr.finishing.words import WrittenWord
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.runtime.results import Result, Word
@@ -72,12 +71,20 @@ _ENDS_WITHIN_CUE = (0.0, 0.0, 0.0, 0.0, 0.0, 4.0)
 _SECOND_OF_SILENCE = 4.0  # within a cue
 _TOO_SHORT, _TOO_FAST = 8.0, 16.0  # and as much again for no time at all; for twice the speed
 _PAUSE_MS = 300  # silence that divides as a comma does
-_NUMBER = rf"[-+]?\d[\d,.:]*[만억조경]?|{numbers.DECIMAL}|{numbers.SINO}|{numbers.ELEVEN_UP}|{numbers.TO_TEN}"
+# Numbers in digits and in words. What looks like one (구조) is held to what follows, which does little harm.
+_DIGIT = "[일이삼사오육칠팔구]"
+_FOUR = f"(?:{_DIGIT}?천)?(?:{_DIGIT}?백)?(?:{_DIGIT}?십)?{_DIGIT}?"
+_LARGE = "".join(f"(?:(?=[^{unit}]){_FOUR}{unit})?" for unit in "경조억")
+_SINO = f"(?:{_LARGE}(?:{_FOUR}만)?{_FOUR})"
+_NATIVE = "(?:열|스물|스무|서른|마흔|쉰|예순|일흔|여든|아흔)?(?:한|두|세|네|다섯|여섯|일곱|여덟|아홉)?"
+_DIGITS = r"[-+]?\d[\d,.:]*[만억조경]?"
+_NUMBER = f"(?:{_DIGITS}|(?:{_SINO}|[영공])점[영공일이삼사오육칠팔구]+|{_SINO}|{_NATIVE})"
 _number = re.compile(_NUMBER).fullmatch
-_part = re.compile(rf"(?:{_NUMBER})[년월일시분]|오전|오후").fullmatch
+_part = re.compile(f"{_NUMBER}[년월일시분]|오전|오후").fullmatch
 _AMBIGUOUS = "일이삼사오육칠팔구만천백십영공"  # alone they are other words as often: 이 사람
 _begins_with_number = re.compile(r"[-+]?\d|[일이삼사오육칠팔구십백천만]+[월일시분초]").match
-_clause = re.compile(r".*(?:,|고|서|며|면|지만|는데|은데|니까|려고|다가|거나)").fullmatch
+_ends_clause = re.compile("(?:,|고|서|며|면|지만|는데|은데|니까|려고|다가|거나)$").search
+_FULL_WIDTH = re.compile("[\u1100-\u11ff\u3040-\u30ff\u3130-\u318f\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 
 
 class _Piece(NamedTuple):
@@ -101,7 +108,7 @@ def width(text: str) -> float:
     >>> width("어제 KTX로"), width("1,200원")
     (5.0, 3.5)
     """
-    return sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.5 for char in text)
+    return (len(text) + len(_FULL_WIDTH.findall(text))) / 2
 
 
 def cues(transcript: Transcript, labels: Sequence[str] = (), rules: CueRules = RULES) -> list[Cue]:
@@ -149,7 +156,7 @@ def _after(text: str, following: str, silence_ms: int) -> After:
         return After.PART if text in _AMBIGUOUS else After.COUNTED
     if _part(text) and _begins_with_number(following):
         return After.PART
-    return After.CLAUSE if _clause(text) or silence_ms >= _PAUSE_MS else After.WORD
+    return After.CLAUSE if _ends_clause(text) or silence_ms >= _PAUSE_MS else After.WORD
 
 
 class _Layout:
