@@ -20,6 +20,12 @@ OPTIONS = st.sampled_from(
         FinishOptions(),
         FinishOptions(style={"native": "all", "time": "colon", "large": "digits"}),
         FinishOptions(itn=False),
+        FinishOptions(
+            terms={"오만 원": "五萬 원", "삼십 분 전에": "30分前", "이십 층": "스무 층", "층으로": "層으로"}
+        ),
+        FinishOptions(terms={"사과 다섯": "Apple", "다섯 개하고 달걀": "계란"}, profanity_filter=True),
+        FinishOptions(profanity_filter=True, profanity=("사과 다섯", "달걀: 달걀 서른")),
+        FinishOptions(punctuation=True, disfluency_filter=True, spacing=True, analyzer="rules"),
     ]
 )
 

@@ -51,7 +51,9 @@ for package in (ko_asr.runtime, ko_asr.finishing):
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         __import__(module.name)
 from ko_asr.finishing.finisher import finish
-assert finish("만 오천 원").text == "15,000원"
+from ko_asr.finishing.options import FinishOptions
+everything = FinishOptions(True, True, "sure", True, True, True, paragraph_splitter=True, analyzer="rules")
+assert finish("만 오천 원", everything).text == "15,000원."
 homes = {m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("ko_asr", "model")}
 assert all(home.startswith(folder) for home in homes), homes
 print(json.dumps(loaded))

@@ -18,6 +18,7 @@ from ko_asr.finishing.words import SpokenWord, Written, WrittenWord
 
 _AHEAD = 3  # words that the rules may look ahead; tests/finishing/test_live.py holds them to it
 _BEFORE = 3  # words that they may look back on
+_WORD = re.compile(r"[^\s(),:~]+")  # of a term, or of an entry of a list of profanity
 _BETWEEN = "점|닷|다시|대시|하이픈|언더바|골뱅이|앳"  # words within a code or an address
 
 
@@ -31,9 +32,14 @@ class LiveFinisher:
             options, disfluency_filter=False, spacing=False, punctuation=False, paragraph_splitter=False
         )
         self._everything, self._rules = compiled(options), compiled(rules)
-        self._promises = replace(options, paragraph_splitter=False) == rules
-        self._ahead = max([_AHEAD, *(len(term.split()) for term in options.terms)])
-        self._may_be_part = re.compile("|".join([*rule_book()["kinds"].values(), _BETWEEN])).match
+        self._promises = not (options.disfluency_filter or options.spacing or options.punctuation)
+        phrases = [
+            _WORD.findall(one) for one in (*options.terms, *options.terms.values(), *options.profanity)
+        ]
+        longest = max(map(len, phrases), default=0)
+        self._ahead, self._before = max(_AHEAD, longest), max(_BEFORE, longest)
+        self._in_terms = tuple({word for phrase in phrases if len(phrase) > 1 for word in phrase})
+        self._in_numbers = re.compile("|".join([*rule_book()["kinds"].values(), _BETWEEN])).match
         self._begin()
 
     def _begin(self) -> None:
@@ -66,6 +72,10 @@ class LiveFinisher:
             (*self._dropped, *_missing(tail, self._boundaries[-1], len(spoken))),
             stable=len(self._text) if self._promises else 0,
         )
+
+    def _may_be_part(self, word: str) -> bool:
+        """True for a word that could be one of several that are written together."""
+        return self._in_numbers(word) is not None or word.startswith(self._in_terms)
 
     def _run(self, spoken: Sequence[SpokenWord], end: int) -> int:
         """Where the words before ``end`` that could be parts of one number begin."""
@@ -100,7 +110,7 @@ class LiveFinisher:
         self._text = self._joined(words)
         self._committed += words
         self._boundaries.append(until)
-        while self._boundaries[1] <= until - _BEFORE:
+        while self._boundaries[1] <= until - self._before:
             del self._boundaries[0]
 
     def _joined(self, words: Sequence[WrittenWord]) -> str:
@@ -114,16 +124,7 @@ def _numbered(finisher: Finisher, spoken: Sequence[SpokenWord], first: int) -> S
     words = finisher(spoken).words
     if not first:
         return words
-    return [
-        WrittenWord(
-            word.text,
-            tuple([first + number for number in word.sources]),
-            word.start_ms,
-            word.end_ms,
-            word.confidence,
-        )
-        for word in words
-    ]
+    return [word._replace(sources=tuple([first + number for number in word.sources])) for word in words]
 
 
 def _as_spoken(number: int, word: SpokenWord) -> WrittenWord:
