@@ -2,8 +2,8 @@
 
 cases/itn.tsv: spoken sentences of all classes, with which the rules were made. Others were written apart, and
 measured before they had been seen: 258 of 300 of cases/itn_heldout.tsv, then 162 of 172 of cases/calls.tsv.
-cases/plain.txt: lines without numbers, rich in words that look like numbers; 17 of 2,030 were changed when they
-had not been seen. cases/plain_unseen.txt: as people speak; 2 of 1,000, after that.
+cases/plain.txt: lines without numbers, rich in words that look like numbers; 17 of 2,030 were changed before
+they had been seen. cases/plain_unseen.txt: as people speak; 2 of 1,000, after that.
 """
 
 import random

@@ -144,6 +144,8 @@ def test_a_rule_file_that_cannot_be_read_is_named(tmp_path, data: bytes) -> None
         ({"itn": "yes"}, "written.itn is true or false"),
         ({"paragraph_max": True}, "written.paragraph_max is a whole number"),
         ({"terms": {"가": 1}}, "written.terms is an object of strings"),
+        ({"terms": {str(one): "가" for one in range(1001)}}, "written.terms has 1,001 entries: a request or"),
+        ({"profanity": ["가"] * 501}, "written.profanity has 501 entries: a request or"),
     ],
 )
 def test_options_that_cannot_be_read(data, said) -> None:
