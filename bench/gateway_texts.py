@@ -31,6 +31,7 @@ from ko_asr.serving.server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE, PACKET = 16_000, 3200
+SPOKEN = ("use_itn", "use_disfluency_filter", "use_paragraph_splitter")  # off, RTZR's text is as gRPC's
 Ask = Callable[[str, Path], str]  # the text of a file from the gateway at an address
 
 
@@ -93,7 +94,8 @@ def job(url: str, audio: Path) -> str:
 
 def rtzr_file(url: str, audio: Path) -> str:
     """RTZR's transcription of files."""
-    name = form(url, "/rtzr/v1/transcribe", "file", audio, config="{}").json()["id"]
+    config = json.dumps(dict.fromkeys(SPOKEN, False))
+    name = form(url, "/rtzr/v1/transcribe", "file", audio, config=config).json()["id"]
     results = ended(url, f"/rtzr/v1/transcribe/{name}")["results"]
     return " ".join(utterance["msg"] for utterance in results["utterances"])
 
@@ -104,7 +106,7 @@ def rtzr_stream(url: str, audio: Path) -> str:
 
 
 async def _rtzr_stream(url: str, audio: Path) -> str:
-    query = f"sample_rate={RATE}&encoding=LINEAR16"
+    query = f"sample_rate={RATE}&encoding=LINEAR16&use_itn=false"
     async with websockets.connect(f"ws{url[4:]}/rtzr/v1/transcribe:streaming?{query}") as socket:
         data = samples(audio).tobytes()
         for at in range(0, len(data), PACKET):

@@ -168,6 +168,20 @@ def test_the_front_door_is_the_same(
     assert httpx.get(f"{embedded.url}/health/ready").status_code == 200
 
 
+def test_the_written_form_is_the_same(
+    embedded: GatewayProcess, gateway: GatewayProcess, files: list[Path]
+) -> None:
+    form = {"model": "asr", "response_format": "verbose_json", "written": '{"punctuation": true}'}
+    form["timestamp_granularities[]"] = "word"
+    for file in files[:3]:
+        one, other = (
+            running.post(data=form, files={"file": file.read_bytes()}).json()
+            for running in (embedded, gateway)
+        )
+        assert one["written"] == other["written"] and one["written_words"] == other["written_words"]
+        assert one["written"] != one["text"]
+
+
 def test_neither_torch_nor_triton_is_loaded(embedded: GatewayProcess) -> None:
     maps = Path(f"/proc/{embedded.process.pid}/maps").read_text(encoding="utf-8")
     assert "onnxruntime" in maps and "torch" not in maps

@@ -100,6 +100,16 @@ def test_a_file_becomes_text_subtitles_and_words_that_play(page, collecting, mee
     expect(page.locator(".play.on")).to_have_count(0)
 
 
+def test_numbers_and_sentences_are_written(page, collecting, meeting: Path) -> None:
+    form = {"model": "asr", "response_format": "verbose_json", "written": '{"punctuation": true}'}
+    found = collecting.post(data=form, files={"file": meeting.read_bytes()}).json()
+    page.click("#options summary")
+    page.check("#written")
+    texts = transcribed(page, meeting)
+    assert texts == [segment["written"] for segment in found["segments"]]
+    assert texts != [segment["text"] for segment in found["segments"]]
+
+
 def test_words_are_reached_by_keys(page, meeting: Path) -> None:
     transcribed(page, meeting)
     words = page.locator(".words").first.locator(".word")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ko_asr.finishing.command import add_arguments, read_options
 from ko_asr.gateway.audio.ffmpeg import find_ffmpeg
 from ko_asr.gateway.settings.access import AccessSettings
 from ko_asr.gateway.settings.corrections import CorrectionSettings
@@ -48,6 +49,7 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
     add("--timeout", default=default.timeout, help="for Triton's answer to a piece (60)", **seconds)
     add("--folder", type=Path, default=default.folder, help="of temporary files (the system's)")
     add("--no-ffmpeg", action="store_true", help="take only what libsndfile reads")
+    add_arguments(parser)
     EngineSettings.add_options(parser)
     CorrectionSettings.add_options(parser)
     JobSettings.add_options(parser)
@@ -72,6 +74,7 @@ def parse(program: str, description: str, arguments: Sequence[str] | None = None
         in_flight_each=args.in_flight_each,
         timeout=args.timeout,
         folder=args.folder,
+        written=read_options(args),
         ffmpeg=None if args.no_ffmpeg else find_ffmpeg(),
         corrections=CorrectionSettings.of(args),
         jobs=JobSettings.of(args),

@@ -15,14 +15,17 @@ from ko_asr.gateway.caller import Caller, caller_of
 from ko_asr.gateway.database import Database
 from ko_asr.gateway.engine.channels import channel_parts
 from ko_asr.gateway.engine.engines import engine_maker
+from ko_asr.gateway.engine.heard import Heard, heard_of
 from ko_asr.gateway.engine.keywords import Keywords, usable
-from ko_asr.gateway.engine.long_audio import Part, parts
+from ko_asr.gateway.engine.long_audio import parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.live.inbox import Sockets
 from ko_asr.gateway.live.speech import Speech, Take
 from ko_asr.gateway.metrics import Metrics
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.written.finishing import Finishing
+from ko_asr.gateway.written.request import Asked
 
 
 class Gateway:
@@ -39,7 +42,8 @@ class Gateway:
     async def __aenter__(self) -> "Gateway":
         self.workspace = Workspace(self.settings.folder, self.settings.max_requests)
         self.recogniser = Recogniser(self.settings, self._make_engine())
-        self.decoders = Decoders()
+        self.decoders, self.finishing = Decoders(), Finishing()
+        await self.finishing.prepare()
         if self.accounts:
             await self.accounts.__aenter__()
         return self
@@ -47,6 +51,7 @@ class Gateway:
     async def __aexit__(self, *_: object) -> None:
         await self.recogniser.__aexit__()
         self.decoders.close()
+        self.finishing.close()
         self.workspace.close()
         if self.accounts:
             await self.accounts.__aexit__()
@@ -93,14 +98,20 @@ class Gateway:
         return audio
 
     async def transcribe(
-        self, request: Request, audio: Sequence[Decoded], keywords: tuple[str, ...] = ()
-    ) -> list[list[Part]]:
-        """Recognise all of every channel. ApiError."""
+        self,
+        request: Request,
+        audio: Sequence[Decoded],
+        keywords: tuple[str, ...] = (),
+        asked: Asked | None = None,
+    ) -> Heard:
+        """Recognise all of every channel, and write it as ``asked``. ApiError."""
         caller = caller_of(request)
         if len(audio) > 1:
-            return await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
-        found = parts(audio[0], self.recogniser, self.settings, caller, keywords)
-        return [[part async for part in found]]
+            found = await channel_parts(audio, self.recogniser, self.settings, caller, keywords)
+        else:
+            one = parts(audio[0], self.recogniser, self.settings, caller, keywords)
+            found = [[part async for part in one]]
+        return await self.finishing.finished(heard_of(found, audio[0].seconds), asked)
 
     async def stream_keywords(self, websocket: WebSocket, wanted: Keywords) -> tuple[str, ...]:
         """The keywords of ``wanted`` that the model of live speech takes. ApiError."""
@@ -108,4 +119,5 @@ class Gateway:
 
     def speech(self, websocket: WebSocket, take: Take) -> Speech:
         """The live speech of a WebSocket; ``take`` gets what is heard."""
-        return Speech(self.recogniser, self.metrics, self.settings.ffmpeg, caller_of(websocket), take)
+        caller = caller_of(websocket)
+        return Speech(self.recogniser, self.finishing, self.metrics, self.settings.ffmpeg, caller, take)

@@ -7,6 +7,7 @@ from ko_asr.gateway.audio.wanted import Wanted, read_wanted
 from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.written.request import Asked, asked, read_written
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("word", "segment")
@@ -22,6 +23,7 @@ class TranscriptionOptions:
     stream: bool
     keywords: Keywords
     audio: Wanted
+    written: Asked | None = None
 
 
 def check_model(name: str | None, settings: Settings) -> None:
@@ -59,7 +61,9 @@ def read_options(form: Form, settings: Settings) -> TranscriptionOptions:
     if stream and audio.separate:
         sentence = "channels=separate cannot be streamed: leave stream out, or take channels=mix"
         raise ApiError(400, sentence, param="channels")
-    return TranscriptionOptions(response_format, tuple(checked) or ("segment",), stream, keywords, audio)
+    written = asked(read_written(form), settings.written)
+    granularities = tuple(checked) or ("segment",)
+    return TranscriptionOptions(response_format, granularities, stream, keywords, audio, written)
 
 
 def _choice(value: str, choices: tuple[str, ...], param: str) -> str:

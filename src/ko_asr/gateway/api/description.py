@@ -14,6 +14,10 @@ from ko_asr.gateway.access.admission import METRICS, is_open
 from ko_asr.gateway.rtzr_errors import is_rtzr
 
 File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
+Written = Annotated[
+    str | None,
+    Field(description="The written form too: true, or a JSON object of its options."),
+]
 TEXTS = ("text/plain", "application/x-subrip", "text/vtt")
 _TAGS = {  # by the beginning of a path; the first that fits
     "/v1/audio": "OpenAI",

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ko_asr.gateway.api.description import File
+from ko_asr.gateway.api.description import File, Written
 
 _KEY = "A retry with the same key gets the same job, another request with it 422."
 IDEMPOTENCY_KEY: dict[str, Any] = {
@@ -30,6 +30,7 @@ class JobForm(BaseModel):
     language: Literal["ko"] | None = None
     prompt: str | None = Field(None, description="Its words are favoured.")
     keywords: list[str] | None = Field(None, alias="keywords[]", description="Words to favour.")
+    written: Written = None
     channels: Literal["mix", "separate"] | None = None
 
 

@@ -1,7 +1,7 @@
 """The routes of jobs: POST, GET, DELETE /v1/jobs, and their results."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ko_asr.gateway.api.openai.description import Transcription, VerboseTranscri
 from ko_asr.gateway.audio.folders import RequestFolder
 from ko_asr.gateway.audio.upload import Form, drain, receive
 from ko_asr.gateway.caller import caller_of
-from ko_asr.gateway.engine.long_audio import Part
+from ko_asr.gateway.engine.heard import Heard, heard_of
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
 from ko_asr.gateway.jobs import results, store
@@ -86,10 +86,10 @@ def routes(jobs: Jobs) -> APIRouter:
     @router.get("/v1/jobs/{job}/result", response_model=None, responses=RESULT)
     async def result(request: Request, job: str) -> Response:
         """The transcript of a completed job, in the shapes of /v1/audio/transcriptions."""
-        found, parts = await finished(jobs, job, caller_of(request).name)
+        found, heard = await finished(jobs, job, caller_of(request).name)
         options = read_options(_reading(found, request.query_params), gateway.settings)
-        assert found.audio_seconds is not None
-        return await asyncio.to_thread(answers.answer, parts, found.audio_seconds, options)
+        heard = await gateway.finishing.finished(heard, options.written)
+        return await asyncio.to_thread(answers.answer, heard, options)
 
     @router.delete("/v1/jobs/{job}", responses=answers_of(DeletedJob))
     async def delete(request: Request, job: str) -> dict[str, Any]:
@@ -147,15 +147,19 @@ async def submit(jobs: Jobs, new: NewJob, folder: RequestFolder | None) -> Job:
     return job
 
 
-async def finished(jobs: Jobs, job: str, owner: str) -> tuple[Job, list[list[Part]]]:
-    """A completed job and the parts of its channels. ApiError while it is none."""
+async def finished(jobs: Jobs, job: str, owner: str) -> tuple[Job, Heard]:
+    """A completed job and what was heard. ApiError while it is none."""
     found, bodies = await jobs.database.run(store.bodies(job, owner))
     if found.status == FAILED:
         raise ApiError(409, f"the job failed: {found.error_message}", code="job_failed")
     if found.status != COMPLETED:
         sentence = f"the job is {found.status}, at {found.progress} %: ask again later"
         raise ApiError(409, sentence, code="job_not_completed", retry_after=2)
-    return found, await asyncio.to_thread(results.decode, bodies)
+    return found, await asyncio.to_thread(_heard, found, bodies)
+
+
+def _heard(job: Job, bodies: Sequence[str]) -> Heard:
+    return heard_of(results.decode(bodies), job.audio_seconds or 0.0)
 
 
 def _reading(job: Job, query: Mapping[str, str]) -> Form:

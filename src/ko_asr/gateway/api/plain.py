@@ -6,23 +6,24 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from ko_asr.gateway.api.description import File, answers, form
+from ko_asr.gateway.api.description import File, Written, answers, form
 from ko_asr.gateway.audio.wanted import read_wanted
 from ko_asr.gateway.disconnect import while_connected
-from ko_asr.gateway.engine.channels import channels_of, text_of
 from ko_asr.gateway.engine.keywords import read_keywords
-from ko_asr.gateway.engine.long_audio import confidence
 from ko_asr.gateway.gateway import Gateway
+from ko_asr.gateway.written.request import asked, read_written
 
 FILE = "audio"
 
 
 class _Form(BaseModel):
     audio: File
+    written: Written = None
 
 
 class _Answer(BaseModel):
     text: str
+    written: str | None = None
     confidence: float
     processing_time_ms: float
 
@@ -38,19 +39,16 @@ def routes(gateway: Gateway) -> APIRouter:
         try:
             form = await gateway.receive(request, folder, FILE)
             wanted, sound = read_keywords(form.many("keywords")), read_wanted(form)
+            value = read_written(form)
+            written = asked(value, gateway.settings.written) if value is not None else None
             async with while_connected(request):
                 keywords = await gateway.keywords(request, wanted)
                 audio = await gateway.decode(request, folder, FILE, sound)
-                found = await gateway.transcribe(request, audio, keywords)
+                heard = await gateway.transcribe(request, audio, keywords, written)
         finally:
             await folder.remove()
-        heard = [part for channel in found for part in channel]
         took = round(1000 * (time.perf_counter() - started), 1)
-        answer = {
-            "text": text_of(found, audio[0].seconds),
-            "confidence": round(confidence(heard), 4),
-            "processing_time_ms": took,
-        }
-        return answer | channels_of(found) if sound.separate else answer
+        figures = {"confidence": round(heard.confidence, 4), "processing_time_ms": took}
+        return heard.texts(sound.separate) | figures
 
     return router

@@ -1,38 +1,19 @@
-"""The channels of one recording, recognised at the same time, and what is said on them in order of time.
+"""The channels of one recording, recognised at the same time.
 
 A call centre records its agent on one channel and the customer on another.
 """
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ko_asr.client.offline import Transcription
 from ko_asr.gateway.audio.decode import Decoded
 from ko_asr.gateway.caller import Caller
-from ko_asr.gateway.engine.long_audio import Part, confidence, joined_text, parts, transcript
+from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.engine.recogniser import Recogniser
 from ko_asr.gateway.settings.gateway import Settings
-from ko_asr.runtime.results import Result, Word
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What was said on ``channel``, counted from 0, between two pauses."""
-
-    channel: int
-    result: Result
-
-
-@dataclass(frozen=True)
-class SpokenWord:
-    """A word and its channel."""
-
-    channel: int
-    word: Word
 
 
 class OneOwner:
@@ -77,36 +58,3 @@ async def channel_parts(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-def utterances(found: Sequence[Sequence[Part]], seconds: float) -> list[Utterance]:
-    """The utterances of all channels, in the order in which they begin."""
-    spoken = [
-        Utterance(channel, result)
-        for channel, heard in enumerate(found)
-        for result in transcript(heard, seconds).utterances
-    ]
-    return sorted(spoken, key=lambda one: one.result.start_ms)
-
-
-def words(spoken: Sequence[Utterance]) -> list[SpokenWord]:
-    """The words of all channels, in the order in which they begin."""
-    heard = [SpokenWord(one.channel, word) for one in spoken for word in one.result.words]
-    return sorted(heard, key=lambda one: one.word.start_ms)
-
-
-def text_of(found: Sequence[Sequence[Part]], seconds: float) -> str:
-    """The whole text: of several channels the utterances, in order of time."""
-    if len(found) == 1:
-        return joined_text(found[0])
-    return " ".join(one.result.text for one in utterances(found, seconds))
-
-
-def channels_of(found: Sequence[Sequence[Part]]) -> dict[str, list[dict[str, Any]]]:
-    """The text of every channel, as answers tell it."""
-    return {
-        "channels": [
-            {"channel": channel, "text": joined_text(heard), "confidence": round(confidence(heard), 4)}
-            for channel, heard in enumerate(found)
-        ]
-    }

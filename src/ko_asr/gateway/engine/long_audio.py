@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,6 @@ from ko_asr.gateway.caller import EVERYBODY, Caller
 from ko_asr.gateway.engine.pieces import pieces, whole_window
 from ko_asr.gateway.engine.seams import Seams
 from ko_asr.gateway.settings.gateway import Settings
-from ko_asr.recognition.transcript import Transcript
 from ko_asr.recognition.window import Window
 from ko_asr.runtime.endpoint import EndpointRules
 from ko_asr.runtime.results import Result, Word
@@ -123,14 +122,14 @@ def confidence(found: Sequence[Part]) -> float:
     return sum(part.confidence * len(part.text) for part in found) / letters if letters else 0.0
 
 
-def transcript(found: Sequence[Part], seconds: float) -> Transcript:
-    """The parts as utterances, which end as those of a live stream do."""
+def in_utterances(words: Iterable[Word]) -> list[Result]:
+    """Words as utterances, which end as those of a live stream do."""
     groups: list[list[Word]] = []
-    for word in (word for part in found for word in part.words):
+    for word in words:
         if not groups or _ends(groups[-1], word):
             groups.append([])
         groups[-1].append(word)
-    return Transcript("", seconds, tuple(map(_utterance, groups)))
+    return list(map(_utterance, groups))
 
 
 def _ends(group: list[Word], word: Word) -> bool:

@@ -11,12 +11,14 @@ import numpy as np
 
 from ko_asr.client.connection import ServerError
 from ko_asr.errors import UserError
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.caller import Caller
 from ko_asr.gateway.engine.engine import LiveStream
 from ko_asr.gateway.engine.recogniser import Recogniser, api_error
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.live.encodings import LINEAR16, make_decoder
 from ko_asr.gateway.metrics import Metrics
+from ko_asr.gateway.written.finishing import Finishing
 from ko_asr.runtime.frames import SAMPLE_RATE
 from ko_asr.runtime.options import StreamOptions
 from ko_asr.runtime.results import Result
@@ -32,13 +34,20 @@ class Speech:
     """
 
     def __init__(
-        self, recogniser: Recogniser, metrics: Metrics, ffmpeg: str | None, caller: Caller, take: Take
+        self,
+        recogniser: Recogniser,
+        finishing: Finishing,
+        metrics: Metrics,
+        ffmpeg: str | None,
+        caller: Caller,
+        take: Take,
     ) -> None:
         """``ffmpeg`` is the command for compressed audio; without it that is refused."""
         self._recogniser, self._metrics, self._ffmpeg = recogniser, metrics, ffmpeg
-        self._caller, self._take = caller, take
+        self._caller, self._take, self._finishing = caller, take, finishing
         self.options = StreamOptions()  # of the next stream
         self.version = ""  # of the model that hears this one, where versions are named
+        self.written: FinishOptions | None = None  # of the next stream: results tell their written form
         self._decoder = make_decoder(LINEAR16, SAMPLE_RATE, self._hear, ffmpeg)
         self._stream: LiveStream | None = None
         self._delivery: asyncio.Task[None] | None = None
@@ -121,8 +130,10 @@ class Speech:
         self.version = version
 
     async def _deliver(self, stream: LiveStream, later: int) -> None:
+        written = self._finishing.live(self.written) if self.written else None
         async for result in stream:
-            await self._take(_shifted(result, later))
+            shown = await written(result) if written else result
+            await self._take(_shifted(shown, later))
 
     async def _finish(self) -> None:
         if self._stream is None or self._delivery is None:

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.settings.access import AccessSettings
 from ko_asr.gateway.settings.corrections import CorrectionSettings
 from ko_asr.gateway.settings.engine import EngineSettings
@@ -31,6 +32,7 @@ class Settings:
     body_timeout: float = 30.0  # without a byte of an upload
     decode_timeout: float = 120.0
     ffmpeg: str | None = None
+    written: FinishOptions | None = None  # the written form in place of the spoken one, on OpenAI's routes
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
     jobs: JobSettings = field(default_factory=JobSettings)

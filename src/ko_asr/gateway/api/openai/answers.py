@@ -3,15 +3,15 @@
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
-from ko_asr.gateway.engine.channels import Utterance, channels_of, text_of, utterances, words
-from ko_asr.gateway.engine.long_audio import Part
+from ko_asr.gateway.engine.heard import Heard
 from ko_asr.gateway.options import TranscriptionOptions
+from ko_asr.gateway.written.forms import written_words
 from ko_asr.recognition import subtitles
 from ko_asr.recognition.transcript import Transcript
 from ko_asr.runtime.results import Result, Word
@@ -22,23 +22,29 @@ _PLAIN: dict[str, tuple[Callable[[Transcript, list[str]], str], str]] = {
 }
 
 
-def answer(found: Sequence[Sequence[Part]], seconds: float, options: TranscriptionOptions) -> Response:
-    """The body of an answer that is no stream; ``found`` has the parts of every channel."""
-    kind, text, separate = options.response_format, text_of(found, seconds), options.audio.separate
-    if kind == "text" and not separate:
-        return PlainTextResponse(f"{text}\n")
-    body = {"text": text, "usage": usage(seconds * len(found))}
-    if kind == "json":
-        return JSONResponse(body | channels_of(found) if separate else body)
-    spoken = utterances(found, seconds)
-    if kind == "text":
-        return PlainTextResponse("".join(f"[{one.channel}] {one.result.text}\n" for one in spoken))
+def answer(heard: Heard, options: TranscriptionOptions) -> Response:
+    """The body of an answer that is no stream."""
+    kind, separate = options.response_format, options.audio.separate
     if kind in _PLAIN:
-        written, media_type = _PLAIN[kind]
-        whole = Transcript("", seconds, tuple(one.result for one in spoken))
-        labels = [f"[{one.channel}]" for one in spoken] if separate else []
-        return PlainTextResponse(written(whole, labels), media_type=media_type)
-    return JSONResponse(_verbose(body, spoken, seconds, options))
+        subtitles_of, media_type = _PLAIN[kind]
+        whole = Transcript("", heard.seconds, tuple(one.result for one in heard.utterances))
+        labels = [f"[{one.channel}]" for one in heard.utterances] if separate else []
+        return PlainTextResponse(subtitles_of(whole, labels), media_type=media_type)
+    if kind == "text":
+        return PlainTextResponse(_lines(heard) if separate else f"{_shown(heard)}\n")
+    body = heard.texts(separate and kind == "json") | {"usage": usage(heard.seconds * len(heard.channels))}
+    return JSONResponse(body if kind == "json" else _verbose(body, heard, options))
+
+
+def _shown(heard: Heard) -> str:
+    """The text of an answer that has room for one form only."""
+    return heard.text if heard.written is None else heard.written
+
+
+def _lines(heard: Heard) -> str:
+    """A line an utterance, with its channel."""
+    texts = [(one.channel, (one.result.written or one.result).text) for one in heard.utterances]
+    return "".join(f"[{channel}] {text}\n" for channel, text in texts if text)
 
 
 def usage(seconds: float) -> dict[str, Any]:
@@ -71,26 +77,28 @@ def word_json(word: Word) -> dict[str, Any]:
     }
 
 
-def _verbose(
-    body: dict[str, Any], spoken: Sequence[Utterance], seconds: float, options: TranscriptionOptions
-) -> dict[str, Any]:
+def _verbose(body: dict[str, Any], heard: Heard, options: TranscriptionOptions) -> dict[str, Any]:
     def of(channel: int) -> dict[str, int]:
         return {"channel": channel} if options.audio.separate else {}
 
-    body = {"task": "transcribe", "language": "korean", "duration": round(seconds, 3), **body}
+    body = {"task": "transcribe", "language": "korean", "duration": round(heard.seconds, 3), **body}
     if "word" in options.granularities:
-        body["words"] = [word_json(one.word) | of(one.channel) for one in words(spoken)]
+        body["words"] = [word_json(one.word) | of(one.channel) for one in heard.words]
+        if heard.written is not None:
+            body["written_words"] = [word_json(one.word) | of(one.channel) for one in written_words(heard)]
     if "segment" in options.granularities:
         body["segments"] = [
-            _segment(number, one.result) | of(one.channel) for number, one in enumerate(spoken)
+            _segment(number, one.result, heard.written is not None) | of(one.channel)
+            for number, one in enumerate(heard.utterances)
         ]
     return body
 
 
-def _segment(number: int, result: Result) -> dict[str, Any]:
+def _segment(number: int, result: Result, both: bool) -> dict[str, Any]:
     """One utterance. What Whisper has and a CTC model has not is 0 or empty (docs/gateway.md)."""
     data = result.text.encode()
     logs = [math.log(max(word.confidence, 1e-4)) for word in result.words]
+    beside = {"written": result.written.text} if both and result.written else {}
     return {
         "id": number,
         "seek": 0,
@@ -102,4 +110,5 @@ def _segment(number: int, result: Result) -> dict[str, Any]:
         "avg_logprob": round(sum(logs) / len(logs), 4),
         "compression_ratio": round(len(data) / len(zlib.compress(data)), 4),
         "no_speech_prob": 0.0,
+        **beside,
     }

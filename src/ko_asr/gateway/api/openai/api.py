@@ -20,7 +20,7 @@ from ko_asr.gateway.disconnect import while_connected
 from ko_asr.gateway.engine.long_audio import Part, parts
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
-from ko_asr.gateway.options import check_model, read_options
+from ko_asr.gateway.options import TranscriptionOptions, check_model, read_options
 
 FILE = "file"
 
@@ -59,9 +59,10 @@ def routes(gateway: Gateway) -> APIRouter:
                 keywords = await gateway.keywords(request, options.keywords)
                 audio = await gateway.decode(request, folder, FILE, options.audio)
                 if not options.stream:
-                    found = await gateway.transcribe(request, audio, keywords)
-                    return answers.answer(found, audio[0].seconds, options)
-                response = EventStream(await _events(request, gateway, audio[0], keywords), folder)
+                    heard = await gateway.transcribe(request, audio, keywords, options.written)
+                    return answers.answer(heard, options)
+                source = parts(audio[0], gateway.recogniser, settings, caller_of(request), keywords)
+                response = EventStream(await _events(_texts(source, gateway, options), audio[0]), folder)
             streaming = True
             return response
         finally:
@@ -85,25 +86,38 @@ def routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-async def _events(
-    request: Request, gateway: Gateway, audio: Decoded, keywords: tuple[str, ...]
-) -> AsyncIterator[str]:
+def _texts(
+    source: AsyncGenerator[Part, None], gateway: Gateway, options: TranscriptionOptions
+) -> AsyncGenerator[str, None]:
+    """The text of all parts as it comes, in the form that was asked for: events have room for one."""
+    if options.written:
+        return gateway.finishing.as_it_comes(source, options.written.options)
+    return _spoken(source)
+
+
+async def _spoken(source: AsyncGenerator[Part, None]) -> AsyncGenerator[str, None]:
+    async with aclosing(source) as parts:
+        async for part in parts:
+            yield part.text
+
+
+async def _events(source: AsyncGenerator[str, None], audio: Decoded) -> AsyncIterator[str]:
     """The events of ``audio``, once the first text is there: what fails before it has a status of its own."""
-    source = parts(audio, gateway.recogniser, gateway.settings, caller_of(request), keywords)
     return _event_texts(source, await anext(source, None), audio)
 
 
 async def _event_texts(
-    source: AsyncGenerator[Part, None], part: Part | None, audio: Decoded
+    source: AsyncGenerator[str, None], more: str | None, audio: Decoded
 ) -> AsyncIterator[str]:
     text = ""
     async with aclosing(source):
         try:
-            while part is not None:
-                more = f" {part.text}" if text else part.text
-                text += more
-                yield answers.delta(more)
-                part = await anext(source, None)
+            while more is not None:
+                if more:
+                    more = f" {more}" if text else more
+                    text += more
+                    yield answers.delta(more)
+                more = await anext(source, None)
             yield answers.done(text, audio.seconds)
         except ApiError as error:
             yield answers.event(error.body())

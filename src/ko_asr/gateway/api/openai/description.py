@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ko_asr.gateway.api.description import TEXTS, File, answers
+from ko_asr.gateway.api.description import TEXTS, File, Written, answers
 
 
 class TranscriptionForm(BaseModel):
@@ -19,6 +19,7 @@ class TranscriptionForm(BaseModel):
     timestamp_granularities: list[Literal["word", "segment"]] | None = Field(
         None, alias="timestamp_granularities[]", description="With verbose_json."
     )
+    written: Written = None
     stream: bool = Field(False, description="Server-sent events instead, with json.")
     temperature: float | None = Field(None, description="Changes nothing.")
     chunking_strategy: Literal["auto"] | None = None
@@ -35,6 +36,7 @@ class Transcription(BaseModel):
     """json."""
 
     text: str
+    written: str | None = None
     usage: Usage
 
 
@@ -60,6 +62,7 @@ class Segment(BaseModel):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    written: str | None = None
 
 
 class VerboseTranscription(Transcription):
@@ -69,6 +72,7 @@ class VerboseTranscription(Transcription):
     language: Literal["korean"]
     duration: float
     words: list[TranscribedWord] | None = None
+    written_words: list[TranscribedWord] | None = None
     segments: list[Segment] | None = None
 
 

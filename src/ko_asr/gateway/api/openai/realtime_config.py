@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.engine.keywords import Keywords, read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.options import check_model
 from ko_asr.gateway.settings.gateway import Settings
+from ko_asr.gateway.written.request import asked
 from ko_asr.runtime.endpoint import EndpointRules
 
 PCM_RATE, G711_RATE = 24_000, 8_000  # Hz
@@ -20,7 +22,7 @@ _COMMITTED = EndpointRules(
 )
 _KOREAN = ("ko", "kor", "korean", "ko-kr")
 _WHERE = "session.audio.input"
-KEYWORDS = f"{_WHERE}.transcription.keywords"
+KEYWORDS, WRITTEN = (f"{_WHERE}.transcription.{name}" for name in ("keywords", "written"))
 
 
 class Format(BaseModel):
@@ -55,6 +57,7 @@ class Transcription(BaseModel):
     prompt: Annotated[str, Field(max_length=10_000)] | None = None
     keywords: list[str] | None = None
     delay: str | None = None
+    written: bool | dict[str, Any] | None = None  # of this gateway's own
 
 
 class Input(BaseModel):
@@ -98,6 +101,7 @@ class SessionConfig(BaseModel):
         for language in [hints.language, *(hints.languages or ())]:
             if language and language.lower() not in _KOREAN:
                 raise _refused("transcription.language", f"{language[:60]!r}: this model knows Korean only")
+        self.finish_options(settings)
         if kind.rate is not None and kind.rate != self.rate:
             raise _refused("format.rate", f"{kind.rate}: {kind.type} has {self.rate} Hz")
         if unknown := set(self.include or ()) - INCLUDABLE:
@@ -129,10 +133,17 @@ class SessionConfig(BaseModel):
         hints = self.audio.input.transcription
         return read_keywords(hints.keywords or (), hints.prompt or "")
 
+    def finish_options(self, settings: Settings) -> FinishOptions | None:
+        """How transcripts are written; None where they are as spoken. ApiError."""
+        found = asked(self.audio.input.transcription.written, settings.written, WRITTEN)
+        return found.options if found else None
+
     def to_json(self) -> dict[str, Any]:
         """The whole effective configuration."""
         found = self.model_dump()
-        kind = found["audio"]["input"]["format"]
+        kind, hints = (found["audio"]["input"][name] for name in ("format", "transcription"))
+        if hints["written"] is None:  # OpenAI has none
+            del hints["written"]
         if kind["type"] == "audio/pcm":
             kind["rate"] = PCM_RATE
         else:

@@ -33,6 +33,7 @@ class RealtimeSession:
         self._id, self._items = f"sess_{secrets.token_hex(12)}", Items()
         self._speech = gateway.speech(websocket, self._take)
         self._speech.options, self._items.include = options, config.include or []
+        self._speech.written = config.finish_options(gateway.settings)
         self._deaf_until = 0.0
         self._handlers = {
             "session.update": self._update,
@@ -74,12 +75,12 @@ class RealtimeSession:
     async def _update(self, event: Event) -> None:
         config = self._config.updated(event.get("session"), self._gateway.settings)
         options = await stream_options(self._gateway, self._websocket, config)
-        speech = self._speech
-        before = (self._config.encoding, self._config.rate, speech.options)
-        if (config.encoding, config.rate, options) != before:
+        speech, written = self._speech, config.finish_options(self._gateway.settings)
+        before = (self._config.encoding, self._config.rate, speech.options, speech.written)
+        if (config.encoding, config.rate, options, written) != before:
             await self._end_utterance()
             await speech.use(config.encoding, config.rate)
-            speech.options = options
+            speech.options, speech.written = options, written
         self._config, self._items.include = config, config.include or []
         await self._send({"type": "session.updated", "session": session_object(self._id, self._config)})
 

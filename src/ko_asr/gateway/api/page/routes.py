@@ -56,6 +56,7 @@ def routes(gateway: Gateway) -> APIRouter:
         return {
             "model": settings.models[0],
             "max_upload": settings.max_upload,
+            "written": settings.written is not None,
             "corrections": settings.corrections.folder is not None,
         }
 

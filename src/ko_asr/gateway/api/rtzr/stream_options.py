@@ -15,22 +15,29 @@ _LONGEST = 60.0  # seconds of either end-point rule
 _CHOICES = {
     "domain": ("CALL", "MEETING", "GENERAL"),
     "language": ("ko",),
-    "use_itn": ("true", "false"),
-    "use_disfluency_filter": ("true", "false"),
-    "use_profanity_filter": ("true", "false"),
-    "use_punctuation": ("true", "false"),
+}
+# What is done to the text, and what is done where nothing is said: RTZR's.
+_SWITCHES = {
+    "use_itn": True,
+    "use_disfluency_filter": False,
+    "use_profanity_filter": False,
+    "use_punctuation": False,
 }
 _MODELS = ("sommers_ko", "sommers")
 
 
 @dataclass(frozen=True)
 class RtzrOptions:
-    """What one stream asks for; ``rate`` in Hz, ``keywords`` as 단어:점수, not checked yet."""
+    """What one stream asks for; ``rate`` in Hz, ``keywords`` as 단어:점수, not checked yet.
+
+    ``switches`` are FinishOptions by their names, for `api.rtzr.written`.
+    """
 
     encoding: str
     rate: int
     rules: EndpointRules
     keywords: tuple[str, ...]
+    switches: dict[str, bool]
 
 
 def read_query(query: QueryParams, models: tuple[str, ...]) -> RtzrOptions:
@@ -43,7 +50,14 @@ def read_query(query: QueryParams, models: tuple[str, ...]) -> RtzrOptions:
     _choice(query, "model_name", (*_MODELS, *models))
     for name, choices in _CHOICES.items():
         _choice(query, name, choices)
-    return RtzrOptions(encoding, int(rate), _rules(query), _keywords(query.get("keywords", "")))
+    words = _keywords(query.get("keywords", ""))
+    switches = {name.removeprefix("use_"): _switch(query, name) for name in _SWITCHES}
+    return RtzrOptions(encoding, int(rate), _rules(query), words, switches)
+
+
+def _switch(query: QueryParams, name: str) -> bool:
+    said = _choice(query, name, ("true", "false"))
+    return _SWITCHES[name] if said is None else said == "TRUE"
 
 
 def _rules(query: QueryParams) -> EndpointRules:

@@ -8,6 +8,7 @@ from starlette.websockets import WebSocket
 
 from ko_asr.gateway import rtzr_errors
 from ko_asr.gateway.api.rtzr.stream_options import RtzrOptions, read_query
+from ko_asr.gateway.api.rtzr.written import finished_by
 from ko_asr.gateway.engine.keywords import read_keywords
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.gateway import Gateway
@@ -51,6 +52,7 @@ class _Session:
         self._websocket, self._asked, self._sentence = websocket, asked, 0
         self._speech = gateway.speech(websocket, self._take)
         self._speech.options = StreamOptions(asked.rules, keywords)
+        self._speech.written = finished_by(asked.switches, gateway.settings.written)
 
     async def prepare(self) -> None:
         """Find out whether the encoding can be decoded here. ApiError when it cannot."""

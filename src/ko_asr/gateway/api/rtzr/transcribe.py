@@ -1,6 +1,5 @@
 """RTZR's transcription of files: POST /rtzr/v1/transcribe, and GET until it is done. They are jobs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,16 +8,17 @@ from pydantic import BaseModel
 from ko_asr.gateway import rtzr_errors
 from ko_asr.gateway.api.description import File, answers, form
 from ko_asr.gateway.api.jobs import FILE, check_keywords, finished, receive_job, submit
-from ko_asr.gateway.api.rtzr.transcribe_options import CONFIG, WORD_TIMES, read_config
+from ko_asr.gateway.api.rtzr.transcribe_options import CONFIG, PARAGRAPH, WORD_TIMES, read_config
+from ko_asr.gateway.api.rtzr.written import shown
 from ko_asr.gateway.caller import caller_of
-from ko_asr.gateway.engine.channels import utterances
-from ko_asr.gateway.engine.long_audio import Part
+from ko_asr.gateway.engine.heard import Heard
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.jobs import store
 from ko_asr.gateway.jobs.job import Job
 from ko_asr.gateway.jobs.room import Jobs
 from ko_asr.gateway.jobs.store import NewJob
 from ko_asr.gateway.jobs.tables import COMPLETED, FAILED
+from ko_asr.gateway.options import read_options
 from ko_asr.runtime.results import Result
 
 
@@ -67,8 +67,10 @@ def routes(jobs: Jobs) -> APIRouter:
             return {"id": job, "status": "failed", "error": _error(found)}
         if found.status != COMPLETED:
             return {"id": job, "status": "transcribing"}
-        found, channels = await finished(jobs, job, owner)
-        return {"id": job, "status": "completed", "results": _results(found, channels)}
+        found, heard = await finished(jobs, job, owner)
+        options = read_options(found.form, gateway.settings)
+        heard = await gateway.finishing.finished(heard, options.written)
+        return {"id": job, "status": "completed", "results": _results(found, heard)}
 
     return router
 
@@ -79,10 +81,10 @@ def _error(job: Job) -> dict[str, str]:
     return {"code": body["code"], "message": body["msg"]}
 
 
-def _results(job: Job, channels: Sequence[Sequence[Part]]) -> dict[str, Any]:
-    with_words = WORD_TIMES in job.fields
-    spoken = utterances(channels, job.audio_seconds or 0.0)
-    return {"utterances": [_utterance(one.result, with_words) for one in spoken]}
+def _results(job: Job, heard: Heard) -> dict[str, Any]:
+    with_words, most = WORD_TIMES in job.fields, job.form.one(PARAGRAPH)
+    found = shown(heard.utterances, int(most) if most else None)
+    return {"utterances": [_utterance(result, with_words) for result in found if result.text]}
 
 
 def _utterance(result: Result, with_words: bool) -> dict[str, Any]:

@@ -1,18 +1,27 @@
 """The config of RTZR's POST /v1/transcribe, checked: unknown fields are ignored, as theirs are."""
 
+import json
 from typing import Any
 
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.strict_json import read_json
+from ko_asr.gateway.written.request import FIELD
 
 CONFIG = "config"
 WORD_TIMES = "rtzr_words"  # the field of a job that says that its words are wanted
+PARAGRAPH = "rtzr_paragraph"  # and the one with the most letters of its paragraphs
 _MODELS = ("sommers", "sommers_ko")
 _DOMAINS = ("GENERAL", "CALL")
-_BOOLEANS = (
-    *("use_diarization", "use_itn", "use_disfluency_filter", "use_profanity_filter"),
-    *("use_paragraph_splitter", "use_word_timestamp"),
-)
+_BOOLEANS = ("use_diarization", "use_word_timestamp")
+# What is done to the text, and what is done where nothing is said: RTZR's; its files know no use_punctuation.
+_SWITCHES = {
+    "use_itn": True,
+    "use_disfluency_filter": True,
+    "use_profanity_filter": False,
+    "use_punctuation": False,
+    "use_paragraph_splitter": True,
+}
+_PARAGRAPH = 50  # letters
 _KEYWORDS = (500, 20)  # words, characters of one
 
 
@@ -22,7 +31,7 @@ def read_config(text: str | None, models: tuple[str, ...]) -> dict[str, list[str
     name = _choice(config, "model_name", (*_MODELS, *models), _MODELS[0])
     _choice(config, "domain", _DOMAINS, _DOMAINS[0])
     _choice(config, "language", ("ko",), "ko")
-    for field in _BOOLEANS:
+    for field in (*_BOOLEANS, *_SWITCHES):
         if not isinstance(config.get(field, False), bool):
             raise _wrong(field, "it must be true or false")
     _check_diarization(config)
@@ -33,7 +42,23 @@ def read_config(text: str | None, models: tuple[str, ...]) -> dict[str, list[str
         fields["keywords"] = keywords
     if config.get("use_word_timestamp"):
         fields[WORD_TIMES] = ["true"]
-    return fields
+    return fields | _text_fields(config)
+
+
+def _text_fields(config: dict[str, Any]) -> dict[str, list[str]]:
+    """The fields that say how the text is written; with all switches off it is as spoken."""
+    switches = {name.removeprefix("use_"): config.get(name, on) for name, on in _SWITCHES.items()}
+    most = _paragraph_max(config)
+    paragraph = {PARAGRAPH: [str(most)]} if switches["paragraph_splitter"] else {}
+    return {FIELD: [json.dumps(switches if any(switches.values()) else False)], **paragraph}
+
+
+def _paragraph_max(config: dict[str, Any]) -> int:
+    splitter = config.get("paragraph_splitter", {})
+    most = splitter.get("max", _PARAGRAPH) if isinstance(splitter, dict) else None
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise _wrong("paragraph_splitter", 'it must be {"max": NUMBER}, of 1 letter or more')
+    return most
 
 
 def _parsed(text: str | None) -> dict[str, Any]:

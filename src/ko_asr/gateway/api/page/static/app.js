@@ -24,12 +24,18 @@ function keywords() {
   return find("keywords").value.split(",").map((word) => word.trim()).filter(Boolean);
 }
 
+// The gateway's own options where it has some, else numbers and marks.
+function written() {
+  if (!find("written").checked) return false;
+  return settings.written || { punctuation: true };
+}
+
 function fileFields() {
-  return keywords().map((word) => ["keywords[]", word]);
+  return [...keywords().map((word) => ["keywords[]", word]), ["written", JSON.stringify(written())]];
 }
 
 function session() {
-  const transcription = { language: "ko" };
+  const transcription = { language: "ko", written: written() };
   if (keywords().length) transcription.keywords = keywords();
   const input = {
     format: { type: "audio/pcm", rate: RATE },
@@ -119,6 +125,7 @@ find("file").onchange = ({ target }) => {
   uploads.add([...target.files]);
   target.value = "";
 };
+find("written").checked = settings.written;
 find("key").value = key();
 find("key").onchange = ({ target }) => setKey(target.value);
 find("language").onclick = () => {

@@ -26,10 +26,10 @@ export class Uploads {
   async #run(upload) {
     if (upload.cancelled.signal.aborted) return;
     try {
-      const { duration, segments, words } = await this.#answer(upload);
+      const { duration, segments, words, written_words: written } = await this.#answer(upload);
       const source = new FileSource(upload.file, duration, this.settings.model);
       upload.element.remove();
-      this.done(source, upload.file.name, utterances(segments, words));
+      this.done(source, upload.file.name, utterances(segments, written ?? words));
     } catch (error) {
       if (!upload.cancelled.signal.aborted) upload.failed(error);
     }
@@ -116,11 +116,13 @@ class Upload {
   }
 }
 
+// The written form where there is one; a written word may begin in one segment and end in the next.
 function utterances(segments, words) {
-  return segments.map(({ start, end, text }) => ({
+  const found = segments.map(({ start, end, text, written }) => ({
     start,
     end,
-    text,
-    words: words.filter((word) => start <= word.start && word.end <= end),
+    text: written ?? text,
+    words: words.filter((word) => start <= word.start && word.start < end),
   }));
+  return found.filter(({ text }) => text);
 }

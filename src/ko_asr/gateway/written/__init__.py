@@ -1,0 +1,1 @@
+"""The written form of what was recognised: asked for, made beside the event loop, put into answers."""
