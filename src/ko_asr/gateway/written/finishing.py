@@ -5,10 +5,11 @@ queued, so short ones get between.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from ko_asr.finishing.finisher import compiled
 from ko_asr.finishing.live import LiveFinisher
@@ -27,6 +28,8 @@ from ko_asr.gateway.written.forms import (
 from ko_asr.gateway.written.request import Asked
 from ko_asr.runtime.results import Result, Word
 from ko_asr.runtime.written import settled_words
+
+_T = TypeVar("_T")
 
 
 class Finishing:
@@ -53,7 +56,7 @@ class Finishing:
             spoken = [one.result for one in heard.utterances if one.channel == number]
             found = [await self.section(section, asked.options) for section in sections(spoken)]
             channels.append([result for section in found for result in section])
-        return with_forms(heard, channels, asked.instead)
+        return await self._in_thread(with_forms, heard, channels, asked.instead)
 
     async def as_it_comes(
         self, source: AsyncGenerator[Part, None], options: FinishOptions
@@ -73,9 +76,11 @@ class Finishing:
 
     async def section(self, section: Sequence[Result], options: FinishOptions) -> list[Result]:
         """The utterances of one section (`forms.sections`) with their written forms."""
-        finisher, words = compiled(options), words_of(section)
-        form = await asyncio.get_running_loop().run_in_executor(self._files, finisher, words)
+        form = await self._in_thread(compiled(options), words_of(section))
         return list(divided(form, section))
+
+    async def _in_thread(self, work: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, work, *arguments)
 
     def live(self, options: FinishOptions) -> "LiveForms":
         """The written forms of one live stream."""

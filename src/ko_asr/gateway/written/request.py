@@ -8,7 +8,7 @@ from ko_asr.errors import UserError
 from ko_asr.finishing.finisher import compiled
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.errors import ApiError
-from ko_asr.gateway.strict_json import read_json
+from ko_asr.gateway.strict_json import is_writable, read_json
 
 if TYPE_CHECKING:
     from ko_asr.gateway.audio.upload import Form
@@ -50,6 +50,8 @@ def asked(value: Any, default: FinishOptions | None, param: str = FIELD) -> Aske
 
 def finish_options(value: Any, default: FinishOptions | None, param: str = FIELD) -> FinishOptions:
     """The options that ``value`` names, the others by the server's ``default``. ApiError names ``param``."""
+    if not is_writable(value):  # it may have come another way than through `read_json`
+        raise _refused("it holds half a character", param)
     try:
         given = FinishOptions.from_json(value, param)
         made = replace(default or FinishOptions(), **_named(given, value))

@@ -1,5 +1,6 @@
 """RTZR's transcription of files: POST /rtzr/v1/transcribe, and GET until it is done. They are jobs."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -70,7 +71,7 @@ def routes(jobs: Jobs) -> APIRouter:
         found, heard = await finished(jobs, job, owner)
         options = read_options(found.form, gateway.settings)
         heard = await gateway.finishing.finished(heard, options.written)
-        return {"id": job, "status": "completed", "results": _results(found, heard)}
+        return {"id": job, "status": "completed", "results": await asyncio.to_thread(_results, found, heard)}
 
     return router
 
