@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(text.encode() + b"\n")
         sys.stdout.buffer.flush()  # whoever reads a live stream's lines is waiting for this one
     if failed:
-        print(f"{failed} lines failed: see the errors above", file=sys.stderr)
+        print(f"{failed} line{'s' * (failed > 1)} failed: see the errors above", file=sys.stderr)
     return 1 if failed else 0
 
 

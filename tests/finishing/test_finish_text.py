@@ -74,6 +74,7 @@ def test_lists_of_a_user(tmp_path: Path) -> None:
     (tmp_path / "masks.txt").write_text("# mild\n바보\n", encoding="utf-8")
     options = ("--terms", tmp_path / "terms.txt", "--masks", tmp_path / "masks.txt", "--profanity-keep-first")
     assert lines(finish("음 챗지피티는 바보", *options, "--disfluency-filter")) == ["ChatGPT는 바*"]
+    assert lines(finish("야 씨발", "--profanity-keep-first")) == ["야 씨*"]
     (tmp_path / "terms.txt").write_text("챗지피티 ->\n", encoding="utf-8")
     assert b"terms.txt, line 1" in finish("네", *options).stderr
     (tmp_path / "terms.txt").write_text("챗지피티 -> ChatGPT\n", encoding="cp949")

@@ -193,7 +193,7 @@ def test_a_bad_list_of_terms_is_one_sentence(
 
 def test_a_list_of_terms(tmp_path: Path) -> None:
     path = tmp_path / "terms.txt"
-    path.write_text("\ufeff# 말 -> 글\n챗 지피티 -> ChatGPT\n씨 샵\tC#\n", encoding="utf-8")
+    path.write_text("\ufeff# 말 -> 글\n챗 지피티 → ChatGPT\n씨 샵\tC#\n", encoding="utf-8")
     assert read_terms(path) == {"챗 지피티": "ChatGPT", "씨 샵": "C#"}
     with pytest.raises(UserError, match="no file"):
         read_terms(tmp_path / "no file")

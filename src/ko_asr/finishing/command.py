@@ -15,7 +15,7 @@ _SWITCHES = {
     "spacing": "repair words that look wrongly spaced",
     "punctuation": "end sentences in marks",
     "profanity_filter": "mask profanity",
-    "profanity_keep_first": "leave the first character of what is masked",
+    "profanity_keep_first": "mask profanity, but for its first character",
 }
 
 
@@ -78,6 +78,8 @@ def read_options(args: argparse.Namespace) -> FinishOptions | None:
 def _with_values(args: argparse.Namespace) -> dict[str, Any]:
     """The options that are given and are more than a switch."""
     chosen: dict[str, Any] = {"itn": False} if args.no_itn else {}
+    if args.profanity_keep_first:
+        chosen["profanity_filter"] = True
     if args.style:
         chosen["style"] = chosen_style(args.style)
     if args.terms:

@@ -16,7 +16,7 @@ from ko_asr.finishing.particles import ATTACHED
 from ko_asr.finishing.user_lists import lines_of
 
 _END = ""  # the key of what a path through the trie is written as
-_ARROW = re.compile(r"\t| ?-> ?")
+_ARROW = re.compile(r"\t| ?(?:->|→) ?")
 _attached = re.compile(ATTACHED).match
 
 
