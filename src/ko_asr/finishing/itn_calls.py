@@ -12,7 +12,8 @@ from ko_asr.finishing.rule_book import alternatives, rule_book
 
 Style = Mapping[str, str]
 _DASH = "다시|대시|하이픈"
-_THOUSAND = "[일이삼사오육칠팔구]? ?천(?: ?[일이삼사오육칠팔구]? ?백)?"
+# No space before 천 alone: with that of a separator there would be two ways to read each 다시 천.
+_THOUSAND = "(?:[일이삼사오육칠팔구] ?)?천(?: ?(?:[일이삼사오육칠팔구] ?)?백)?"
 _DIGIT = f"(?:{numbers.DIGIT}|하나)"  # 하나 is clearer than 일 on the telephone
 _READ = f"{_DIGIT}(?: ?{_DIGIT})+"
 _SEPARATOR = f" ?(?:{_DASH}|국에|국의|에|의) ?"
@@ -132,7 +133,7 @@ def currency(match: re.Match[str], style: Style) -> list[Edit] | None:
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     """An abbreviation that is spelt by the names of its letters."""
     text, at = match.string, match.start()
-    word = text[at:].split(" ", 1)[0]
+    word = _word(text, at)
     if word.startswith(tuple(rule_book()["not_abbreviations"])):
         return None
     end, names = _run(text, match.end(), _NAME.findall(match[0]))
@@ -162,6 +163,12 @@ def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
     return end, names
 
 
+def _word(text: str, at: int) -> str:
+    """The rest of the word from ``at`` on."""
+    end = text.find(" ", at)
+    return text[at:] if end < 0 else text[at:end]
+
+
 def _known(word: str) -> list[str]:
     found = rule_book()["abbreviations"]
     return [word[:end] for end in range(len(word), 1, -1) if word[:end] in found]
@@ -175,7 +182,7 @@ def _may_end(text: str, end: int, names: list[str]) -> bool:
     if _REST.match(text, end) is not None:
         return True
     begins_word = text[end - len(names[-1]) - 1 : end - len(names[-1])] == " "
-    goes_on = len(text[end:].split(" ", 1)[0]) > 1
+    goes_on = len(_word(text, end)) > 1
     return goes_on and not begins_word and names[-1] not in _WEAK
 
 
