@@ -137,13 +137,10 @@ def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     if word.startswith(tuple(rule_book()["not_abbreviations"])):
         return None
     end, names = _run(text, match.end(), _NAME.findall(match[0]))
-    for known in _known(word):
-        rest = word[len(known) :]
-        goes_on = len(rest) > 1 and not _NAME.match(rest)
-        behind = _REST.match(text, at + len(known)) or goes_on or rest in _SUFFIXES
-        if len(known) >= end - at and behind:
+    known = next((one for one in _known(word) if _stands_alone(text, at, word, one)), "")
+    while names or known:
+        if len(known) >= end - at:
             return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
-    while names:
         strong = sum(name not in _WEAK for name in names)
         if len(names) > 1 and strong >= (2 if " " in text[at:end] else 1):
             return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
@@ -152,6 +149,13 @@ def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
             return None
         end, names = _run(text, last, _NAME.findall(text[at:last]))
     return None
+
+
+def _stands_alone(text: str, at: int, word: str, known: str) -> bool:
+    """True where a known abbreviation, with which ``word`` begins, may end."""
+    rest = word[len(known) :]
+    goes_on = len(rest) > 1 and not _NAME.match(rest)
+    return _REST.match(text, at + len(known)) is not None or goes_on or rest in _SUFFIXES
 
 
 def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
