@@ -6,7 +6,7 @@ it can: ``이천이십사년삼월`` becomes ``2024년 3월`` by three edits (tw
 each of the two words has its own times.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,13 +66,20 @@ class Draft:
         if self._starts is None:
             self._starts = list(range(len(self.text)))
             self._ends = list(range(1, len(self.text) + 1))
-        text, starts, ends = self.text, self._starts, self._ends
-        for start, end, new in reversed(edits):
+        parts: list[str] = []
+        starts: list[int] = []
+        ends: list[int] = []
+        at = 0
+        for start, end, new in edits:
             first, last = self._origin(start, end)
-            text = text[:start] + new + text[end:]
-            starts[start:end] = [first] * len(new)
-            ends[start:end] = [last] * len(new)
-        self.text = text
+            parts += self.text[at:start], new
+            starts += self._starts[at:start]
+            ends += self._ends[at:start]
+            starts += [first] * len(new)
+            ends += [last] * len(new)
+            at = end
+        self.text = "".join([*parts, self.text[at:]])
+        self._starts, self._ends = starts + self._starts[at:], ends + self._ends[at:]
 
     def origin(self, start: int, end: int) -> Span:
         """The spoken characters that ``text[start:end]`` came from; nothing came from none."""
@@ -88,11 +95,12 @@ class Draft:
 
     def protect(self, spans: Iterable[Span]) -> None:
         """Let no later edit change what came from these spoken characters."""
-        self._protected += spans
+        self._protected = sorted([*self._protected, *spans])
 
     def _is_protected(self, edit: Edit) -> bool:
-        start, end = self.origin(edit.start, edit.end)
-        return any(start < kept.end and end > kept.start for kept in self._protected)
+        start, end = self._origin(edit.start, edit.end)
+        before = bisect_left(self._protected, (end,)) - 1  # the last one that begins before the edit ends
+        return before >= 0 and start < self._protected[before].end
 
     def output_words(self) -> Sequence[tuple[str, int, int, tuple[int, ...]]]:
         """The words of the text, each with the span of characters and the spoken words that it came from."""

@@ -46,13 +46,19 @@ class Fillers:
         kept, before = list(range(len(words))), len(words) + 1
         while 1 < len(kept) < before:
             before = len(kept)
-            kept = [
-                number
-                for at, number in enumerate(kept)
-                if not self._fills(words, times, number, _at(kept, at - 1), _at(kept, at + 1))
-            ]
-            kept = self._repetitions.kept(words, kept)
+            kept = self._repetitions.kept(words, self._unfilled(words, times, kept))
         return kept
+
+    def _unfilled(
+        self, words: Sequence[str], times: Sequence[Sound] | None, numbers: Sequence[int]
+    ) -> list[int]:
+        """Those of ``numbers`` that are no fillers; from the last, for 뭐 뭐 뭐 그냥."""
+        kept: list[int] = []
+        for at in range(len(numbers) - 1, -1, -1):
+            before = numbers[at - 1] if at else None
+            if not self._fills(words, times, numbers[at], before, kept[-1] if kept else None):
+                kept.append(numbers[at])
+        return kept[::-1]
 
     def _fills(
         self,
@@ -130,13 +136,9 @@ class _Repetitions:
         return not self._purpose(word) and bool(self._only_particle(rest) or not self._compound(rest))
 
 
-def _at(numbers: Sequence[int], at: int) -> int | None:
-    return numbers[at] if 0 <= at < len(numbers) else None
-
-
 def _without(words: Sequence[str], kept: set[int]) -> Iterator[Edit]:
     """Edits that leave ``kept`` with single spaces between them."""
-    at, some = 0, False
+    at, some, last = 0, False, sum(map(len, words)) + len(words) - 1
     for number, word in enumerate(words):
         end = at + len(word)
         if number in kept:
@@ -144,5 +146,5 @@ def _without(words: Sequence[str], kept: set[int]) -> Iterator[Edit]:
         elif some:
             yield Edit(at - 1, end, "")
         else:
-            yield Edit(at, min(end + 1, sum(map(len, words)) + len(words) - 1), "")
+            yield Edit(at, min(end + 1, last), "")
         at = end + 1

@@ -8,7 +8,6 @@ written, so that a number (십팔) is none.
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 
 from ko_asr.finishing import kiwi
@@ -49,24 +48,32 @@ class Finisher:
         return Written(" ".join([word.text for word in made]), made, dropped, sentences, begins)
 
 
+# What each stage compiled to, for all finishers of this process: of a user's own lists only the last ones,
+# each of which may take megabytes.
+_terms = functools.lru_cache(16)(lambda pairs: Terms(dict(pairs)))
+_masks = functools.lru_cache(16)(Masks)
+_itn = functools.lru_cache(16)(lambda style: Itn(dict(style)))
+_fillers, _spacing, _sentences = map(functools.cache, (Fillers, Spacing, Sentences))
+
+
 def _stages(options: FinishOptions) -> Iterator[Stage]:
     """The stages that ``options`` ask for, in their order."""
     if options.terms:
-        yield Terms(options.terms)
-    fillers = [Fillers(options.disfluency_level == "aggressive")] if options.disfluency_filter else []
+        yield _terms(tuple(options.terms.items()))
+    fillers = [_fillers(options.disfluency_level == "aggressive")] if options.disfluency_filter else []
     yield from fillers
     if options.analyzer == "kiwi":
         kiwi.check_installed()
     with_kiwi = options.analyzer != "rules" and kiwi.is_installed()
     if options.spacing:
-        yield Spacing(with_kiwi)
+        yield _spacing(with_kiwi)
         yield from fillers  # 학교 학교 에서 is a repetition once it is 학교 학교에서
     if options.punctuation or options.paragraph_splitter:
-        yield Sentences(with_kiwi)
+        yield _sentences(with_kiwi)
     if options.itn:
-        yield Itn(options.style)
+        yield _itn(tuple(sorted(options.style.items())))
     if options.profanity_filter:
-        yield Masks(options.profanity, options.profanity_keep_first)
+        yield _masks(tuple(options.profanity), options.profanity_keep_first)
 
 
 def _words(
@@ -79,18 +86,8 @@ def _words(
     return list(spoken), None  # type: ignore[arg-type]
 
 
-def compiled(options: FinishOptions | None = None) -> Finisher:
-    """Return the finisher of these options, made when they are first asked for. UserError as `Finisher`."""
-    return _compiled(json.dumps((options or FinishOptions()).to_json(), sort_keys=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(options: str) -> Finisher:
-    return Finisher(FinishOptions.from_json(json.loads(options)))
-
-
 def finish(
     spoken: str | Sequence[str] | Sequence[SpokenWord], options: FinishOptions | None = None
 ) -> Written:
     """Return the written form of a text or of words. UserError for an option that does not exist."""
-    return compiled(options)(spoken)
+    return Finisher(options)(spoken)

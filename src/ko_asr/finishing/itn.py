@@ -20,6 +20,8 @@ _ALL = (
 )
 _WORD = re.compile(r"(?<![^ ])[^ ]").finditer
 _LONGEST_BEGINNING = 4  # characters that tell which rules may begin
+_LONGEST = 160  # characters of a match: what runs on for longer is no number, and would be read from every start
+_VIEW = 2 * _LONGEST  # what a rule sees from its start on
 
 
 class _Table(NamedTuple):
@@ -153,8 +155,10 @@ class Itn:
     ) -> tuple[_Rule, list[Edit], int] | None:
         rules = self._rules_at(text[at : at + _LONGEST_BEGINNING], bits)
         for rule in (*anywhere, *rules) if anywhere else rules:
-            match = rule.match(text, at)
-            if match is not None and match.end() > at and (edits := rule.edits(match)) is not None:
+            match = rule.match(text, at, at + _VIEW)
+            if match is None or not at < match.end() <= at + _LONGEST:
+                continue
+            if (edits := rule.edits(match)) is not None:
                 return rule, edits, rule.end(match, edits)
         return None
 

@@ -12,7 +12,8 @@ from ko_asr.finishing.rule_book import alternatives, rule_book
 
 Style = Mapping[str, str]
 _DASH = "다시|대시|하이픈"
-_THOUSAND = "[일이삼사오육칠팔구]? ?천(?: ?[일이삼사오육칠팔구]? ?백)?"
+# No space before 천 alone: with that of a separator there would be two ways to read each 다시 천.
+_THOUSAND = "(?:[일이삼사오육칠팔구] ?)?천(?: ?(?:[일이삼사오육칠팔구] ?)?백)?"
 _DIGIT = f"(?:{numbers.DIGIT}|하나)"  # 하나 is clearer than 일 on the telephone
 _READ = f"{_DIGIT}(?: ?{_DIGIT})+"
 _SEPARATOR = f" ?(?:{_DASH}|국에|국의|에|의) ?"
@@ -132,17 +133,14 @@ def currency(match: re.Match[str], style: Style) -> list[Edit] | None:
 def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     """An abbreviation that is spelt by the names of its letters."""
     text, at = match.string, match.start()
-    word = text[at:].split(" ", 1)[0]
+    word = _word(text, at)
     if word.startswith(tuple(rule_book()["not_abbreviations"])):
         return None
     end, names = _run(text, match.end(), _NAME.findall(match[0]))
-    for known in _known(word):
-        rest = word[len(known) :]
-        goes_on = len(rest) > 1 and not _NAME.match(rest)
-        behind = _REST.match(text, at + len(known)) or goes_on or rest in _SUFFIXES
-        if len(known) >= end - at and behind:
+    known = next((one for one in _known(word) if _stands_alone(text, at, word, one)), "")
+    while names or known:
+        if len(known) >= end - at:
             return [Edit(at, at + len(known), rule_book()["abbreviations"][known])]
-    while names:
         strong = sum(name not in _WEAK for name in names)
         if len(names) > 1 and strong >= (2 if " " in text[at:end] else 1):
             return [Edit(at, end, "".join(LETTER_NAMES[name] for name in names))]
@@ -153,6 +151,13 @@ def letters(match: re.Match[str], style: Style) -> list[Edit] | None:
     return None
 
 
+def _stands_alone(text: str, at: int, word: str, known: str) -> bool:
+    """True where a known abbreviation, with which ``word`` begins, may end."""
+    rest = word[len(known) :]
+    goes_on = len(rest) > 1 and not _NAME.match(rest)
+    return _REST.match(text, at + len(known)) is not None or goes_on or rest in _SUFFIXES
+
+
 def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
     """Leave out the names at the end of a run that belong to what follows."""
     while names and not _may_end(text, end, names):
@@ -160,6 +165,12 @@ def _run(text: str, end: int, names: list[str]) -> tuple[int, list[str]]:
         while text[end - 1 : end] == " ":
             end -= 1
     return end, names
+
+
+def _word(text: str, at: int) -> str:
+    """The rest of the word from ``at`` on."""
+    end = text.find(" ", at)
+    return text[at:] if end < 0 else text[at:end]
 
 
 def _known(word: str) -> list[str]:
@@ -175,7 +186,7 @@ def _may_end(text: str, end: int, names: list[str]) -> bool:
     if _REST.match(text, end) is not None:
         return True
     begins_word = text[end - len(names[-1]) - 1 : end - len(names[-1])] == " "
-    goes_on = len(text[end:].split(" ", 1)[0]) > 1
+    goes_on = len(_word(text, end)) > 1
     return goes_on and not begins_word and names[-1] not in _WEAK
 
 

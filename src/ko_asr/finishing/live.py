@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ko_asr.finishing.finisher import Finisher, compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.rule_book import rule_book
 from ko_asr.finishing.words import SpokenWord, Written, WrittenWord
@@ -31,7 +31,7 @@ class LiveFinisher:
         rules = replace(
             options, disfluency_filter=False, spacing=False, punctuation=False, paragraph_splitter=False
         )
-        self._everything, self._rules = compiled(options), compiled(rules)
+        self._everything, self._rules = Finisher(options), Finisher(rules)
         self._promises = not (options.disfluency_filter or options.spacing or options.punctuation)
         phrases = [
             _WORD.findall(one) for one in (*options.terms, *options.terms.values(), *options.profanity)

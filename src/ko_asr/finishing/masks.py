@@ -63,18 +63,18 @@ class Masks:
 
 
 def _stands_behind(text: str, at: int, word: str) -> bool:
-    before = text[:at].rstrip(" ")
-    return before.endswith(word) and before[: -len(word)][-1:] in ("", " ")
+    start = at - 1 - len(word)
+    return start >= 0 and text.startswith(f"{word} ", start) and text[start - 1 : start] in ("", " ")
 
 
 def _stands_in(text: str, start: int, end: int, exception: str) -> bool:
-    at = text.find(exception, max(0, start - len(exception)))
+    at = text.find(exception, max(0, start - len(exception)), start + len(exception))
     return 0 <= at <= start and at + len(exception) >= end
 
 
 def _mask(entry: str, where: str) -> Mask:
     found = _ENTRY.fullmatch(" ".join(unicodedata.normalize("NFC", entry).split()))
-    if found is None:
+    if found is None or not found["word"].strip():
         shown = f"{entry.strip()!r:.80}"
         raise UserError(f"{where}: {shown} is no entry: write a word, or word: exception, exception")
     unless = tuple(one.strip() for one in (found["unless"] or "").split(",") if one.strip())

@@ -59,8 +59,9 @@ def _by_tokens(text: str, tokens: list[Token]) -> Iterator[Edit]:
 def _may_divide(text: str, before: Token, at: int) -> bool:
     """True unless a word is short, redoubled (만질만질한), or a compound that one syllable begins (큰코)."""
     start = text.rfind(" ", 0, at) + 1
-    word = text[start:].split(" ", 1)[0]
-    return len(word) >= _SHORTEST and (at - start > 1 or before.tag == "MM") and word[:2] != word[2:4]
+    head = text[start : start + _SHORTEST]
+    long = len(head) == _SHORTEST and " " not in head
+    return long and (at - start > 1 or before.tag == "MM") and head[:2] != head[2:]
 
 
 def _is_attached(before: Token, token: Token, two_before: Token) -> bool:

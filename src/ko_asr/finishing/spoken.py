@@ -20,6 +20,8 @@ from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.number_words import AMOUNT, WHOLE
 from ko_asr.finishing.rule_book import alternatives, rule_book
 
+_LONGEST = 256  # characters of a match: what runs on for longer has no name, and would be read from every start
+_VIEW = 2 * _LONGEST  # what a rule sees from its start on
 RULES = Path(__file__).with_name("spoken.yaml")
 
 _Read = Callable[[str], str | None]
@@ -196,6 +198,8 @@ class Speech:
             made = _at(text, start, rules)
             if made is None:
                 end = start + len(begin[0])
+                while text[end - 1].isdigit() and text[end : end + 1].isdigit():
+                    end += 1  # digits that no rule takes are none further on either
             else:
                 edits, end = made
                 before = found[-1].new if found and found[-1].end == start else text[start - 1 : start]
@@ -220,8 +224,10 @@ def _at(text: str, start: int, rules: Mapping[str, list[_Rule]]) -> tuple[list[E
     first = text[start]
     kind = "digit" if first.isdigit() else "letter" if first.isascii() and first.isalpha() else "sign"
     for rule in rules[kind]:
-        match = rule.match(text, start)
-        if match is not None and match.end() > start and (edits := rule.edits(match)) is not None:
+        match = rule.match(text, start, start + _VIEW)
+        if match is None or not start < match.end() <= start + _LONGEST:
+            continue
+        if (edits := rule.edits(match)) is not None:
             return edits, edits[-1].end if rule.partial else match.end()
     return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.words import Written
 from ko_asr.runtime import ctc, results
@@ -40,7 +40,7 @@ class Heard:
 
     def written(self, options: FinishOptions) -> Written:
         """The written form. UserError for options that cannot be."""
-        return compiled(options)(self.words())
+        return Finisher(options)(self.words())
 
 
 class FileDecoder:
