@@ -20,7 +20,7 @@ _ALL = (
 )
 _WORD = re.compile(r"(?<![^ ])[^ ]").finditer
 _LONGEST_BEGINNING = 4  # characters that tell which rules may begin
-_LONGEST = 160  # characters of a match: what runs on for longer is no number, and would be read from every start
+_LONGEST = 160  # characters of a match: what runs on is no number, and would be read from every start
 _VIEW = 2 * _LONGEST  # what a rule sees from its start on
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.finishing.live import LiveFinisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.engine.heard import Heard
@@ -40,7 +40,7 @@ class Finishing:
 
     async def prepare(self) -> None:
         """Read the rules, which takes the first who needs them a second."""
-        await asyncio.to_thread(compiled)
+        await asyncio.to_thread(Finisher)
 
     def close(self) -> None:
         """Let what is running end."""
@@ -76,7 +76,7 @@ class Finishing:
 
     async def section(self, section: Sequence[Result], options: FinishOptions) -> list[Result]:
         """The utterances of one section (`forms.sections`) with their written forms."""
-        form = await self._in_thread(compiled(options), words_of(section))
+        form = await self._in_thread(Finisher(options), words_of(section))
         return list(divided(form, section))
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: object) -> _T:

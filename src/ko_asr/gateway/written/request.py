@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ko_asr.errors import UserError
-from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.gateway.errors import ApiError
 from ko_asr.gateway.strict_json import is_writable, read_json
@@ -58,7 +58,7 @@ def finish_options(value: Any, default: FinishOptions | None, param: str = FIELD
         letters = sum(map(len, (*given.terms, *given.terms.values(), *given.profanity)))
         if letters > _MOST_LETTERS:
             raise UserError(f"{param}: terms and profanity have more than {_MOST_LETTERS:,} characters")
-        compiled(made)
+        Finisher(made)
     except UserError as error:
         raise ApiError(400, str(error), param=param, code="invalid_value") from error
     return made
