@@ -20,7 +20,9 @@ from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.number_words import AMOUNT, WHOLE
 from ko_asr.finishing.rule_book import alternatives, rule_book
 
-_LONGEST = 256  # characters of a match: what runs on for longer has no name, and would be read from every start
+_LONGEST = (
+    256  # characters of a match: what runs on for longer has no name, and would be read from every start
+)
 _VIEW = 2 * _LONGEST  # what a rule sees from its start on
 RULES = Path(__file__).with_name("spoken.yaml")
 
