@@ -6,14 +6,17 @@ import signal
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ko_asr.errors import UserError
 from ko_asr.finishing.finisher import Finisher, finish
+from ko_asr.finishing.masks import read_masks
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.spoken import spoken
+from ko_asr.finishing.terms import read_terms
 
 EVERYTHING = FinishOptions(
     disfluency_filter=True,
@@ -168,3 +171,9 @@ def test_large_units_in_no_order_are_no_sum_of_money():
 def test_a_code_ends_where_another_number_begins(text: str, written: str):
     assert finish(text).text == written
     assert finish(written).text == written
+
+
+@pytest.mark.parametrize("read", [read_terms, read_masks])
+def test_a_list_without_an_end_is_refused(read: Callable[[Path], object]):
+    with pytest.raises(UserError, match="longer than 4 MiB"):
+        read(Path("/dev/zero"))
