@@ -114,7 +114,7 @@ def test_words_may_come_one_by_one_and_without_times():
     assert finish(word for word in ["이천", "원"]).text == "2,000원"
     untimed = [SimpleNamespace(text=t, start_ms=None, end_ms=None, confidence=None) for t in ("이천", "원")]
     assert finish(untimed).words == finish("이천 원").words  # type: ignore[arg-type]
-    assert finish(finish("이천 원").words).text == "2,000원"
+    assert finish(finish("이천 원").words).text == "2,000원"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
