@@ -169,6 +169,12 @@ def test_a_cue_stays_for_its_reader_and_gaps_are_closed() -> None:
     assert last.end_ms - last.start_ms == round(14 / 12 * 1000)
 
 
+def test_words_of_nothing_have_a_cue() -> None:
+    words = (Word("", 0, 0, 1.0), Word("", 0, 0, 1.0), Word("가", 0, 300, 1.0))
+    found = cues(Transcript("x.wav", 1.0, (Result("가", True, 0, 300, words),)))
+    assert "가" in found[-1].lines[-1]
+
+
 def test_files() -> None:
     text = "어제 시장에서 <토끼> & 여우를 봤어요 그래서 아주 기분이 좋았습니다 정말로요"
     texts = text.split(" ")

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.runtime import answers, tensors
 from ko_asr.runtime.contract import Contract
 from ko_asr.runtime.file_decoder import FileDecoder, Heard
@@ -31,7 +31,7 @@ class TritonPythonModel:
         self.contract = Contract.load(FOLDER)
         self.contract.check_deployment(args, self.contract.models, tensors.ENCODER)
         self.decode = FileDecoder(self.contract)
-        compiled()  # a second of work: now, not while requests wait
+        Finisher()  # a second of work: now, not while requests wait
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""

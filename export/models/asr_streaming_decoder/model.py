@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))  # the modules of ko_asr that export copied beside this file
 
 from ko_asr.errors import UserError
-from ko_asr.finishing.finisher import compiled
+from ko_asr.finishing.finisher import Finisher
 from ko_asr.runtime import answers, ctc, failure, tensors
 from ko_asr.runtime.failure import Failed
 from ko_asr.runtime.keywords import spelling_of
@@ -50,7 +50,7 @@ class TritonPythonModel:
         steps = (*parameters["front_end"].split(","), parameters["encoder"])
         self.contract.check_deployment(args, steps, parameters["encoder"])
         spelling_of(self.contract.text_vocabulary())  # now, not while streams wait
-        compiled()
+        Finisher()
 
     def execute(self, requests: list) -> list:
         """Answer every request with one response."""

@@ -59,7 +59,7 @@ class Draft:
         """Apply edits, which are in order and do not overlap, but for those of what is protected."""
         edits = list(edits)
         if self._protected:
-            edits = [edit for edit in edits if not self._is_protected(edit)]
+            edits = [edit for edit in edits if not self.is_protected(edit)]
         if not edits:
             return
         self._output = None
@@ -97,7 +97,8 @@ class Draft:
         """Let no later edit change what came from these spoken characters."""
         self._protected = sorted([*self._protected, *spans])
 
-    def _is_protected(self, edit: Edit) -> bool:
+    def is_protected(self, edit: Edit) -> bool:
+        """True for an edit that would change what is protected."""
         start, end = self._origin(edit.start, edit.end)
         before = bisect_left(self._protected, (end,)) - 1  # the last one that begins before the edit ends
         return before >= 0 and start < self._protected[before].end

@@ -8,8 +8,11 @@ written, so that a number (십팔) is none.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
+from ko_asr.errors import UserError
 from ko_asr.finishing import kiwi
 from ko_asr.finishing.draft import Draft
 from ko_asr.finishing.fillers import Fillers
@@ -33,8 +36,14 @@ class Finisher:
         self.options = options or FinishOptions()
         self._stages = list(_stages(self.options))
 
-    def __call__(self, spoken: str | Sequence[str] | Sequence[SpokenWord]) -> Written:
-        """Return the written form of words with times, of words, or of a text whose words spaces divide."""
+    def __reduce__(self) -> tuple[type["Finisher"], tuple[FinishOptions]]:
+        return Finisher, (self.options,)  # compiled anew where it is unpickled
+
+    def __call__(self, spoken: str | Iterable[str] | Iterable[SpokenWord]) -> Written:
+        """Return the written form of words with times, of words, or of a text whose words spaces divide.
+
+        UserError for a word that is empty or holds a space.
+        """
         words, timed = _words(spoken)
         draft = Draft(words, timed)
         for stage in self._stages:
@@ -77,17 +86,22 @@ def _stages(options: FinishOptions) -> Iterator[Stage]:
 
 
 def _words(
-    spoken: str | Sequence[str] | Sequence[SpokenWord],
+    spoken: str | Iterable[str] | Iterable[SpokenWord],
 ) -> tuple[list[str], Sequence[SpokenWord] | None]:
+    """The words and, where they have times, the same with these. UserError for what is no word."""
     if isinstance(spoken, str):
-        return spoken.split(), None
-    if spoken and not isinstance(spoken[0], str):
-        return [word.text for word in spoken], spoken  # type: ignore[union-attr,return-value]
-    return list(spoken), None  # type: ignore[arg-type]
+        return unicodedata.normalize("NFC", spoken).split(), None
+    given: list[Any] = list(spoken)
+    words = [word if isinstance(word, str) else word.text for word in given]
+    if words and ("" in words or " ".join(words).split(" ") != words):
+        number, word = next((k, word) for k, word in enumerate(words) if not word or " " in word)
+        raise UserError(f"word {number} is {word!r:.60}: give words that are not empty and hold no spaces")
+    timed = bool(given) and not isinstance(given[0], str) and given[0].start_ms is not None
+    return words, given if timed else None
 
 
 def finish(
-    spoken: str | Sequence[str] | Sequence[SpokenWord], options: FinishOptions | None = None
+    spoken: str | Iterable[str] | Iterable[SpokenWord], options: FinishOptions | None = None
 ) -> Written:
     """Return the written form of a text or of words. UserError for an option that does not exist."""
     return Finisher(options)(spoken)

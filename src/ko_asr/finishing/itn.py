@@ -6,7 +6,7 @@ begins that can begin a number, so a text without numbers costs one search.
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ko_asr.errors import UserError
@@ -24,6 +24,9 @@ _LONGEST = 160  # characters of a match: what runs on is no number, and would be
 _VIEW = 2 * _LONGEST  # what a rule sees from its start on
 
 
+_Call = Callable[[re.Match[str], Style], list[Edit] | None]
+
+
 class _Table(NamedTuple):
     words: Mapping[str, str]
     active: bool
@@ -39,7 +42,7 @@ class _Rule:
         self.joins = data.get("joins", False)
         self.letters = frozenset(data.get("letters", _ALL))
         self._attach, self._literal = data.get("attach", True), data.get("write", {})
-        self._call = getattr(itn_calls, data["call"]) if "call" in data else None
+        self._call: _Call | None = getattr(itn_calls, data["call"]) if "call" in data else None
         try:
             self.match = re.compile(self._expanded(data["pattern"], book)).match
         except (re.error, KeyError) as error:
@@ -60,9 +63,12 @@ class _Rule:
 
     def edits(self, match: re.Match[str]) -> list[Edit] | None:
         """Write a match; None declines it."""
-        if self._call is not None:
-            made: list[Edit] | None = self._call(match, self._style)
-            return made
+        try:
+            return self._written(match) if self._call is None else self._call(match, self._style)
+        except KeyError:  # 만 is no part of 이만 억
+            return None
+
+    def _written(self, match: re.Match[str]) -> list[Edit] | None:
         edits = [Edit(*match.span(group), new) for group, new in self._literal.items()]
         for group, kind in self._groups:
             start, end = match.span(group)
@@ -72,10 +78,7 @@ class _Rule:
                 if kind.active:
                     edits.append(Edit(start, end, kind.words[match[group]]))
                 continue
-            try:
-                written = kind.write(match[group], self._style)
-            except KeyError:  # 만 is no part of 이만 억
-                return None
+            written = kind.write(match[group], self._style)
             if written is None:
                 return None
             edits += _number_edits(match, start, end, written, self._attach)
@@ -123,10 +126,10 @@ class Itn:
 
     def __call__(self, draft: Draft) -> None:
         """Rewrite the numbers of ``draft``."""
-        draft.replace(self.edits(draft.text))
+        draft.replace(self.edits(draft.text, draft.is_protected))
 
-    def edits(self, text: str) -> list[Edit]:
-        """What is to be rewritten in ``text``."""
+    def edits(self, text: str, stays: Callable[[Edit], bool] = lambda edit: False) -> list[Edit]:
+        """What is to be rewritten in ``text``; of a match of which a part ``stays``, nothing is."""
         found: list[Edit] = []
         done, bits = 0, 0
         anywhere = tuple(rule for rule in self._anywhere if _needed(rule, text))
@@ -141,9 +144,10 @@ class Itn:
             at, joins = start, True
             while (made := self._at(text, at, anywhere, bits)) is not None:
                 rule, edits, end = made
-                if at > start and not joins:
-                    found.append(Edit(at, at, " "))
-                found += edits
+                if not any(map(stays, edits)):
+                    if at > start and not joins:
+                        found.append(Edit(at, at, " "))
+                    found += edits
                 done = at = end
                 joins = rule.joins
                 if at >= len(text) or text[at] == " " or text.startswith("이 ", at):

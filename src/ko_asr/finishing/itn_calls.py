@@ -49,6 +49,7 @@ _PLAN = tuple(
 _COPULA = re.compile("요|예요|에요|었|며|면|고|라|랑|나|야|지|죠|다|래|란|더|던|든|네|잖")  # behind 이
 _CALL = re.compile("[로에] ?(?:신고|전화)")
 _LEAST = 4  # digits of a code without a word that says what it is
+_CODE = re.compile(f"{numbers.DIGIT}{{{_LEAST},}}(?![^ 에의])")
 _EMERGENCY = frozenset({"119", "114", "120", "131", "1339", "182"})
 
 
@@ -65,6 +66,9 @@ def code(match: re.Match[str], style: Style) -> list[Edit] | None:
         written = whole
     if written is None:
         written = _spoken_groups(text, groups, whole, match.string[max(0, start - 8) : start])
+    if written is None and len(groups) > 1 and (first := _CODE.match(text)):
+        text, written = first[0], numbers.digits(first[0])  # what follows is no part of it: 일삼오육칠 사 층
+        end = start + len(text)
     if written is None:
         return None
     if " " in written:

@@ -40,7 +40,9 @@ class FinishOptions:
     profanity: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """UserError for a value that does not exist."""
+        """UserError for a value of another kind, or one that does not exist."""
+        for one in fields(self):
+            _check(one.name, getattr(self, one.name), _KINDS_OF[one.name])
         _check_values(self)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,12 +60,18 @@ class FinishOptions:
             return cls()
         if not isinstance(data, dict):
             raise UserError(f"{where} is true or an object of options, not {data!r:.60}")
-        kinds = {one.name: type(getattr(cls(), one.name)) for one in fields(cls)}
         for name, value in data.items():
-            if name not in kinds:
-                raise UserError(f"{where} has no option {name!r:.60}: it has {', '.join(kinds)}")
-            _check(f"{where}.{name}", value, kinds[name])
+            if name not in _KINDS_OF:
+                raise UserError(f"{where} has no option {name!r:.60}: it has {', '.join(_KINDS_OF)}")
+            _check(f"{where}.{name}", value, _KINDS_OF[name])
+            _check_number(f"{where}.{name}", value, _KINDS_OF[name])
         return cls(**(data | {"profanity": tuple(data.get("profanity", ()))}))
+
+
+_KINDS_OF: dict[str, type] = {
+    name: tuple if name == "profanity" else dict if name in ("style", "terms") else type(one.default)
+    for name, one in FinishOptions.__dataclass_fields__.items()
+}
 
 
 def _check_values(options: FinishOptions, where: str = "") -> None:
@@ -81,16 +89,25 @@ def _check_values(options: FinishOptions, where: str = "") -> None:
         raise UserError(f"{where}paragraph_max is {options.paragraph_max}: give at least 1 word")
 
 
-def _check(name: str, value: Any, kind: type) -> None:
-    if kind in _MOST and isinstance(value, dict | list | tuple) and len(value) > _MOST[kind]:
+def _check_number(name: str, value: Any, kind: type) -> None:
+    if kind in _MOST and len(value) > _MOST[kind]:
         raise UserError(
             f"{name} has {len(value):,} entries: a request or stream takes {_MOST[kind]:,} at most"
         )
+
+
+def _check(name: str, value: Any, kind: type) -> None:
     if kind is dict:
-        if not isinstance(value, dict) or not all(isinstance(one, str) for one in (*value, *value.values())):
+        if not isinstance(value, Mapping) or not all(
+            isinstance(one, str) for one in (*value, *value.values())
+        ):
             raise UserError(f"{name} is an object of strings, not {value!r:.60}")
     elif kind is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        if (
+            not isinstance(value, Sequence)
+            or isinstance(value, str)
+            or not all(isinstance(one, str) for one in value)
+        ):
             raise UserError(f"{name} is a list of strings, not {value!r:.60}")
     elif type(value) is not kind:
         raise UserError(f"{name} is {_KINDS[kind]}, not {value!r:.60}")

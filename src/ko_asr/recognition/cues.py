@@ -150,7 +150,7 @@ def _pieces(result: Result) -> Iterator[_Piece]:
 
 
 def _after(text: str, following: str, silence_ms: int) -> After:
-    if text[-1] in ".?!…":
+    if text.endswith((".", "?", "!", "…")):
         return After.SENTENCE
     if _number(text) or (text in ("점", "대") and (_number(following) or _begins_with_number(following))):
         return After.PART if text in _AMBIGUOUS else After.COUNTED
@@ -225,7 +225,7 @@ class _Layout:
             - self._in_lines[second]
         )
         above, below = self._width(first, second) + self._label_width, self._width(second, end)
-        unbalanced = _UNBALANCED * abs(above - below) / max(above, below)
+        unbalanced = _UNBALANCED * abs(above - below) / max(above, below, 0.5)
         return _SECOND_LINE + _LINE_BREAK[self._pieces[second - 1].after] + ends + unbalanced
 
     def _width(self, first: int, end: int) -> float:
