@@ -153,13 +153,6 @@ def test_options_that_cannot_be_read(data, said) -> None:
         FinishOptions.from_json(data)
 
 
-@pytest.mark.parametrize("given", [{"terms": "terms.txt"}, {"style": "commas=none"}, {"profanity": "바보"}])
-def test_a_string_for_a_list_is_refused(given: dict[str, str]) -> None:
-    (name,) = given
-    with pytest.raises(UserError, match=f"^{name} is .*: give a"):
-        FinishOptions(**given)
-
-
 def test_options_survive_json() -> None:
     options = FinishOptions(punctuation=True, style={"commas": "none"}, terms={"케이티": "KT"})
     assert FinishOptions.from_json(options.to_json()) == options

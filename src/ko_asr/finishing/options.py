@@ -79,12 +79,6 @@ def _check_values(options: FinishOptions, where: str = "") -> None:
         value = getattr(options, name)
         if value not in values:
             raise UserError(f"{where}{name} is {value!r:.60}: it takes {', '.join(values)}")
-    for name in ("style", "terms"):
-        value = getattr(options, name)
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}{name} is {value!r:.60}: give a dictionary of strings")
-    if isinstance(options.profanity, str):
-        raise UserError(f"{where}profanity is {options.profanity!r:.60}: give a list of strings")
     if options.paragraph_max < 1:
         raise UserError(f"{where}paragraph_max is {options.paragraph_max}: give at least 1 word")
 
