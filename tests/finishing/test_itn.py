@@ -52,6 +52,7 @@ def without(name: str, style: dict[str, str] | None = None) -> Itn:
     itn._ranked = [(rule, kinds) for rule, kinds in itn._ranked if rule.name != name]
     itn._anywhere = tuple(rule for rule in itn._anywhere if rule.name != name)
     itn._bits = itn._bits_of_letters()
+    itn._always = sum(1 << number for number, (rule, _) in enumerate(itn._ranked) if not rule.letters)
     return itn
 
 

@@ -15,9 +15,6 @@ from ko_asr.finishing.draft import Draft, Edit
 from ko_asr.finishing.forms import FORMS, Form, New, Style
 from ko_asr.finishing.rule_book import alternatives, holds, resolved_style, rule_book
 
-_ALL = (
-    "영공일이삼사오육칠팔구십백천만한두세네여아열스서마쉰예에비씨시디지제케엘엠오피큐알유브더엑와티앨골앳컴넷"
-)
 _WORD = re.compile(r"(?<![^ ])[^ ]").finditer
 _LONGEST_BEGINNING = 4  # characters that tell which rules may begin
 _LONGEST = 160  # characters of a match: what runs on is no number, and would be read from every start
@@ -40,7 +37,7 @@ class _Rule:
         self._style = style
         self._groups: list[tuple[str, Form | _Table]] = []
         self.joins = data.get("joins", False)
-        self.letters = frozenset(data.get("letters", _ALL))
+        self.letters = frozenset(data.get("letters", ""))
         self._attach, self._literal = data.get("attach", True), data.get("write", {})
         self._call: _Call | None = getattr(itn_calls, data["call"]) if "call" in data else None
         try:
@@ -123,6 +120,7 @@ class Itn:
         self._start = re.compile(f"(?<![^ ])(?:{'|'.join(book['kinds'].values())})").finditer
         self._rules_at = functools.lru_cache(1 << 14)(self._beginning)
         self._bits = self._bits_of_letters()
+        self._always = sum(1 << number for number, (rule, _) in enumerate(self._ranked) if not rule.letters)
 
     def __call__(self, draft: Draft) -> None:
         """Rewrite the numbers of ``draft``."""
@@ -131,7 +129,7 @@ class Itn:
     def edits(self, text: str, stays: Callable[[Edit], bool] = lambda edit: False) -> list[Edit]:
         """What is to be rewritten in ``text``; of a match of which a part ``stays``, nothing is."""
         found: list[Edit] = []
-        done, bits = 0, 0
+        done, bits = 0, self._always
         anywhere = tuple(rule for rule in self._anywhere if _needed(rule, text))
         starts = [match.start() for match in (_WORD if anywhere else self._start)(text)]
         if not starts:
