@@ -56,7 +56,7 @@ def test_a_failure_in_reading_ends_the_stream(tmp_path: Path, name: str) -> None
         path.write_bytes(path.read_bytes()[:300_000])
     args = argparse.Namespace(
         packet_ms=40.0, whole=False, silence_ms=None, keyword=[], json=False, realtime=False,
-        concurrency=1, files=[path],
+        concurrency=1, files=[path], finish=None,
     )  # fmt: skip
     with pytest.raises(UserError, match=name):
         asyncio.run(asyncio.wait_for(SCRIPT["stream_file"](args, Client(), path), 20))

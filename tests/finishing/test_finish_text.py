@@ -122,6 +122,7 @@ def test_each_line_comes_out_as_soon_as_it_has_come_in() -> None:
         stderr=subprocess.PIPE,
         cwd="/",
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background jobs
     ) as child:
         for _ in range(3):
             child.stdin.write(f"{DATE}\n".encode())

@@ -18,7 +18,11 @@ def make(repository: Path, port: int, grpc: int, data: Path) -> subprocess.Popen
     command = ["make", "-s", "-o", ".server/.ready", "-o", ".gateway/.ready", "gateway", f"PORT={port}"]
     options = [f"TRITON=127.0.0.1:{grpc}", f"REPOSITORY={repository}", f"OPTIONS=--data {data}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *options], cwd=ROOT, start_new_session=True, **pipes)
+    # Within `make test` it would look for the jobs of that one, and say that there are none.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+    return subprocess.Popen([*command, *options], cwd=ROOT, start_new_session=True, env=environment, **pipes)
 
 
 def two_ports() -> tuple[int, int]:
