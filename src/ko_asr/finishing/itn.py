@@ -59,11 +59,8 @@ class _Rule:
         return f"(?P<{group}>{FORMS[name].pattern})"
 
     def edits(self, match: re.Match[str]) -> list[Edit] | None:
-        """Write a match; None declines it."""
-        try:
-            return self._written(match) if self._call is None else self._call(match, self._style)
-        except KeyError:  # 만 is no part of 이만 억
-            return None
+        """Write a match; None declines it. KeyError for what is no number, such as 삼십만 삼십만."""
+        return self._written(match) if self._call is None else self._call(match, self._style)
 
     def _written(self, match: re.Match[str]) -> list[Edit] | None:
         edits = [Edit(*match.span(group), new) for group, new in self._literal.items()]
@@ -148,21 +145,28 @@ class Itn:
                     found += edits
                 done = at = end
                 joins = rule.joins
-                if at >= len(text) or text[at] == " " or text.startswith("이 ", at):
+                if not edits or at >= len(text) or text[at] == " " or text.startswith("이 ", at):
                     break
         return found
 
     def _at(
         self, text: str, at: int, anywhere: tuple[_Rule, ...], bits: int
     ) -> tuple[_Rule, list[Edit], int] | None:
+        """The rule that writes what begins here, its edits and its end; none for what is no number at all."""
+        nonsense: tuple[_Rule, list[Edit], int] | None = None
         rules = self._rules_at(text[at : at + _LONGEST_BEGINNING], bits)
         for rule in (*anywhere, *rules) if anywhere else rules:
             match = rule.match(text, at, at + _VIEW)
             if match is None or not at < match.end() <= at + _LONGEST:
                 continue
-            if (edits := rule.edits(match)) is not None:
+            try:
+                edits = rule.edits(match)
+            except KeyError:
+                nonsense = nonsense or (rule, [], match.end())
+                continue
+            if edits is not None:
                 return rule, edits, rule.end(match, edits)
-        return None
+        return nonsense
 
     def _bits_of_letters(self) -> dict[str, int]:
         """For each character the rules that can match where it is in the text, one bit a rule."""
