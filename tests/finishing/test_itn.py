@@ -1,7 +1,6 @@
 """Inverse text normalisation: every case of the rules, and what holds for any text."""
 
 import unicodedata
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -14,21 +13,13 @@ from ko_asr.finishing.finisher import Finisher, finish
 from ko_asr.finishing.itn import Itn
 from ko_asr.finishing.options import FinishOptions
 from ko_asr.finishing.rule_book import rule_book
+from ko_asr.runtime.results import Word
 
 CASES = [(rule["name"], *case) for rule in rule_book()["rules"] for case in rule["cases"]]
 SPOKEN = [spoken for _, spoken, *_ in CASES]
 WORDS = {word for spoken in SPOKEN for word in spoken.split()}
 PIECES = sorted(WORDS | set("이일삼십백천만억조시분원점대한두에는"))
 texts = st.lists(st.sampled_from(PIECES), max_size=9)
-
-
-@dataclass(frozen=True)
-class Word:
-    text: str
-    start_ms: int
-    end_ms: int
-    confidence: float = 0.9
-    syllables: tuple = ()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[1]}")

@@ -92,7 +92,8 @@ def _words(
     if isinstance(spoken, str):
         return unicodedata.normalize("NFC", spoken).split(), None
     given: list[Any] = list(spoken)
-    words = [word if isinstance(word, str) else word.text for word in given]
+    texts = (word if isinstance(word, str) else word.text for word in given)
+    words = [unicodedata.normalize("NFC", text) for text in texts]
     if words and ("" in words or " ".join(words).split(" ") != words):
         number, word = next((k, word) for k, word in enumerate(words) if not word or " " in word)
         raise UserError(f"word {number} is {word!r:.60}: give words that are not empty and hold no spaces")

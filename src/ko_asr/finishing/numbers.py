@@ -1,4 +1,4 @@
-"""Korean numbers in words: patterns that find them, their values, and how they are written in digits.
+"""Korean numbers in words: patterns that find them, and their values.
 
 Sino-Korean numbers (``이천이십사``) are built of digits, 십 백 천 and the large units 만 억 조 경, each of
 which counts what stands before it; native ones (``서른여섯``) reach 99, after which Sino-Korean hundreds come
@@ -35,12 +35,13 @@ _FOUR = (
 )
 SMALL = _FOUR  # below 10,000
 # 만, 조 and 경 begin many words: 이 만화, 이 조건, 구 경찰.
+_MAN = "만(?!화|두 |들|약|족|나(?:$|[^ ]))"
 _LARGE = (
-    "(?:억|만(?!화|두 |들|약|족|나(?:$|[^ ]))"
+    f"(?:억|{_MAN}"
     "|조(?!건|명|카|금|합|직|율|각|심|용|리|교|끼|언|작|절|폭|회|사(?![천백십조 ]))"
     "|경(?!사|찰|제|기|치|우|험|력|쟁|매|영|비|도|남|북|고|로|유|계|관|하|향|이))"
 )
-SINO = f"(?:만(?!화|두 |들|약|족|나(?:$|[^ ]))(?: ?{_FOUR})?|{_FOUR}(?: ?{_LARGE}(?: ?{_FOUR})?){{0,4}})"
+SINO = f"(?:{_MAN}(?: ?{_FOUR})?|{_FOUR}(?: ?{_LARGE}(?: ?{_FOUR})?){{0,4}})"
 DIGIT = "[영공일이삼사오육륙칠팔구]"
 READ = f"{DIGIT}(?: ?{DIGIT})+"  # digit by digit
 _ONE = "(?:한|두|세|네|다섯|여섯|일곱|여덟|아홉)"
@@ -88,8 +89,3 @@ def value(text: str) -> int | Decimal:
             raise KeyError(f"{text!r} is not a number")
         at += 1
     return total + section + digit
-
-
-def grouped(number: int) -> str:
-    """The number with a comma before every three digits."""
-    return f"{number:,}"
